@@ -1,0 +1,163 @@
+"""Every setting of a run, once: the dataclasses become the command line, its help, and run.yaml.
+
+Two presets: `default` keeps the method and drops the quirks of the published code that only hurt; `reference`
+computes what that code computes, quirks included. README.md lists the differences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
+
+import tyro
+
+from clip_es.errors import ConfigError
+
+Variant = Literal["gradcam", "hirescam", "layercam", "gradcam++", "xgradcam", "eigengradcam"]
+RefinerName = Literal["affinity", "crf"]
+
+
+def _within(name: str, value: float, low: float, high: float, meaning: str) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{name} is out of range ({meaning})", expected=f"{low:g}..{high:g}", found=value)
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """From a file to a picture."""
+
+    max_megapixels: float = 100.0
+    """Pictures with more million pixels are refused before they are decoded."""
+    exif: bool = True
+    """Turn the picture as its EXIF orientation says. Off in the published code's first stage."""
+    resize: Literal["rgb", "own-mode"] = "rgb"
+    """Convert to RGB before resizing, or resize in the file's own mode first, as published (palettes lose by it)."""
+    size_from: Literal["picture", "annotation"] = "picture"
+    """Whose height and width count where they differ. Published: the annotation's."""
+    crf_decoder: Literal["same", "opencv"] = "same"
+    """Who decodes the picture for the CRF: the same picture, or OpenCV once more, as published."""
+
+    def __post_init__(self) -> None:
+        _within("max_megapixels", self.max_megapixels, 0.001, 100_000, "million pixels")
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The frozen CLIP."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of all blocks but the last. From the softmax over labels on it is always float32."""
+    half_weights: bool = True
+    """Round the weights to float16 values first, as OpenAI's loader does."""
+    half_positions: bool = True
+    """Round the interpolated position embedding to float16 values, as the published code does."""
+
+
+@dataclass(frozen=True)
+class LocalizeConfig:
+    """Softmax-GradCAM: where the label is, in competition with the other labels and the background words."""
+
+    variant: Variant = "gradcam"
+    """gradcam is CLIP-ES. The others come from pytorch-grad-cam (extra `gradcam`)."""
+    softmax: bool = True
+    """Explain softmax scores. Off: plain logits, in which nothing competes."""
+    background: bool = True
+    """Let the background words compete. Off: only the labels of the picture do."""
+
+
+@dataclass(frozen=True)
+class AffinityConfig:
+    """Class-aware affinity: maps spread along CLIP's own attention, inside box masks."""
+
+    layers: int = 8
+    """How many of the last transformer layers are averaged, 1..24; all where the tower has fewer."""
+    iterations: int = 3
+    """Sinkhorn rounds: columns to sum one, then rows."""
+    squarings: int = 1
+    """How often the symmetrised matrix is squared: the power is 2 to this number."""
+    box_threshold: float | None = None
+    """Share of a map's maximum above which a patch opens a box. None: the vocabulary's (VOC 0.4, COCO 0.7)."""
+    border: Literal["keep", "drop"] = "keep"
+    """Published boxes never reach the last row and column of the grid: `drop`. `keep` lets them."""
+
+    def __post_init__(self) -> None:
+        _within("layers", self.layers, 1, 64, "transformer layers")
+        _within("iterations", self.iterations, 0, 1000, "Sinkhorn rounds")
+        _within("squarings", self.squarings, 0, 6, "squarings")
+        if self.box_threshold is not None:
+            _within("box_threshold", self.box_threshold, 0.0, 1.0, "share of the maximum")
+
+
+@dataclass(frozen=True)
+class CrfConfig:
+    """Dense conditional random field with a Gaussian and a bilateral term."""
+
+    iterations: int = 10
+    """Mean-field iterations."""
+    gaussian_sigma: float = 1.0
+    """Spatial reach of the smoothness term, pixels."""
+    gaussian_weight: float = 3.0
+    """Potts weight of the smoothness term."""
+    bilateral_sigma: float = 67.0
+    """Spatial reach of the appearance term, pixels."""
+    bilateral_colour: float = 3.0
+    """Colour reach of the appearance term, grey levels."""
+    bilateral_weight: float = 4.0
+    """Potts weight of the appearance term."""
+    background_power: float = 1.0
+    """The background score is (1 - best map) to this power."""
+    image: Literal["rgb", "wrapped"] = "rgb"
+    """`wrapped` repeats the published picture: mean-subtracted BGR whose negative values wrap modulo 256."""
+    half: bool = False
+    """Maps, background score and logarithm in float16, as published."""
+
+    def __post_init__(self) -> None:
+        _within("iterations", self.iterations, 0, 1000, "mean-field iterations")
+        for name in ("gaussian_sigma", "bilateral_sigma", "bilateral_colour"):
+            _within(name, getattr(self, name), 1e-3, 1e6, "standard deviation")
+        _within("background_power", self.background_power, 0.01, 100, "exponent")
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """From maps to a mask."""
+
+    threshold: float | None = None
+    """Pixels less confident than this become 255. None: 0.95 where a CRF made probabilities, else 0."""
+    background_power: float = 1.0
+    """Without a CRF: the background score is (1 - best map) to this power. 1 equals a threshold of 0.5 on the maps,
+    2 one of 0.38, 3 one of 0.32."""
+    half: bool = False
+    """Compare the scores in float16, as published."""
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None:
+            _within("threshold", self.threshold, 0.0, 1.0, "confidence")
+        _within("background_power", self.background_power, 0.01, 100, "exponent")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How pictures become masks."""
+
+    refine: tuple[RefinerName, ...] = ("affinity", "crf")
+    """Refiners in the order in which they run; `--refine` alone switches all off."""
+    image: ImageConfig = field(default_factory=ImageConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    localize: LocalizeConfig = field(default_factory=LocalizeConfig)
+    affinity: Annotated[AffinityConfig, tyro.conf.arg(name="refine.affinity")] = field(default_factory=AffinityConfig)
+    crf: Annotated[CrfConfig, tyro.conf.arg(name="refine.crf")] = field(default_factory=CrfConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+
+
+DEFAULT = RunConfig()
+
+REFERENCE = replace(
+    DEFAULT,
+    image=ImageConfig(exif=False, resize="own-mode", size_from="annotation", crf_decoder="opencv"),
+    affinity=AffinityConfig(border="drop"),
+    crf=CrfConfig(image="wrapped", half=True),
+    mask=MaskConfig(half=True),
+)
+
+PRESETS: dict[str, RunConfig] = {"default": DEFAULT, "reference": REFERENCE}
