@@ -27,7 +27,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PIP) torch
 	$(PIP) -e '.[opencv,wordnet,dev]'
 	$(PIP) -e '.[crf]' || echo "pydensecrf did not build (it needs a C++ compiler and Python < 3.13): CRF steps will say so."
-	$(PIP) --no-deps grad-cam ttach scikit-learn joblib threadpoolctl
+	$(PIP) --no-deps grad-cam ttach scikit-learn narwhals joblib threadpoolctl
 	touch $@
 
 clean:

@@ -28,7 +28,7 @@ UNDECIDED = 255
 MAX_CLASSES = 254
 """Classes an 8-bit mask can tell apart besides background (0) and undecided (255)."""
 
-_UNSAFE_ID = re.compile(r"[/\\\x00-\x1f\x7f]")
+_UNSAFE_ID = re.compile("[/\\\\\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def _check_id(image_id: str, where: object) -> None:
@@ -78,9 +78,13 @@ class Picture:
     """The same picture resized to whole patches."""
     patch: int
     """Side of a patch in pixels."""
+    crf_rgb: UInt8[np.ndarray, "ch cw 3"] | None = None
+    """The file as OpenCV reads it, for the CRF alone, as published. Its size may differ; the CRF checks."""
 
     def __post_init__(self) -> None:
-        for name, array in (("rgb", self.rgb), ("patches", self.patches)):
+        for name, array in (("rgb", self.rgb), ("patches", self.patches), ("crf_rgb", self.crf_rgb)):
+            if array is None:
+                continue
             if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
                 raise ShapeError(
                     f"Picture.{name} must be a filled RGB picture",
@@ -119,7 +123,11 @@ class TextBank:
     """Hash over weights and words: two banks with the same source hold the same vectors."""
 
     def __post_init__(self) -> None:
-        if self.vectors.ndim != 2 or len(self.names) != len(self.vectors) or not 0 < self.class_count <= len(self.names):
+        if (
+            self.vectors.ndim != 2
+            or len(self.names) != len(self.vectors)
+            or not 0 < self.class_count <= len(self.names)
+        ):
             raise ShapeError(
                 "a text bank has one row for each name and at least one class",
                 expected=f"[{len(self.names)} dim] and 1..{len(self.names)} classes",
@@ -195,6 +203,8 @@ class PseudoMask:
     confidence: Float32[np.ndarray, "h w"]
     """Probability of the winning label, 0..1, also where the label was then left undecided."""
     class_ids: tuple[int, ...]
+    decided: UInt8[np.ndarray, "h w"]
+    """The labels before any was left undecided: never 255."""
 
     def __post_init__(self) -> None:
         if self.labels.dtype != np.uint8 or self.labels.ndim != 2 or self.confidence.shape != self.labels.shape:
@@ -203,11 +213,19 @@ class PseudoMask:
                 expected="uint8 [h w] and float32 [h w]",
                 found=f"{self.labels.dtype} {list(self.labels.shape)} and {list(self.confidence.shape)}",
             )
+        if self.decided.dtype != np.uint8 or self.decided.shape != self.labels.shape:
+            raise ShapeError(
+                "the labels before the threshold must have the size of the labels after it",
+                expected=f"uint8 {list(self.labels.shape)}",
+                found=f"{self.decided.dtype} {list(self.decided.shape)}",
+            )
+        if (self.decided == UNDECIDED).any() or not ((self.labels == self.decided) | (self.labels == UNDECIDED)).all():
+            raise ShapeError("a label may only become undecided, not another class")
         allowed = np.zeros(256, dtype=bool)
         allowed[[0, UNDECIDED, *(k + 1 for k in self.class_ids)]] = True
         if not allowed[self.labels].all():
             raise ShapeError(
                 "a mask may hold only the labels of its picture",
                 expected=sorted(k + 1 for k in self.class_ids),
-                found=sorted(set(np.unique(self.labels)) - set(np.flatnonzero(allowed))),
+                found=sorted(set(np.unique(self.labels).tolist()) - set(np.flatnonzero(allowed).tolist())),
             )

@@ -1,0 +1,1 @@
+../../clip_es/__init__.py
