@@ -6,7 +6,6 @@ turning pictures into `EncodedImage` is `encode.py`.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
@@ -84,10 +83,30 @@ class SelfAttention(nn.Module):
         return self.merge(F.scaled_dot_product_attention(q, k, v, is_causal=causal))
 
     def forward_with_weights(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """As `forward`, and the attention [... head query key]; its rows sum to one."""
+        """As `forward`, and the attention [... head query key] in float32 or wider; its rows sum to one."""
         q, k, v = self.project(y)
-        weights = torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), dim=-1)
-        return self.merge(weights @ v), weights
+        weights = self.weights(q, k)
+        return self.merge(weights.to(v.dtype) @ v), weights
+
+    @staticmethod
+    def weights(q: Tensor, k: Tensor) -> Tensor:
+        """Attention [... head query key] of queries and keys [... head token channel]."""
+        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        # A probability needs more than bfloat16's eight bits: the softmax of narrow logits is formed in float32.
+        return torch.softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+
+class MLP(nn.Module):
+    """Four times the width and back."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(width, 4 * width)
+        self.gelu = QuickGELU()
+        self.c_proj = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c_proj(self.gelu(self.c_fc(x)))
 
 
 class Block(nn.Module):
@@ -97,13 +116,7 @@ class Block(nn.Module):
         super().__init__()
         self.attn = SelfAttention(width, heads)
         self.ln_1 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
-            OrderedDict(
-                c_fc=nn.Linear(width, 4 * width),
-                gelu=QuickGELU(),
-                c_proj=nn.Linear(4 * width, width),
-            )
-        )
+        self.mlp = MLP(width)
         self.ln_2 = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
@@ -123,6 +136,11 @@ class Transformer(nn.Module):
     def __init__(self, width: int, layers: int, heads: int) -> None:
         super().__init__()
         self.resblocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The blocks in order, as what they are."""
+        return [block for block in self.resblocks if isinstance(block, Block)]
 
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
         for block in self.resblocks:

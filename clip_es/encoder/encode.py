@@ -1,0 +1,199 @@
+"""The frozen encoder: pictures to `EncodedImage`, prompts to unit vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float32, UInt8
+from torch import Tensor, nn
+
+from clip_es.config import EncoderConfig
+from clip_es.encoder.tokenize import tokenize
+from clip_es.encoder.vit import CLIP, SelfAttention, TowerSizes
+from clip_es.encoder.weights import checked, load_weights, tower_sizes, weights_hash
+from clip_es.errors import ConfigError, ShapeError
+from clip_es.types import EncodedImage
+
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+_DEFAULT = EncoderConfig()
+_PROMPTS_AT_ONCE = 64
+
+
+def load_encoder(weights: str | Path, *, device: str = "auto", config: EncoderConfig = _DEFAULT) -> Encoder:
+    """The encoder for an official name (`ViT-B/16`, ...), the packaged `scenes`, or a weights file.
+
+    `device` is `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, ...
+    Raises WeightsError: the weights cannot be had or used. ConfigError: no such device.
+    """
+    return build_encoder(load_weights(weights), device=device, config=config)
+
+
+def build_encoder(state: Mapping[str, Tensor], *, device: str = "auto", config: EncoderConfig = _DEFAULT) -> Encoder:
+    """The encoder for a state dict in any public layout.
+
+    Raises WeightsError: the keys are not those of a CLIP ViT. ConfigError: no such device.
+    """
+    place = _device(device)
+    state = checked(state)
+    with torch.device("meta"):
+        model = CLIP(tower_sizes(state))
+    model.load_state_dict({key: value.to(torch.float32, copy=True) for key, value in state.items()}, assign=True)
+    model.eval().requires_grad_(False)
+    if config.half_weights:
+        _round_to_half(model)
+    if config.dtype == "bfloat16":
+        model.visual.transformer.resblocks[:-1].to(torch.bfloat16)
+    return Encoder(model.to(place), source=weights_hash(state), config=config)
+
+
+class Encoder:
+    """A frozen CLIP. Make one with `load_encoder`."""
+
+    model: CLIP
+    """Both towers; the last vision block, `ln_post` and `proj` are what a localizer explains."""
+    source: str
+    """SHA-256 of the weights as they were given."""
+    config: EncoderConfig
+
+    def __init__(self, model: CLIP, *, source: str, config: EncoderConfig = _DEFAULT) -> None:
+        self.model, self.source, self.config = model, source, config
+
+    @property
+    def sizes(self) -> TowerSizes:
+        """Sizes of both towers."""
+        return self.model.sizes
+
+    @property
+    def patch(self) -> int:
+        """Side of a patch in pixels; pictures must be a whole number of patches."""
+        return self.model.sizes.patch
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and all that is encoded."""
+        return self.model.logit_scale.device
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor between a cosine and a logit; 100 in OpenAI's weights."""
+        return float(self.model.logit_scale.exp())
+
+    @torch.no_grad()
+    def encode(self, patches: Sequence[UInt8[np.ndarray, "ph pw 3"]], attention_layers: int = 8) -> list[EncodedImage]:
+        """Pictures of one size, a whole number of patches, to what a localizer and the affinity need of each.
+
+        `attention_layers`: over how many of the last layers the attention is averaged; all where there are fewer.
+        On the CPU the pictures go through one by one, so a batch of one gives the same bytes as a batch of many. A GPU
+        takes them together, and its kernels may round differently for another batch size.
+        Raises ShapeError: pictures of several sizes, or not whole patches. ConfigError: no layer to average.
+        Source: CLIP-ES (CVPR 2023), section 3, and its published code. Differs: a grid of 76 patches is nothing
+        special; on a GPU the arithmetic is float32, not float16.
+        """
+        if attention_layers < 1:
+            raise ConfigError("attention must be averaged over at least one layer", found=attention_layers)
+        if not patches:
+            return []
+        pixels = self._pixels(patches)
+        groups = [pixels] if self.device.type == "cuda" else pixels.split(1)
+        return [seen for group in groups for seen in self._encode(group, attention_layers)]
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str]) -> Float32[Tensor, "text dim"]:
+        """One unit vector for each prompt. Only the positions in use go through the tower: attention is causal.
+
+        Raises DataError: a prompt is longer than the text tower has positions.
+        """
+        if not prompts:
+            return torch.zeros(0, self.sizes.embed, device=self.device)
+        ids = tokenize(prompts, self.sizes.context, self.sizes.vocab).to(self.device)
+        vectors = torch.cat([self.model.encode_text(some) for some in ids.split(_PROMPTS_AT_ONCE)])
+        return F.normalize(vectors, dim=-1)
+
+    def positions(self, grid_hw: tuple[int, int]) -> Float32[Tensor, "token dim"]:
+        """Position embedding of a grid, class token first, rounded to float16 values where the config asks for it."""
+        positions = self.model.visual.positions(grid_hw)
+        return positions.half().float() if self.config.half_positions else positions
+
+    def _pixels(self, patches: Sequence[np.ndarray]) -> Tensor:
+        sizes = {picture.shape for picture in patches}
+        if len(sizes) > 1 or any(picture.dtype != np.uint8 or picture.ndim != 3 for picture in patches):
+            raise ShapeError(
+                "a batch must hold pictures of one size",
+                expected="uint8 [h w 3], all alike",
+                found=sorted({f"{picture.dtype} {list(picture.shape)}" for picture in patches}),
+                next_step="Batch pictures by their grid.",
+            )
+        height, width, channels = patches[0].shape
+        if height % self.patch or width % self.patch or not height or not width or channels != 3:
+            raise ShapeError(
+                "a picture must be RGB and a whole number of patches",
+                expected=f"[h w 3], h and w multiples of {self.patch}",
+                found=[height, width, channels],
+                next_step="Resize it with clip_es.images first.",
+            )
+        pixels = torch.from_numpy(np.stack(patches)).to(self.device).permute(0, 3, 1, 2).float() / 255
+        mean, std = (torch.tensor(row, device=self.device)[:, None, None] for row in (PIXEL_MEAN, PIXEL_STD))
+        return (pixels - mean) / std
+
+    def _encode(self, pixels: Tensor, attention_layers: int) -> list[EncodedImage]:
+        visual = self.model.visual
+        grid_hw = (pixels.shape[-2] // self.patch, pixels.shape[-1] // self.patch)
+        # cuDNN would do the patch convolution in TF32, which keeps three decimal digits.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            tokens = visual.embed(pixels, self.positions(grid_hw))
+
+        blocks = visual.transformer.blocks
+        layers = min(attention_layers, len(blocks))
+        tokens = tokens.to(torch.bfloat16 if self.config.dtype == "bfloat16" and len(blocks) > 1 else torch.float32)
+        patch_count = grid_hw[0] * grid_hw[1]
+        attention = torch.zeros(len(pixels), patch_count, patch_count, device=self.device)
+        for index, block in enumerate(blocks[:-1]):
+            if index < len(blocks) - layers:
+                tokens = block(tokens)  # fused: nobody will look at this layer's attention
+            else:
+                tokens, weights = block.forward_with_weights(tokens)
+                attention += weights.mean(1)[:, 1:, 1:]
+        tokens = tokens.float()
+
+        # The last block is the localizer's; only its attention is formed here.
+        last = blocks[-1]
+        queries, keys, _ = last.attn.project(last.ln_1(tokens))
+        last_attention = SelfAttention.weights(queries, keys)
+        attention += last_attention.mean(1)[:, 1:, 1:]
+        attention /= layers
+        return [EncodedImage(*parts, grid_hw) for parts in zip(tokens, attention, last_attention, strict=True)]
+
+
+def _round_to_half(model: nn.Module) -> None:
+    """Float16 values for what OpenAI's loader makes float16: all but norms, embeddings and the logit scale."""
+    for module in model.modules():
+        own = [module.weight, module.bias] if isinstance(module, nn.Conv2d | nn.Linear) else []
+        if isinstance(module, SelfAttention):
+            own = [module.in_proj_weight, module.in_proj_bias]
+        own += [getattr(module, name) for name in ("proj", "text_projection") if hasattr(module, name)]
+        for tensor in own:
+            if tensor is not None:
+                tensor.data = tensor.data.half().float()
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(name)
+        torch.zeros(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        found = torch.cuda.device_count()
+        raise ConfigError(
+            f"the device '{name}' cannot be used",
+            expected="auto, cpu, cuda or cuda:N",
+            found=f"{found} GPUs" if found else "no GPU",
+            next_step="Pass --device auto or --device cpu.",
+        ) from error
+    return place

@@ -1,0 +1,208 @@
+"""From a weights file in any public layout to OpenAI's state dict, and from that to the tower sizes.
+
+No pickle is executed: TorchScript archives go through `archive.py`, other torch files through `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from clip_es.encoder.archive import archive_root, read_archive
+from clip_es.encoder.download import OFFICIAL, download
+from clip_es.encoder.layouts import to_openai
+from clip_es.encoder.vit import CLIP, TowerSizes
+from clip_es.errors import WeightsError, nearest
+
+_EXPECTED = "a CLIP ViT in the keys of OpenAI, open_clip or transformers: OpenAI's archive, .pt, .bin or .safetensors"
+_GET_ONE = f"Pass --weights with one of {', '.join(OFFICIAL)} to have the official file fetched, or another file."
+
+
+def load_weights(weights: str | Path) -> dict[str, Tensor]:
+    """State dict in OpenAI's layout for an official name (downloaded once), for `scenes`, or for a file.
+
+    Raises WeightsError: no such name or file, or the file cannot be used.
+    """
+    if weights == "scenes":
+        from clip_es.scenes.weights import load_scenes_state_dict
+
+        return checked(load_scenes_state_dict(), where="the packaged weights 'scenes'")
+    official = {_plainly(name): name for name in OFFICIAL}
+    if isinstance(weights, str) and _plainly(weights) in official:
+        return read_state_dict(download(official[_plainly(weights)]))
+    if isinstance(weights, str) and weights.upper().startswith("RN") and not Path(weights).exists():
+        raise _resnet(weights)
+    return read_state_dict(weights)
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Weights of a file under OpenAI's keys, in the file's own precision, complete and of consistent shapes.
+
+    Raises WeightsError: the file is missing, damaged, of an unknown layout, or no CLIP ViT.
+    """
+    file = Path(path).expanduser()
+    if file.is_dir():
+        raise WeightsError(
+            "this is a folder, not a weights file",
+            where=file,
+            expected=_EXPECTED,
+            next_step="Name the file in it, for example model.safetensors.",
+        )
+    if not file.is_file():
+        hint = nearest(str(path), [*OFFICIAL, "scenes"])
+        raise WeightsError(
+            "no such weights file", where=file, expected=_EXPECTED, next_step=f"{hint} {_GET_ONE}".strip()
+        )
+    try:
+        content = _read(file)
+    except Exception as error:  # damaged files make their readers raise almost anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise WeightsError(
+            "the weights cannot be read",
+            where=file,
+            expected=_EXPECTED,
+            found=f"{file.stat().st_size} bytes; {reason}",
+            next_step="Fetch or copy the file again, and compare its size and SHA-256 with the published ones.",
+        ) from error
+    return checked(content, where=file)
+
+
+def checked(state: Mapping[str, Tensor], where: object = None) -> dict[str, Tensor]:
+    """The state under OpenAI's keys, or a WeightsError that says why it is no CLIP ViT."""
+    state = to_openai({key: value for key, value in state.items() if isinstance(value, Tensor)})
+    tower_sizes(state, where)
+    for key, value in state.items():
+        if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
+            raise WeightsError(
+                f"'{key}' holds numbers that are not finite floats",
+                where=where,
+                expected="float16, bfloat16, float32 or float64 without inf or nan",
+                found=value.dtype,
+                next_step="Fetch or train the weights again.",
+            )
+    return state
+
+
+def tower_sizes(state: Mapping[str, Tensor], where: object = None) -> TowerSizes:
+    """Sizes of both towers, read from the shapes; every key and shape is compared with what these sizes ask for.
+
+    Raises WeightsError: a ResNet tower; keys missing, unknown or of the wrong shape.
+    """
+    if any(".layer1." in key or key.startswith("visual.attnpool") for key in state):
+        raise _resnet(where)
+    sizes = _sizes(state, where)
+    with torch.device("meta"):
+        wanted = {key: tuple(value.shape) for key, value in CLIP(sizes).state_dict().items()}
+    wrong = [f"no '{key}'" for key in wanted if key not in state]
+    wrong += [f"unknown '{key}'" for key in state if key not in wanted]
+    wrong += [
+        f"'{key}' of shape {list(state[key].shape)} instead of {list(shape)}"
+        for key, shape in wanted.items()
+        if key in state and tuple(state[key].shape) != shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise WeightsError(
+            "the keys are not those of a CLIP ViT",
+            where=where,
+            expected=_EXPECTED,
+            found=", ".join(wrong[:4]) + more,
+            next_step=_GET_ONE,
+        )
+    return sizes
+
+
+def weights_hash(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over keys, shapes, types and bytes in sorted order: equal for equal weights, whatever file held them."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        value = state[key].detach().cpu().contiguous()
+        digest.update(f"{key}|{tuple(value.shape)}|{value.dtype}|".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _plainly(name: str) -> str:
+    """ViT-B/16, vit-b-16; ViT-L/14@336px, ViT-L/14@336: all the spellings in use."""
+    return name.casefold().replace("/", "-").removesuffix("px")
+
+
+def _sizes(state: Mapping[str, Tensor], where: object) -> TowerSizes:
+    try:
+        width, _, patch, _ = state["visual.conv1.weight"].shape
+        positions, _ = state["visual.positional_embedding"].shape
+        text_width, embed = state["text_projection"].shape
+        context, _ = state["positional_embedding"].shape
+        vocab, _ = state["token_embedding.weight"].shape
+    except (KeyError, ValueError) as error:
+        raise WeightsError(
+            "the keys are not those of a CLIP ViT",
+            where=where,
+            expected=_EXPECTED,
+            found=f"{len(state)} tensors, the first {sorted(state)[:3]}; trouble with {error}",
+            next_step=_GET_ONE,
+        ) from error
+    sizes = TowerSizes(
+        patch=patch,
+        width=width,
+        layers=_count_blocks(state, "visual.transformer.resblocks."),
+        grid=round((positions - 1) ** 0.5),
+        embed=embed,
+        text_width=text_width,
+        text_layers=_count_blocks(state, "transformer.resblocks."),
+        context=context,
+        vocab=vocab,
+    )
+    for name, channels, heads in (("vision", width, sizes.heads), ("text", text_width, sizes.text_heads)):
+        if channels % heads:
+            raise WeightsError(
+                f"the {name} tower's width cannot be split into heads of {sizes.head_width} channels",
+                where=where,
+                expected=f"a multiple of {sizes.head_width}, or less than that",
+                found=channels,
+                next_step=_GET_ONE,
+            )
+    return sizes
+
+
+def _count_blocks(state: Mapping[str, Tensor], prefix: str) -> int:
+    return sum(key.startswith(prefix) and key.endswith(".attn.in_proj_weight") for key in state)
+
+
+def _resnet(where: object) -> WeightsError:
+    return WeightsError(
+        "these are weights of a ResNet CLIP, which has no patch tokens to explain",
+        where=where,
+        expected="a vision transformer",
+        next_step=_GET_ONE,
+    )
+
+
+def _read(file: Path) -> Mapping[str, Tensor]:
+    with file.open("rb") as opened:
+        head = opened.read(9)
+    if len(head) == 9 and head[8:] == b"{" and head[:2] != b"PK":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(file)
+        except SafetensorError as error:
+            raise ValueError(f"not valid safetensors: {error}") from error
+    if root := archive_root(file):
+        return read_archive(file, root)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch comments on old formats; the keys are checked below in any case
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    # Training checkpoints keep the weights one level down.
+    for name in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping):
+        raise ValueError(f"the file holds a {type(content).__name__}, not named tensors")
+    return content

@@ -1,0 +1,280 @@
+"""Which words a data set is looked for with: classes, their prompts, and what else may be in the picture.
+
+A vocabulary is a YAML file:
+
+    name: garden                        # default: the file's name
+    source: where the words are from    # optional
+    template: a photo of a {}.          # or `templates:`, a list; default: CLIP-ES's `a clean origami {}.`
+    box_threshold: 0.4                  # optional, see AffinityConfig
+    classes:                            # in the order of the class ids
+      - rose
+      - {name: bee, prompt: bee insect, synonyms: [insect], aliases: [honey bee]}
+    background: [grass, sky]            # default: the words of voc12 that are no class here
+
+A plain list of names is a vocabulary too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from clip_es.errors import ConfigError, DataError, nearest
+from clip_es.prompts.templates import check_template
+from clip_es.types import MAX_CLASSES
+
+PACKAGED = ("voc12", "coco14", "scenes")
+"""Vocabularies that come with the package."""
+
+TEMPLATE = "a clean origami {}."
+"""The template of CLIP-ES."""
+
+_LARGEST_FILE = 2**20
+_KEYS = ("name", "source", "template", "templates", "box_threshold", "classes", "background")
+_CLASS_KEYS = ("name", "prompt", "synonyms", "aliases")
+_IGNORED = str.maketrans("", "", " _-/\t")
+
+
+@dataclass(frozen=True)
+class ClassEntry:
+    """One class."""
+
+    name: str
+    """As labels spell it."""
+    prompt: str = ""
+    """What stands in the sentence for it; the name where nothing else is said."""
+    synonyms: tuple[str, ...] = ()
+    """Other words for it, each a sentence of its own where synonyms are averaged."""
+    aliases: tuple[str, ...] = ()
+    """Other spellings in labels; never part of a sentence."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompt", self.prompt or self.name)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words of a data set.
+
+    Raises ConfigError: no class or too many, a name or spelling twice, a background word that is a class, a template
+    without `{}`, a threshold outside 0..1.
+    """
+
+    name: str
+    classes: tuple[ClassEntry, ...]
+    """In the order of the class ids."""
+    background: tuple[str, ...] = ()
+    """What else competes for a patch."""
+    templates: tuple[str, ...] = (TEMPLATE,)
+    """Sentences with `{}` where the class stands."""
+    box_threshold: float = 0.4
+    """Share of a map's maximum above which a patch opens a box, where the run does not set its own."""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        where = f"vocabulary '{self.name}'"
+        if not 0 < len(self.classes) <= MAX_CLASSES:
+            raise ConfigError(
+                "a mask cannot hold this number of classes",
+                where=where,
+                expected=f"1..{MAX_CLASSES} classes",
+                found=len(self.classes),
+            )
+        if not self.templates:
+            raise ConfigError("there must be at least one template", where=where)
+        for template in self.templates:
+            check_template(template, where)
+        if not 0 <= self.box_threshold <= 1:
+            raise ConfigError("box_threshold is out of range", where=where, expected="0..1", found=self.box_threshold)
+        _refuse_repeats(
+            [(entry.name, (entry.name, *entry.aliases)) for entry in self.classes]
+            + [("a background word", (word,)) for word in self.background],
+            where,
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names in the order of the class ids."""
+        return tuple(entry.name for entry in self.classes)
+
+    def class_id(self, name: str) -> int:
+        """0-based id of a label: its exact name, or one that differs in case, blanks, `_`, `-`, `/`, or an alias.
+
+        Raises DataError: no class is called so; the nearest name is offered.
+        """
+        exact, loose = self._ids
+        found = exact.get(name, loose.get(_loosely(name)))
+        if found is not None:
+            return found
+        hint = nearest(name, [word for entry in self.classes for word in (entry.name, *entry.aliases)])
+        raise DataError(
+            f"'{name}' is not one of the {len(self.classes)} names of {self.name}",
+            expected=None if hint else f"one of {', '.join(self.names[:20])}{', ...' if len(self.names) > 20 else ''}",
+            next_step=hint or None,
+        )
+
+    @cached_property
+    def _ids(self) -> tuple[dict[str, int], dict[str, int]]:
+        exact = {entry.name: index for index, entry in enumerate(self.classes)}
+        loose = {_loosely(w): index for index, entry in enumerate(self.classes) for w in (entry.name, *entry.aliases)}
+        return exact, loose
+
+
+def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
+    """A packaged vocabulary by name (voc12, coco14, scenes), or a YAML file of the same form.
+
+    Raises ConfigError: no such name or file, or the file is no vocabulary; the message says where and why.
+    """
+    if str(name_or_path) in PACKAGED:
+        content = (files("clip_es.prompts") / f"{name_or_path}.yaml").read_bytes()
+        return _vocabulary(_parse(content, f"{name_or_path}.yaml"), f"{name_or_path}.yaml", str(name_or_path))
+    path = Path(name_or_path).expanduser()
+    if not path.is_file():
+        raise ConfigError(
+            "there is no such vocabulary",
+            where=path,
+            expected=f"a YAML file, or one of {', '.join(PACKAGED)}",
+            next_step=nearest(str(name_or_path), PACKAGED) or None,
+        )
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+    except OSError as error:
+        raise ConfigError("the vocabulary cannot be read", where=path, found=error) from error
+    if len(content) > _LARGEST_FILE:
+        raise ConfigError("this is too large for a vocabulary", where=path, expected=f"at most {_LARGEST_FILE} bytes")
+    return _vocabulary(_parse(content, path), path, path.stem)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without references, which can make a small file unfold into a huge one, and without repeated keys."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="references (*name) are not allowed", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key '{key.value}' stands twice", problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def _parse(content: bytes, where: object) -> object:
+    try:
+        return yaml.load(content, _Loader)  # a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        raise ConfigError(
+            "this is not valid YAML",
+            where=f"{where}, line {mark.line + 1}" if mark else where,
+            found=getattr(error, "problem", None) or str(error).splitlines()[0],
+            next_step="Correct the line. Words with a colon, a brace or a comma go into quotes.",
+        ) from error
+
+
+def _vocabulary(content: object, where: object, stem: str) -> Vocabulary:
+    content = {"classes": content} if isinstance(content, list) else content
+    if not isinstance(content, dict) or "classes" not in content:
+        raise ConfigError(
+            "this is no vocabulary",
+            where=where,
+            expected="a list of names, or a mapping with 'classes'",
+            found=f"keys {', '.join(map(str, content))}" if isinstance(content, dict) else type(content).__name__,
+        )
+    _refuse_unknown(content, _KEYS, where)
+    if "template" in content and "templates" in content:
+        raise ConfigError("give either 'template' or 'templates'", where=where, found="both")
+    threshold = content.get("box_threshold", 0.4)
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float):
+        raise ConfigError("box_threshold must be a number", where=where, expected="0..1", found=repr(threshold))
+    classes = tuple(_entry(item, where) for item in _list(content["classes"], "classes", where))
+    if "background" in content:
+        background = _words(content["background"] or [], "background", where)
+    else:
+        taken = {_loosely(w) for e in classes for w in (e.name, e.prompt, *e.synonyms, *e.aliases)}
+        background = tuple(word for word in load_vocabulary("voc12").background if _loosely(word) not in taken)
+    templates = content.get("templates", [content.get("template", TEMPLATE)])
+    return Vocabulary(
+        name=_word(content.get("name", stem), "name", where),
+        classes=classes,
+        background=background,
+        templates=_words(templates, "templates", where),
+        box_threshold=float(threshold),
+        source=_word(content.get("source", str(where)), "source", where),
+    )
+
+
+def _entry(item: object, where: object) -> ClassEntry:
+    if not isinstance(item, dict):
+        return ClassEntry(_word(item, "classes", where))
+    _refuse_unknown(item, _CLASS_KEYS, where)
+    name = _word(item.get("name"), "the name of a class", where)
+    return ClassEntry(
+        name=name,
+        prompt=_word(item.get("prompt", name), f"the prompt of {name}", where),
+        synonyms=_words(item.get("synonyms", []), f"the synonyms of {name}", where),
+        aliases=_words(item.get("aliases", []), f"the aliases of {name}", where),
+    )
+
+
+def _list(value: object, key: str, where: object) -> list[object]:
+    if not isinstance(value, list):
+        raise ConfigError(f"'{key}' must be a list", where=where, expected="[one, two, ...]", found=repr(value))
+    return value
+
+
+def _words(value: object, key: str, where: object) -> tuple[str, ...]:
+    return tuple(_word(word, key, where) for word in _list(value, key, where))
+
+
+def _word(value: object, key: str, where: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError(
+            f"'{key}' must be text",
+            where=where,
+            expected="a word or a sentence",
+            found=repr(value),
+            next_step="YAML reads no, on and 7 as other things than words: put such a word into quotes.",
+        )
+    return value.strip()
+
+
+def _loosely(name: str) -> str:
+    return name.casefold().translate(_IGNORED)
+
+
+def _refuse_unknown(content: Mapping[Any, object], known: Iterable[str], where: object) -> None:
+    for key in content:
+        if key not in known:
+            raise ConfigError(
+                f"a vocabulary has no key '{key}'",
+                where=where,
+                expected=f"one of {', '.join(known)}",
+                next_step=nearest(str(key), known) or None,
+            )
+
+
+def _refuse_repeats(owners: Iterable[tuple[str, tuple[str, ...]]], where: object) -> None:
+    """`owners`: what a word stands for, and its spellings. A label must not be able to mean two of them."""
+    taken: dict[str, tuple[str, str]] = {}
+    for owner, spellings in owners:
+        for loose, word in {_loosely(word): word for word in reversed(spellings)}.items():
+            if other := taken.get(loose):
+                raise ConfigError(
+                    f"'{word}' ({owner}) cannot be told from '{other[0]}' ({other[1]})",
+                    where=where,
+                    expected="each name, alias and background word once; case, blanks, _, - and / do not count",
+                    next_step="Rename or remove one of the two.",
+                )
+            taken[loose] = (word, owner)

@@ -1,0 +1,203 @@
+"""Vocabularies: the published words, the form of a user's file, and labels as annotation tools write them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from clip_es.errors import ConfigError, DataError
+from clip_es.prompts import ClassEntry, Vocabulary, load_vocabulary
+
+VOC = [
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+]  # fmt: skip
+
+BACKGROUND = (
+    "ground", "land", "grass", "tree", "building", "wall", "sky", "lake", "water", "river", "sea", "railway",
+    "railroad", "keyboard", "helmet", "cloud", "house", "mountain", "ocean", "road", "rock", "street", "valley",
+    "bridge", "sign",
+)  # fmt: skip
+
+
+def written(tmp_path, text: str):
+    file = tmp_path / "garden.yaml"
+    file.write_text(text, encoding="utf-8")
+    return load_vocabulary(file)
+
+
+# packaged
+
+
+def test_voc12_is_the_published_one():
+    voc = load_vocabulary("voc12")
+    assert list(voc.names) == VOC
+    changed = {entry.name: entry.prompt for entry in voc.classes if entry.prompt != entry.name}
+    assert changed == {
+        "bird": "bird avian",
+        "chair": "chair seat",
+        "person": "person with clothes,people,human",
+        "tvmonitor": "tvmonitor screen",
+    }
+    assert voc.background == BACKGROUND
+    assert (voc.templates, voc.box_threshold) == (("a clean origami {}.",), 0.4)
+
+
+def test_coco14_is_the_published_one():
+    coco, voc = load_vocabulary("coco14"), load_vocabulary("voc12")
+    assert len(coco.classes) == 80
+    assert set(VOC) <= set(coco.names)
+    changed = {index: entry.prompt for index, entry in enumerate(coco.classes) if entry.prompt != entry.name}
+    assert changed == {
+        0: "person with clothes,people,human",
+        14: "bird avian",
+        24: "backpack,bag",
+        25: "umbrella,parasol",
+        26: "handbag,purse",
+        27: "necktie",
+        31: "sknowboard",
+        35: "glove",
+        44: "dessertspoon",
+        56: "chair seat",
+        62: "tvmonitor screen",
+        65: "remote control",
+        78: "hairdrier,blowdrier",
+    }
+    assert [coco.names[k] for k in (3, 4, 9, 31, 57, 58, 60, 79)] == [
+        "motorbike", "aeroplane", "traffic light", "snowboard", "sofa", "pottedplant", "diningtable", "toothbrush"
+    ]  # fmt: skip
+    assert coco.background == tuple(word for word in voc.background if word not in ("keyboard", "sign"))
+    assert (coco.templates, coco.box_threshold) == (voc.templates, 0.7)
+
+
+def test_scenes_is_packaged_too():
+    scenes = load_vocabulary("scenes")
+    assert len(scenes.classes) >= 12
+    assert scenes.background
+
+
+# labels
+
+
+@pytest.mark.parametrize(
+    ("label", "wanted"),
+    [("potted plant", 15), ("tv/monitor", 19), ("Dining_Table", 10), ("DOG", 11), ("motor-bike", 13), ("cat", 7)],
+)
+def test_labels_match_whatever_their_case_and_blanks(label, wanted):
+    assert load_vocabulary("voc12").class_id(label) == wanted
+
+
+def test_cocos_own_names_are_aliases():
+    official = {"motorcycle": 3, "airplane": 4, "couch": 57, "potted plant": 58, "dining table": 60, "tv": 62}
+    coco = load_vocabulary("coco14")
+    assert {name: coco.class_id(name) for name in official} == official
+
+
+def test_an_unknown_label_offers_the_nearest_name():
+    with pytest.raises(DataError) as caught:
+        load_vocabulary("voc12").class_id("aeroplan")
+    assert str(caught.value) == "'aeroplan' is not one of the 20 names of voc12. Nearest: 'aeroplane'."
+    with pytest.raises(DataError, match="one of aeroplane, bicycle"):
+        load_vocabulary("voc12").class_id("xyzzy")
+
+
+def test_a_prompt_or_synonym_is_no_label():
+    with pytest.raises(DataError):
+        load_vocabulary("voc12").class_id("screen")
+
+
+# a user's file
+
+
+def test_a_full_file_is_read(tmp_path):
+    garden = written(
+        tmp_path,
+        "name: my garden\nsource: my head\ntemplates: ['a {}.', 'the {}.']\nbox_threshold: 0.5\n"
+        "classes: [rose, {name: bee, prompt: bee insect, synonyms: [insect], aliases: [honey bee]}]\n"
+        "background: [sky]\n",
+    )
+    assert garden == Vocabulary(
+        name="my garden",
+        classes=(ClassEntry("rose"), ClassEntry("bee", "bee insect", ("insect",), ("honey bee",))),
+        background=("sky",),
+        templates=("a {}.", "the {}."),
+        box_threshold=0.5,
+        source="my head",
+    )
+    assert garden.class_id("honeybee") == 1
+
+
+def test_a_plain_list_is_a_vocabulary(tmp_path):
+    garden = written(tmp_path, "- rose\n- sign\n")
+    assert (garden.name, garden.names, garden.templates) == ("garden", ("rose", "sign"), ("a clean origami {}.",))
+    assert garden.classes[0].prompt == "rose"
+
+
+def test_background_words_default_to_those_that_are_no_class(tmp_path):
+    garden = written(tmp_path, "classes: [sign, {name: pond, prompt: pond, synonyms: [Lake]}]\n")
+    assert garden.background == tuple(w for w in load_vocabulary("voc12").background if w not in ("sign", "lake"))
+    assert written(tmp_path, "classes: [rose]\nbackground: []\n").background == ()
+
+
+def test_a_vocabulary_cannot_change():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load_vocabulary("voc12").name = "other"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("classes: [rose\nbackground: []\n", r"garden\.yaml, line 2: this is not valid YAML"),
+        ("classes: [rose]\nclasses: [bee]\n", r"line 2.*'classes' stands twice"),
+        ("a: &x [1]\nclasses: [*x]\n", r"line 2.*references"),
+        ("classes: !!python/object/apply:os.system [ls]\n", "not valid YAML"),
+        ("\x00", "not valid YAML"),
+        ("[" * 5000, "not valid YAML"),
+        ("just words\n", "Found str"),
+        ("", "Found NoneType"),
+        ("clases: [rose]\n", "Expected a list of names"),
+        ("classes: [rose]\nbackgroud: [sky]\n", "no key 'backgroud'.*Nearest: 'background'"),
+        ("classes: [{name: rose, sinonyms: [a]}]\n", "no key 'sinonyms'.*Nearest: 'synonyms'"),
+        ("classes: []\n", r"Expected 1\.\.254 classes\. Found 0"),
+        ("classes: [" + ", ".join(f"c{i}" for i in range(255)) + "]\n", "Found 255"),
+        ("classes: rose\n", "'classes' must be a list"),
+        ("classes: [rose, no]\n", "must be text.*Found False.*quotes"),
+        ("classes: [7]\n", "Found 7"),
+        ("classes: ['  ']\n", "must be text"),
+        ("classes: [{prompt: rose}]\n", "the name of a class.*Found None"),
+        ("classes: [tv monitor, TVmonitor]\n", r"'TVmonitor' \(TVmonitor\) cannot be told from 'tv monitor'"),
+        ("classes: [bee, {name: fly, aliases: [Bee]}]\n", r"'Bee' \(fly\) cannot be told from 'bee' \(bee\)"),
+        ("classes: [sky]\nbackground: [sky]\n", r"'sky' \(a background word\) cannot be told"),
+        ("classes: [rose]\nbackground: [sky, sky]\n", r"'sky' \(a background word\) cannot be told"),
+        ("classes: [rose]\ntemplate: a photo\n", r"\{\}"),
+        ("classes: [rose]\ntemplate: '{} and {}'\n", r"\{\}"),
+        ("classes: [rose]\ntemplate: 'a {}'\ntemplates: ['a {}']\n", "either"),
+        ("classes: [rose]\ntemplates: []\n", "at least one template"),
+        ("classes: [rose]\nbox_threshold: 40\n", r"0\.\.1"),
+        ("classes: [rose]\nbox_threshold: yes\n", "must be a number"),
+        ("classes: [rose]\n# " + "x" * 2**20 + "\n", "too large"),
+    ],
+    ids=lambda value: value[:24].encode("unicode_escape").decode() if isinstance(value, str) else None,
+)
+def test_a_bad_file_says_what_is_wrong(text, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        written(tmp_path, text)
+
+
+def test_an_unknown_vocabulary_offers_the_nearest(tmp_path):
+    with pytest.raises(ConfigError, match="Nearest: 'voc12'"):
+        load_vocabulary("voc2")
+    with pytest.raises(ConfigError, match="no such vocabulary"):
+        load_vocabulary(tmp_path)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "picture.yaml").write_bytes(bytes(range(256)))
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_vocabulary(tmp_path / "picture.yaml")
+
+
+def test_an_alias_may_repeat_the_own_name():
+    entry = ClassEntry("tvmonitor", aliases=("tv monitor", "TV"))
+    assert Vocabulary("v", (entry,)).class_id("tv") == 0
