@@ -1,0 +1,210 @@
+"""The VOC 2012 layout: labels from XML annotations, splits from id lists."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from defusedxml.common import DefusedXmlException
+from defusedxml.ElementTree import ParseError, fromstring
+
+from clip_es.errors import DataError
+from clip_es.records.dataset import (
+    ClassId,
+    Dataset,
+    Entry,
+    Labels,
+    Listing,
+    OnBadLabel,
+    collect,
+    printable,
+    read_lines,
+    refuse,
+    unreadable,
+)
+from clip_es.types import ImageRecord
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+LARGEST_XML = 2**20
+"""Bytes. A real annotation has a few thousand; the tree of a hostile one takes a hundred times its bytes."""
+
+LONGEST_SIDE = 1_000_000
+"""Pixels. A stated side beyond this is a slip, not a size."""
+
+
+def voc(
+    root: str | Path,
+    split: str = "train",
+    *,
+    class_id: ClassId,
+    list_file: str | Path | None = None,
+    on_bad_label: OnBadLabel = "fail",
+    need_size: bool = False,
+) -> Dataset:
+    """Read a data set in the layout of VOC 2012.
+
+    `root` holds JPEGImages, Annotations, ImageSets/Segmentation and, where there is ground truth, SegmentationClassAug
+    or SegmentationClass. `split` names a list in ImageSets/Segmentation, `list_file` a list elsewhere: one id per line,
+    further columns ignored. `train_aug` without a list is every id of SegmentationClassAug that is not in val.
+    Labels are those of `object/name` in the order of the file, each once; difficult and truncated objects count, as
+    published. `need_size` refuses pictures whose annotation states no height and width.
+
+    Raises DataError: the folder or the list is missing or empty. What is wrong with one picture becomes a row of
+    `Dataset.problems`.
+    """
+    root = Path(root)
+    _check_root(root)
+    source = Path(list_file) if list_file is not None else _list_of(root, split)
+    pictures = Listing(root / "JPEGImages", suffixes=Listing.PICTURES)
+    augmented = Listing(root / "SegmentationClassAug", suffixes=Listing.MASKS)
+    plain = Listing(root / "SegmentationClass", suffixes=Listing.MASKS)
+    labels = Labels(class_id, on_bad_label)
+
+    def record(image_id: str, where: str) -> ImageRecord:
+        # The type refuses ids that could leave the folder, so it is made before any path is.
+        ImageRecord(image_id, Path(where), ())
+        picture = pictures.find(image_id)
+        if picture is None:
+            raise DataError(
+                f"lists {image_id!r}, which has no picture",
+                where=where,
+                expected=f"{root / 'JPEGImages' / image_id}.jpg (or .jpeg, .png)",
+                next_step="Add the picture, or take the id out of the list.",
+            )
+        annotation = root / "Annotations" / f"{image_id}.xml"
+        names, size_hw = read_annotation(annotation)
+        if need_size and size_hw is None:
+            raise DataError(
+                "states no usable size",
+                where=annotation,
+                expected="whole numbers in size/height and size/width",
+                next_step="Fix the file, or pass --image.size-from picture.",
+            )
+        return ImageRecord(image_id, picture, labels.ids(names, annotation), size_hw)
+
+    def entries() -> Iterator[Entry]:
+        if source is None:
+            left_out = {entry.image_id for entry in _listed(_val_list(root), record)}
+            for image_id in augmented.ids():
+                if image_id not in left_out:
+                    yield Entry(image_id, "SegmentationClassAug", partial(record, image_id, "SegmentationClassAug"))
+        else:
+            yield from _listed(source, record)
+
+    return collect(
+        f"voc12 {split if list_file is None else Path(list_file).name}",
+        entries(),
+        labels,
+        lambda image_id: augmented.find(image_id) or plain.find(image_id),
+        source or root / "SegmentationClassAug",
+    )
+
+
+def read_annotation(path: Path) -> tuple[list[str], tuple[int, int] | None]:
+    """Names of the objects in the order of the file, and (height, width) where the file states a usable size.
+
+    No entity, external reference or document type is followed: such a file is refused.
+    Raises DataError: missing, unreadable, not XML, or an object without a name.
+    """
+    tree = _parse(path)
+    names = []
+    for number, element in enumerate(tree.findall("object"), start=1):
+        name = (element.findtext("name") or "").strip()
+        if not name:
+            raise DataError(f"object {number} has no name", where=path, next_step="Name it, or remove it.")
+        names.append(name)
+    height, width = (_pixels(tree.findtext(f"size/{side}")) for side in ("height", "width"))
+    return names, (height, width) if height and width else None
+
+
+def _parse(path: Path) -> Element:
+    try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST_XML + 1)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if len(data) > LARGEST_XML:
+        raise DataError("is too large for an annotation", where=path, expected=f"at most {LARGEST_XML:,} bytes")
+    try:
+        return fromstring(data, forbid_dtd=True)
+    except DefusedXmlException as error:
+        raise DataError(
+            "declares a document type or entities, which an annotation never needs",
+            where=path,
+            expected="plain XML",
+            found=type(error).__name__,
+            next_step="Remove the declaration from the file.",
+        ) from None
+    except (ParseError, ValueError, LookupError) as error:
+        # ValueError and LookupError: an encoding that does not exist or cannot be decoded.
+        raise DataError(
+            "is not well-formed XML", where=path, found=str(error), next_step="Repair or re-export it."
+        ) from None
+
+
+def _pixels(text: str | None) -> int | None:
+    """A side in pixels; some exporters write 338.0. None for anything that cannot be one."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return int(value) if math.isfinite(value) and 1 <= value <= LONGEST_SIDE and value == int(value) else None
+
+
+def _listed(source: Path, record) -> Iterator[Entry]:
+    for number, line in read_lines(source):
+        where = f"{source.name} line {number}"
+        if isinstance(line, DataError):
+            yield Entry(where, where, refuse(line))
+        else:
+            image_id = line.split()[0]
+            yield Entry(image_id, where, partial(record, image_id, where))
+
+
+def _check_root(root: Path) -> None:
+    if (root / "Annotations").is_dir() and (root / "JPEGImages").is_dir():
+        return
+    inner = [folder for folder in ("VOC2012", "VOCdevkit/VOC2012") if (root / folder / "Annotations").is_dir()]
+    found = sorted(printable(path.name) for path in root.iterdir())[:8] if root.is_dir() else "no such folder"
+    raise DataError(
+        "is not a folder in the layout of VOC 2012",
+        where=root,
+        expected="the folders JPEGImages and Annotations",
+        found=found,
+        next_step=f"Pass {root / inner[0]}." if inner else "data/README.md shows the tree and where to get it.",
+    )
+
+
+def _list_of(root: Path, split: str) -> Path | None:
+    """The list file of a split; None where train_aug has to be derived."""
+    folder = root / "ImageSets" / "Segmentation"
+    path = folder / f"{split}.txt"
+    if Path(split).name == split and path.is_file():
+        return path
+    if split == "train_aug" and (root / "SegmentationClassAug").is_dir():
+        return None
+    known = sorted(printable(file.stem) for file in folder.glob("*.txt")) if folder.is_dir() else []
+    raise DataError(
+        f"has no list of the split {printable(split)!r}",
+        where=root,
+        expected=str(path) + (", or the folder SegmentationClassAug to derive it" if split == "train_aug" else ""),
+        found=f"the splits {', '.join(known)}" if known else "no lists",
+        next_step="Pick one of them, or pass a list of ids with --list-file.",
+    )
+
+
+def _val_list(root: Path) -> Path:
+    path = root / "ImageSets" / "Segmentation" / "val.txt"
+    if not path.is_file():
+        raise DataError(
+            "train_aug is derived as SegmentationClassAug without val, so the list of val is needed",
+            where=path,
+            found="no such file",
+            next_step="Add it, or pass a list of ids with --list-file.",
+        )
+    return path
