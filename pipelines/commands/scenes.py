@@ -1,0 +1,43 @@
+"""`clip-es scenes ...`: draw a data set, train its CLIP again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from clip_es.pipelines.console import bar, say
+from clip_es.scenes.dataset import ScenesConfig, make
+from clip_es.scenes.train_clip import TrainConfig, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenesMake:
+    """Draw a data set in VOC layout: JPEGImages, Annotations, SegmentationClass, ImageSets."""
+
+    out: Path = Path("runs/scenes")
+    """Where to. Calling again draws only what is missing."""
+    scenes: Annotated[ScenesConfig, tyro.conf.arg(name="")] = field(default_factory=ScenesConfig)
+
+    def run(self) -> int:
+        """Draw, with a progress bar."""
+        with bar("scenes", self.scenes.train + self.scenes.val) as progress:
+            make(self.out, self.scenes, progress=lambda done, _: progress.update(progress.task_ids[0], completed=done))
+        say(f"{self.scenes.train} + {self.scenes.val} scenes: {self.out}")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenesTrainClip:
+    """Train the scenes CLIP from scratch on drawn pictures and their captions; continues from its last checkpoint."""
+
+    out: Path = Path("runs/scenes-clip")
+    """Folder of checkpoints and of the finished scenes_clip.safetensors."""
+    train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+
+    def run(self) -> int:
+        """Train to the end, or continue."""
+        say(f"Weights: {train(self.train, self.out)}")
+        return 0

@@ -1,0 +1,217 @@
+"""One self-contained HTML page: figures, plots, pictures with maps and masks, the settings. No script, no link."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from clip_es.masks import palette
+from clip_es.pipelines.mask_maker import Located
+from clip_es.scaling import upsample
+from clip_es.store import write_atomic
+from clip_es.types import UNDECIDED
+
+_STYLE = """
+:root { --ink: #1c2430; --soft: #5d6b7d; --line: #dfe4ea; --ground: #fbfcfd; }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground); margin: 2rem auto;
+  max-width: 72rem; padding: 0 1.5rem; }
+h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+p.lead { color: var(--soft); margin-top: 0; }
+dl.figures { display: flex; flex-wrap: wrap; gap: .6rem 2.2rem; }
+dl.figures div { min-width: 6rem; } dt { color: var(--soft); font-size: .8rem; }
+dd { margin: 0; font-size: 1.35rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .9rem .3rem 0; text-align: left; vertical-align: top; }
+td.number { text-align: right; }
+.row { display: flex; flex-wrap: wrap; gap: .7rem; border-top: 1px solid var(--line); padding: .8rem 0; }
+.column { display: flex; flex-direction: column; gap: .4rem; }
+figure { margin: 0; width: 10rem; } figure img { width: 100%; display: block; border-radius: 4px; }
+figcaption { color: var(--soft); font-size: .75rem; overflow-wrap: anywhere; }
+pre { background: #f1f4f7; padding: 1rem; overflow: auto; font-size: .8rem; border-radius: 6px; }
+svg { max-width: 100%; height: auto; }
+"""
+
+
+@dataclass(frozen=True)
+class GalleryRow:
+    """Columns side by side, in each some pictures with their captions, one below the other."""
+
+    columns: Sequence[Sequence[tuple[str, UInt8[np.ndarray, "h w 3"]]]]
+
+
+@dataclass
+class Page:
+    """A report in the making; `write` puts it on disk at once or not at all."""
+
+    title: str
+    lead: str
+    sections: list[str] = field(default_factory=list)
+
+    def heading(self, text: str) -> None:
+        """Begin a section."""
+        self.sections.append(f"<h2>{escape(text)}</h2>")
+
+    def paragraph(self, text: str) -> None:
+        """Plain text."""
+        self.sections.append(f"<p>{escape(text)}</p>")
+
+    def figures(self, values: Mapping[str, object]) -> None:
+        """The numbers one looks for first."""
+        cells = "".join(
+            f"<div><dt>{escape(name)}</dt><dd>{escape(_number(value))}</dd></div>" for name, value in values.items()
+        )
+        self.sections.append(f'<dl class="figures">{cells}</dl>')
+
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Rows under a header; numbers stand on the right."""
+        head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+        body = "".join(
+            "<tr>"
+            + "".join(
+                f'<td class="number">{_number(cell)}</td>'
+                if isinstance(cell, (int, float))
+                else f"<td>{escape(str(cell))}</td>"
+                for cell in row
+            )
+            + "</tr>"
+            for row in rows
+        )
+        self.sections.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+
+    def gallery(self, rows: Sequence[GalleryRow]) -> None:
+        """Pictures, one row for each case."""
+        for row in rows:
+            columns = "".join(
+                f'<div class="column">{"".join(_picture(caption, picture) for caption, picture in column)}</div>'
+                for column in row.columns
+            )
+            self.sections.append(f'<div class="row">{columns}</div>')
+
+    def bars(self, names: Sequence[str], values: Sequence[float], label: str) -> None:
+        """Horizontal bars, 0..100."""
+        with _figure(7, 0.9 + 0.27 * len(names)) as (figure, axes):
+            axes.barh(range(len(names)), values, color="#3b7dd8", height=0.7)
+            axes.set_yticks(range(len(names)), names)
+            axes.invert_yaxis()
+            axes.set_xlim(0, 100)
+            axes.set_xlabel(label)
+            for i, value in enumerate(values):
+                text = "absent" if np.isnan(value) else f"{value:.1f}"
+                axes.text(0 if np.isnan(value) else value, i, f" {text}", va="center", fontsize=8)
+            self.sections.append(_svg(figure))
+
+    def scatter(self, x: Sequence[float], y: Sequence[float], names: Sequence[str], labels: tuple[str, str]) -> None:
+        """Points, those in `names` that are not empty with their name."""
+        with _figure(7, 4.5) as (figure, axes):
+            axes.scatter(x, y, s=14, color="#3b7dd8", alpha=0.75)
+            for xi, yi, name in zip(x, y, names, strict=True):
+                if name:
+                    axes.annotate(name, (xi, yi), fontsize=7, xytext=(4, 3), textcoords="offset points")
+            axes.set_xlabel(labels[0])
+            axes.set_ylabel(labels[1])
+            self.sections.append(_svg(figure))
+
+    def preformatted(self, text: str) -> None:
+        """Text as it is: settings, a table from the terminal."""
+        self.sections.append(f"<pre>{escape(text)}</pre>")
+
+    def write(self, path: Path) -> None:
+        """Put the page on disk, atomically. Raises ClipEsError where the disk refuses."""
+        body = "\n".join(self.sections)
+        html = (
+            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(self.title)}</title>'
+            f"<style>{_STYLE}</style></head><body><h1>{escape(self.title)}</h1>"
+            f'<p class="lead">{escape(self.lead)}</p>{body}</body></html>\n'
+        )
+        write_atomic(path, html.encode())
+
+
+def gallery_row(
+    located: Located,
+    mask: UInt8[np.ndarray, "h w"],
+    names: Sequence[str],
+    truth: UInt8[np.ndarray, "h w"] | None = None,
+) -> GalleryRow:
+    """Picture, map of each label before and after the refiners on the grid, mask, truth."""
+    rgb = located.picture.rgb
+    before, after = (
+        upsample(maps, located.picture.size_hw).scores.cpu().numpy() for maps in (located.found.maps, located.refined)
+    )
+    first = [(located.picture.image_id, rgb), ("mask (white: undecided)", overlay_labels(rgb, mask))]
+    columns = [first]
+    for k, start, end in zip(located.refined.class_ids, before, after, strict=True):
+        column = [(f"{names[k]}: map", overlay_heat(rgb, start))]
+        if located.refined is not located.found.maps:
+            column.append((f"{names[k]}: spread by affinity", overlay_heat(rgb, end)))
+        columns.append(column)
+    if truth is not None:
+        columns.append([("truth", overlay_labels(rgb, truth))])
+    return GalleryRow(columns)
+
+
+def overlay_heat(rgb: UInt8[np.ndarray, "h w 3"], heat: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture, greyed, under a map in [0, 1]."""
+    from matplotlib import colormaps
+
+    grey = rgb.mean(axis=2, keepdims=True)
+    colour = colormaps["turbo"](np.clip(heat, 0, 1))[..., :3] * 255
+    return (0.45 * grey + 0.55 * colour).astype(np.uint8)
+
+
+def overlay_labels(rgb: UInt8[np.ndarray, "h w 3"], labels: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture under its labels in the VOC palette; undecided pixels white."""
+    colours = palette().astype(np.float64)
+    colours[UNDECIDED] = 255
+    inside = (labels != 0)[..., None]
+    return np.where(inside, 0.35 * rgb + 0.65 * colours[labels], 0.45 * rgb).astype(np.uint8)
+
+
+def _picture(caption: str, picture: UInt8[np.ndarray, "h w 3"]) -> str:
+    text = escape(caption)
+    return f'<figure><img alt="{text}" src="{_data_uri(picture)}"><figcaption>{text}</figcaption></figure>'
+
+
+def _data_uri(picture: UInt8[np.ndarray, "h w 3"]) -> str:
+    image = Image.fromarray(picture)
+    image.thumbnail((360, 360))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _number(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.2f}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+class _figure:
+    """A matplotlib figure made without pyplot, so nothing global stays behind."""
+
+    def __init__(self, width: float, height: float) -> None:
+        from matplotlib.figure import Figure
+
+        self.figure = Figure(figsize=(width, height), layout="constrained")
+
+    def __enter__(self):
+        axes = self.figure.add_subplot()
+        axes.spines[["top", "right"]].set_visible(False)
+        return self.figure, axes
+
+    def __exit__(self, *_: object) -> None:
+        self.figure.clear()
+
+
+def _svg(figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg")
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
