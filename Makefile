@@ -25,8 +25,8 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
-	$(PIP) -e '.[opencv,wordnet,dev]'
-	$(PIP) -e '.[crf]' || echo "pydensecrf did not build (it needs a C++ compiler and Python < 3.13): CRF steps will say so."
+	$(PIP) -e '.[native,opencv,wordnet,dev]'
+	$(PIP) -e '.[crf]' || echo "pydensecrf did not build (it needs a C++ compiler and Python < 3.13): the native CRF takes its place."
 	$(PIP) --no-deps grad-cam ttach scikit-learn narwhals joblib threadpoolctl
 	touch $@
 

@@ -15,6 +15,7 @@ from clip_es.errors import ConfigError
 
 Variant = Literal["gradcam", "hirescam", "layercam", "gradcam++", "xgradcam", "eigengradcam"]
 RefinerName = Literal["affinity", "crf"]
+Backend = Literal["auto", "pydensecrf", "native"]
 
 
 def _within(name: str, value: int | float, low: int | float, high: int | float, meaning: str) -> None:
@@ -38,7 +39,7 @@ class ImageConfig:
     """Who decodes the picture for the CRF: the same picture, or OpenCV once more, as published."""
 
     def __post_init__(self) -> None:
-        _within("max_megapixels", self.max_megapixels, 0.001, 100_000, "million pixels")
+        _within("max_megapixels", self.max_megapixels, 0.001, 178, "million pixels; Pillow decodes no more")
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class CrfConfig:
     """`wrapped` repeats the published picture: mean-subtracted BGR whose negative values wrap modulo 256."""
     half: bool = False
     """Maps, background score and logarithm in float16, as published."""
-    backend: Literal["auto", "pydensecrf", "native"] = "auto"
+    backend: Backend = "auto"
     """pydensecrf (extra `crf`, as published), or the same in numba (extra `native`), about 2 to 3 times faster, which
     agrees to 1e-3. `auto`: native where it is installed, else pydensecrf."""
 

@@ -177,6 +177,13 @@ class RunStore:
             write_atomic(self.folder / name, data)
         self._finished.add(record.image_id)
 
+    def save_cams(self, record: ImageRecord, cams: Mapping[str, np.ndarray]) -> None:
+        """Write the maps of a picture that failed after them; without a mask it stays unfinished.
+
+        Probabilities may be absent. Raises ShapeError: the maps do not fit each other. StoreError.
+        """
+        write_atomic(self.folder / f"cams/{record.image_id}.npz", _encoded_cams(record, cams, "maps"))
+
     def fail(self, record: ImageRecord | str, stage: str, error: BaseException) -> None:
         """Note a picture that failed. Its row goes when a later call finishes the picture. Raises StoreError."""
         image_id = record if isinstance(record, str) else record.image_id

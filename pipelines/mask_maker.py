@@ -6,23 +6,21 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from clip_es import published
-from clip_es.config import DEFAULT, RefinerName, RunConfig
+from clip_es.config import DEFAULT, RunConfig
 from clip_es.encoder import Encoder, load_encoder
-from clip_es.errors import ConfigError, DataError
+from clip_es.errors import DataError
 from clip_es.images import read_picture
 from clip_es.localize import Localization, localize
 from clip_es.masks import decide
 from clip_es.prompts import Synonyms, Vocabulary, build_bank, load_vocabulary
-from clip_es.refine import affinity, crf
+from clip_es.refine import affinity, at_full_size, on_grid
+from clip_es.refine.crf import resolve_backend
 from clip_es.types import ClassMaps, EncodedImage, ImageRecord, Picture, PseudoMask, TextBank
-
-ON_GRID: frozenset[RefinerName] = frozenset({"affinity"})
-"""Refiners that work on the patch grid and need the encoded picture; the others work at full size."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +82,14 @@ class MaskMaker:
         """`templates` and `synonyms` say how the bank is made where none is given. Raises ConfigError, DataError."""
         self.encoder = encoder
         self.vocabulary = vocabulary
-        self.config = config
+        self.config = config = resolved(config)
         # The published bits are those of a CPU; a GPU has its own.
         self.exact = config.arithmetic == "published" and encoder.device.type == "cpu"
         encode = partial(published.encode_text, encoder) if self.exact else None
         self.bank = bank or build_bank(encoder, vocabulary, templates=templates, synonyms=synonyms, encode=encode)
         self.stopwatch = Stopwatch()
-        self._grid_refiners, self.full_size_refiners = split_refiners(config.refine)
+        spread = published.spread if self.exact else affinity.spread
+        self._grid_refiners = on_grid(config, vocabulary.box_threshold, spread)
 
     @classmethod
     def load(
@@ -138,10 +137,9 @@ class MaskMaker:
             else:
                 found = localize(self.encoder, seen, self.bank, class_ids, self.config.localize)
         maps = found.maps
-        spread = published.spread if self.exact else affinity.spread
-        for _ in self._grid_refiners:
-            with self.stopwatch("affinity"):
-                maps = spread(maps, seen.attention, self.config.affinity, self.vocabulary.box_threshold)
+        for name, refine in self._grid_refiners:
+            with self.stopwatch(name):
+                maps = refine(picture, seen, maps)
         return Located(picture, found, maps, self.exact)
 
     def finish(self, located: Located) -> MaskResult:
@@ -154,22 +152,20 @@ def finish(located: Located, config: RunConfig, stopwatch: Stopwatch) -> MaskRes
     picture, maps = located.picture, located.refined
     if located.exact:
         maps = published.upsample(maps, picture.size_hw)
-    for _ in split_refiners(config.refine)[1]:
-        with stopwatch("crf"):
-            maps = crf.crf(picture, maps, config.crf)
+    for name, refine in at_full_size(config):
+        with stopwatch(name):
+            maps = refine(picture, maps)
     with stopwatch("decide"):
         mask = decide(picture.size_hw, maps, config.mask)
     return MaskResult(located, maps, mask)
 
 
-def split_refiners(names: Sequence[RefinerName]) -> tuple[list[RefinerName], list[RefinerName]]:
-    """The refiners on the grid and those at full size. Raises ConfigError: one of the first after one of the last."""
-    on_grid: list[RefinerName] = [name for name in names if name in ON_GRID]
-    if list(names[: len(on_grid)]) != on_grid:
-        raise ConfigError(
-            "refiners on the patch grid come before those at full size",
-            expected=" ".join(sorted(names, key=lambda name: name not in ON_GRID)),
-            found=" ".join(names),
-            next_step="Change the order of --refine.",
-        )
-    return on_grid, list(names[len(on_grid) :])
+def resolved(config: RunConfig) -> RunConfig:
+    """The settings with every choice made that depends on what is installed or not needed.
+
+    Raises ConfigError: the CRF's backend is not installed.
+    """
+    if "crf" not in config.refine:
+        # Nobody will look at the CRF's own reading of the file.
+        return replace(config, image=replace(config.image, crf_decoder="same"))
+    return replace(config, crf=replace(config.crf, backend=resolve_backend(config.crf.backend)))

@@ -24,6 +24,7 @@ from clip_es.errors import ClipEsError, ConfigError
 from clip_es.images import buckets
 from clip_es.masks import label_scores
 from clip_es.pipelines.mask_maker import Located, MaskMaker, MaskResult, Stopwatch, finish
+from clip_es.refine import at_full_size
 from clip_es.scaling import upsample
 from clip_es.store import KeepCams, RunStore, StoreError
 from clip_es.types import ClassMaps, EncodedImage, ImageRecord, Picture
@@ -32,6 +33,7 @@ WORTH_WORKERS = 24
 """Pictures from which on starting worker processes (some seconds) pays."""
 
 _Finished = tuple[MaskResult, dict[str, float]]
+_Ready = tuple[ImageRecord, Located, MaskResult | Exception]
 
 
 def make_masks(
@@ -53,15 +55,17 @@ def make_masks(
     by_id = {record.image_id: record for record in records}
     with _Finisher(maker, _worker_count(workers, maker, len(records))) as finisher:
 
-        def keep(record: ImageRecord, result: MaskResult | BaseException) -> None:
-            if isinstance(result, MaskResult):
-                try:
+        def keep(record: ImageRecord, located: Located, result: MaskResult | Exception) -> None:
+            try:
+                if isinstance(result, MaskResult):
                     with maker.stopwatch("store"):
                         store.save(record, result.mask, cams(result, store.keep, maker.config.mask))
-                except ClipEsError as error:
-                    _fail(store, record, "store", error)
-            else:
-                _fail(store, record, "refine", result)
+                else:
+                    _fail(store, record, "refine", result)
+                    if store.keep != "none":
+                        store.save_cams(record, grid_cams(located))
+            except ClipEsError as error:
+                _fail(store, record, "store", error)
             done()
 
         def give_up(record: ImageRecord, stage: str, error: Exception) -> None:
@@ -86,18 +90,22 @@ def cams(result: MaskResult, keep: KeepCams, config: MaskConfig) -> dict[str, np
     """The arrays of cams/<id>.npz, as the run folder's contract names them; None where none are kept."""
     if keep == "none":
         return None
-    located = result.located
+    arrays = grid_cams(result.located)
+    if keep == "full":
+        at_size = upsample(result.maps, result.located.picture.size_hw)
+        arrays["probabilities"] = label_scores(at_size, config.background_power, config.half).astype(np.float32)
+    return arrays
+
+
+def grid_cams(located: Located) -> dict[str, np.ndarray]:
+    """Those of the arrays that are known on the patch grid."""
     refined = located.refined.scores if located.refined.unscaled is None else located.refined.unscaled
-    arrays = {
+    return {
         "class_ids": np.asarray(located.refined.class_ids, dtype=np.int64),
         "scores": _numpy(located.found.scores),
         "cam": _numpy(located.found.maps.scores),
         "refined": _numpy(refined),
     }
-    if keep == "full":
-        at_size = upsample(result.maps, located.picture.size_hw)
-        arrays["probabilities"] = label_scores(at_size, config.background_power, config.half).astype(np.float32)
-    return arrays
 
 
 def _read(
@@ -152,28 +160,28 @@ class _Finisher:
         if self._pool:
             self._pool.shutdown(wait=kind is None, cancel_futures=True)
 
-    def submit(self, record: ImageRecord, located: Located) -> Iterator[tuple[ImageRecord, MaskResult | BaseException]]:
+    def submit(self, record: ImageRecord, located: Located) -> Iterator[_Ready]:
         """Take a picture; yields what has become ready."""
         if self._pool is None:
-            yield record, self._here(located)
+            yield record, located, self._here(located)
             return
         located = _on_cpu(located)
         self._waiting.append((record, located, self._pool.submit(_work, _light(located), self._maker.config)))
         while len(self._waiting) > self._most or (self._waiting and self._waiting[0][2].done()):
             yield self._next()
 
-    def rest(self) -> Iterator[tuple[ImageRecord, MaskResult | BaseException]]:
+    def rest(self) -> Iterator[_Ready]:
         """What is still under way."""
         while self._waiting:
             yield self._next()
 
-    def _here(self, located: Located) -> MaskResult | BaseException:
+    def _here(self, located: Located) -> MaskResult | Exception:
         try:
             return self._maker.finish(located)
         except Exception as error:
             return error
 
-    def _next(self) -> tuple[ImageRecord, MaskResult | BaseException]:
+    def _next(self) -> _Ready:
         record, located, future = self._waiting.popleft()
         try:
             result, seconds = future.result()
@@ -184,9 +192,9 @@ class _Finisher:
                 next_step="Call again with fewer --workers, or with --workers 0; what was finished is kept.",
             ) from error
         except Exception as error:
-            return record, error
+            return record, located, error
         self._maker.stopwatch.add(seconds)
-        return record, replace(result, located=located)
+        return record, located, replace(result, located=located)
 
 
 def _start_worker() -> None:
@@ -237,7 +245,7 @@ def _numpy(tensor: Tensor) -> np.ndarray:
 def _worker_count(asked: int | None, maker: MaskMaker, pictures: int) -> int:
     if asked is not None and asked < 0:
         raise ConfigError("the number of workers cannot be negative", found=asked)
-    if not maker.full_size_refiners:
+    if not at_full_size(maker.config):
         return 0
     if asked is not None:
         return asked

@@ -36,6 +36,9 @@ HEAVY = {
 }
 """Libraries that are heavy, fragile or optional: imported by the function that needs them, never by a module."""
 
+COMPILED = {"clip_es/refine/native_crf.py", "clip_es/refine/vector_rows.py"}
+"""Modules that are compiled as a whole; others import them inside the function that needs them."""
+
 
 def imports(source: str, package: str = "") -> list[tuple[str, bool]]:
     """Dotted names a source imports, and whether they are imported as soon as the module is.
@@ -76,7 +79,11 @@ def wrong_arrows(source: str, home: str, package: str = "") -> list[str]:
     """Imports that a module of the folder `home` must not have."""
     allowed = MAY_IMPORT[home] | {home}
     wrong = [name for name, _ in imports(source, package) if (target := room(name)) and target not in allowed]
-    return wrong + [name for name, at_once in imports(source, package) if at_once and name.split(".")[0] in HEAVY]
+    late = tuple(name.removesuffix(".py").replace("/", ".") for name in COMPILED)
+    heavy = [
+        n for n, at_once in imports(source, package) if at_once and (n.split(".")[0] in HEAVY or n.startswith(late))
+    ]
+    return wrong + heavy
 
 
 def modules() -> list[Path]:
@@ -87,7 +94,14 @@ def modules() -> list[Path]:
 def test_a_module_imports_only_what_its_folder_may(path):
     inner = path.relative_to(ROOT).parent.parts
     package = ".".join(inner if inner[0] == "clip_es" else ("clip_es", *inner))
-    assert wrong_arrows(path.read_text(), inner[0], package) == []
+    wrong = wrong_arrows(path.read_text(), inner[0], package)
+    if path.relative_to(ROOT).as_posix() in COMPILED:
+        wrong = [
+            name
+            for name in wrong
+            if name.split(".")[0] != "numba" and not name.startswith("clip_es.refine.vector_rows")
+        ]
+    assert wrong == []
 
 
 def test_all_four_folders_are_looked_at():
@@ -109,6 +123,7 @@ def test_all_four_folders_are_looked_at():
         ("segmentor", "from clip_es.prompts import bank"),
         ("pipelines", "import cv2"),
         ("pipelines", "try:\n    import pydensecrf.densecrf as d\nexcept ImportError:\n    d = None"),
+        ("clip_es", "from clip_es.refine.native_crf import mean_field"),
         ("clip_es", "class Plot:\n    import matplotlib.pyplot as plt"),
     ],
 )

@@ -41,7 +41,7 @@ def folders() -> list[Path]:
 def data_files() -> list[Path]:
     """Every file that is no source and no left-over of Python."""
     files = (path for home in ("clip_es", *MAPPED) for path in (ROOT / home).rglob("*") if path.is_file())
-    return sorted(path for path in files if path.suffix not in {".py", ".pyc"})
+    return sorted(path for path in files if path.suffix != ".py" and "__pycache__" not in path.parts)
 
 
 def in_package_data(path: Path, patterns: dict[str, list[str]]) -> bool:

@@ -52,6 +52,26 @@ def test_the_reference_preset_computes_what_the_published_code_computes(golden_v
         compare(case, golden / case, tmp_path / "run")
 
 
+def test_a_turned_picture_fails_in_the_crf_as_published_and_keeps_its_maps(golden_voc, golden, tmp_path):
+    """The published maps ignore the EXIF orientation and its CRF applies it, so the two have different sizes."""
+    case = "astronaut_150x131"
+    path = golden_voc / "JPEGImages" / f"{case}.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    block = exif.tobytes()
+    data = path.read_bytes()
+    path.write_bytes(data[:2] + b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block + data[2:])
+    arguments = ["masks", "voc12", "--root", str(golden_voc), "--weights", str(golden / "tiny224.pt")]
+    arguments += ["--keep-cams", "full", "--report-pictures", "0"]
+    assert main([*arguments, "--out", str(tmp_path / "published"), "--preset", "reference"]) == 1
+    assert "EXIF" in (tmp_path / "published" / "failures.csv").read_text()
+    theirs, ours = (np.load(p) for p in (golden / case / "tiny224.npz", tmp_path / f"published/cams/{case}.npz"))
+    assert difference(ours["refined"], theirs["cam_refined"]) < 1e-5
+    assert not (tmp_path / "published" / "masks" / f"{case}.png").exists()
+    assert main([*arguments, "--out", str(tmp_path / "ours")]) == 0
+    assert np.load(tmp_path / "ours" / "cams" / f"{case}.npz")["probabilities"].shape[1:] == (131, 150)
+
+
 def test_the_fast_arithmetic_gives_the_same_maps_to_rounding(golden_voc, golden, tmp_path):
     run(golden_voc, tmp_path / "run", golden / "tiny224.pt", "--preset", "reference", "--arithmetic", "fast")
     for case in ("astronaut_150x131", "coffee_333x500", "rocket_17x400"):

@@ -11,7 +11,7 @@ import pytest
 from clip_es.config import RunConfig
 from clip_es.errors import ConfigError
 from clip_es.pipelines.cli import main
-from clip_es.pipelines.mask_maker import split_refiners
+from clip_es.refine import split
 from clip_es.scenes.dataset import ScenesConfig, make
 
 
@@ -97,10 +97,10 @@ def test_the_report_stands_alone(scenes, tmp_path):
 
 
 def test_refiners_on_the_grid_come_first():
-    assert split_refiners(("affinity", "crf")) == (["affinity"], ["crf"])
-    assert split_refiners(()) == ([], [])
+    assert split(("affinity", "crf")) == (["affinity"], ["crf"])
+    assert split(()) == ([], [])
     with pytest.raises(ConfigError, match="affinity crf"):
-        split_refiners(("crf", "affinity"))
+        split(("crf", "affinity"))
 
 
 def test_the_published_arithmetic_refuses_what_was_never_published():

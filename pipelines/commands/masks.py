@@ -89,7 +89,7 @@ class _Masks(MaskOptions):
         )
         settings = {
             "method": self.method,
-            "config": self.config,
+            "config": maker.config,
             "prompts": {"templates": self.template or vocabulary.templates, "synonyms": self.synonyms},
             "sha256": {"weights": encoder.source, "text": maker.bank.source},
         }
@@ -251,6 +251,8 @@ def _tell(
         names = ("background", *(entry.name for entry in vocabulary.classes))
         rows = [(n, 100 * iou) for n, iou in zip(names, scores.scores.iou.tolist(), strict=True) if iou == iou]
         show_table("IoU of each class", ("class", "IoU"), [*rows, ("mIoU", 100 * scores.scores.miou)])
+        for name, reason in scores.failures[:5]:
+            say(f"  not evaluated: {name}: {reason}")
     times = ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items())
     say(f"{done} pictures done, {failed} failed" + (f" ({times})" if times else ""))
     for problem in read_failures(out / "failures.csv")[:5] if failed else ():

@@ -1,0 +1,129 @@
+"""From maps to a mask, and masks to and from PNG files."""
+
+from __future__ import annotations
+
+from io import BufferedWriter, BytesIO
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+from PIL import Image
+
+from clip_es.config import MaskConfig
+from clip_es.errors import DataError, ShapeError
+from clip_es.images import quiet_pillow
+from clip_es.scaling import upsample
+from clip_es.types import MAX_CLASSES, UNDECIDED, ClassMaps, PseudoMask
+
+CRF_THRESHOLD = 0.95
+"""Below this probability a pixel is left undecided, where a CRF made probabilities and nothing else was asked for."""
+
+
+def decide(size_hw: tuple[int, int], maps: ClassMaps, config: MaskConfig) -> PseudoMask:
+    """The strongest label of each pixel at (height, width); the first wins a tie, and background is first.
+
+    Where no refiner knows the background, its score is (1 - best map) to the power `config.background_power`.
+    Confidence is the winner's probability where a refiner gave probabilities (the CRF), otherwise the winner's share
+    of the sum of all scores, background included. Pixels below the threshold become 255; `decided` keeps what they
+    were. Raises ShapeError: a class id that an 8-bit mask cannot hold.
+    Source: CLIP-ES, `eval_cam.py` and `eval_cam_with_crf.py`. Differs: confidence without a CRF is our addition.
+    """
+    if any(k >= MAX_CLASSES for k in maps.class_ids):
+        raise ShapeError(
+            "an 8-bit mask cannot hold this class", expected=f"ids 0..{MAX_CLASSES - 1}", found=max(maps.class_ids)
+        )
+    scores = label_scores(upsample(maps, size_hw), config.background_power, config.half)
+    names = np.array([0, *(k + 1 for k in maps.class_ids)], dtype=np.uint8)
+    decided = names[scores.argmax(axis=0)]
+    confidence = scores.max(axis=0).astype(np.float32)
+    if maps.background is None:
+        confidence /= scores.sum(axis=0, dtype=np.float32)
+    threshold = config.threshold
+    if threshold is None:
+        threshold = 0.0 if maps.background is None else CRF_THRESHOLD
+    labels = np.where(confidence < threshold, np.uint8(UNDECIDED), decided)
+    return PseudoMask(labels=labels, confidence=confidence, class_ids=maps.class_ids, decided=decided)
+
+
+def label_scores(maps: ClassMaps, power: float, half: bool = False) -> Float[np.ndarray, "label h w"]:
+    """Background, then each class, on the CPU; what the maps know of background is kept, else (1 - best)^power.
+
+    `half` computes and returns float16, as published; probabilities of a refiner stay float32.
+    """
+    scores = maps.scores.cpu().numpy()
+    if maps.background is not None:
+        return np.concatenate([maps.background.cpu().numpy()[None], scores])
+    if half:
+        scores = scores.astype(np.float16)
+    background = (1 - scores.max(axis=0, keepdims=True, initial=0)) ** power
+    return np.concatenate([background, scores])
+
+
+def palette() -> UInt8[np.ndarray, "256 3"]:
+    """The VOC colours: the bits of a label, three at a time, become the high bits of red, green and blue."""
+    labels = np.arange(256)
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    for place in range(8):
+        for channel in range(3):
+            colours[:, channel] |= (((labels >> (3 * place + channel)) & 1) << (7 - place)).astype(np.uint8)
+    return colours
+
+
+def write_mask(file: Path | BytesIO | BufferedWriter, labels: UInt8[np.ndarray, "h w"]) -> None:
+    """Save labels as a PNG of mode P with the VOC palette."""
+    image = Image.fromarray(labels)
+    image.putpalette(palette().tobytes())
+    image.save(file, format="PNG")
+
+
+def read_mask(path: Path) -> UInt8[np.ndarray, "h w"]:
+    """Labels from a palette PNG or an 8-bit grey PNG.
+
+    Raises DataError: missing, damaged, no PNG, or a kind of PNG whose pixels are not labels.
+    """
+    return _read_png(path, "mask", {(bits, 3) for bits in (1, 2, 4, 8)} | {(8, 0)})
+
+
+def write_confidence(file: Path | BytesIO | BufferedWriter, confidence: Float32[np.ndarray, "h w"]) -> None:
+    """Save confidence 0..1 as an 8-bit grey PNG of round(255 * confidence)."""
+    Image.fromarray(np.rint(255 * confidence).astype(np.uint8)).save(file, format="PNG")
+
+
+def read_confidence(path: Path) -> Float32[np.ndarray, "h w"]:
+    """Confidence 0..1, exact to half a grey level (1/510). Raises DataError as `read_mask`."""
+    return _read_png(path, "confidence", {(8, 0)}) / np.float32(255)
+
+
+_COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
+
+
+def _read_png(path: Path, what: str, kinds: set[tuple[int, int]]) -> UInt8[np.ndarray, "h w"]:
+    """Pixels of a PNG whose (bit depth, colour type) is among `kinds`, untouched by any palette."""
+    try:
+        with quiet_pillow(), path.open("rb") as file:
+            header = file.read(26)
+            if header[:8] != b"\x89PNG\r\n\x1a\n" or len(header) < 26:
+                raise DataError(
+                    f"a {what} must be a PNG file",
+                    where=path,
+                    found=f"a file that starts with {header[:8]!r}" if header else "0 bytes",
+                    next_step="Other formats lose or blur labels; export it as PNG.",
+                )
+            if (header[24], header[25]) not in kinds:
+                raise DataError(
+                    f"the pixels of this PNG are not a {what}",
+                    where=path,
+                    expected="a palette or 8 bits of grey" if what == "mask" else "8 bits of grey",
+                    found=f"{header[24]} bits, {_COLOUR_TYPES.get(header[25], 'unknown colours')}",
+                    next_step="Save one number for each pixel: 0 background, k + 1 class k, 255 undecided."
+                    if what == "mask"
+                    else None,
+                )
+            with Image.open(file, formats=["PNG"]) as image:
+                return np.array(image)
+    except DataError:
+        raise
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise DataError(f"the {what} cannot be opened", where=path, found=error.strerror) from error
+    except Exception as error:  # Damaged files make Pillow raise almost anything.
+        raise DataError(f"the {what} is damaged", where=path, found=error, next_step="Write it again.") from error

@@ -1,0 +1,138 @@
+"""Class-aware affinity: each map is carried to the patches that attend to it, from inside its boxes only.
+
+The attention matrix is balanced (columns, then rows, to sum one; three rounds), made symmetric and squared. None of the
+n x n products is formed: a balanced matrix is diag(r) A diag(c), so two vectors and matrix-vector products are enough,
+for all labels of a picture at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int
+from scipy import ndimage
+from torch import Tensor
+
+from clip_es.config import AffinityConfig
+from clip_es.errors import ShapeError
+from clip_es.scaling import min_max
+from clip_es.types import ClassMaps, EncodedImage, Picture
+
+Border = Literal["keep", "drop"]
+
+
+def spread(
+    maps: ClassMaps, attention: Float32[Tensor, "patch patch"], config: AffinityConfig, box_threshold: float
+) -> ClassMaps:
+    """Carry each class map to the patches that attend to it.
+
+    `attention` has one row for each query patch; `box_threshold`, a share of a map's maximum, is used where
+    `config.box_threshold` is None. Returns maps in [0, 1] on the same grid; `unscaled` holds them before the last
+    min-max (the paper's V_c). Raises ShapeError: maps and attention come from different grids.
+    Source: CLIP-ES (CVPR 2023), section 3.3. Differs by default: boxes reach the border (`border="keep"`).
+    """
+    classes, rows, columns = maps.scores.shape
+    if tuple(attention.shape) != (rows * columns, rows * columns):
+        raise ShapeError(
+            "maps and attention must come from the same grid",
+            expected=f"attention [{rows * columns} {rows * columns}] for maps of [{rows} {columns}]",
+            found=list(attention.shape),
+        )
+    threshold = box_threshold if config.box_threshold is None else config.box_threshold
+    mask = box_mask(maps.scores, threshold, config.border)
+    values = (maps.scores * mask).reshape(classes, rows * columns).T  # [patch class]
+    r, c = (vector[:, None] for vector in balance(attention, config.iterations))
+    for _ in range(2**config.squarings):
+        values = (r * (attention @ (c * values)) + c * (attention.T @ (r * values))) / 2
+    unscaled = values.T.reshape(classes, rows, columns)
+    return ClassMaps(scores=min_max(unscaled), class_ids=maps.class_ids, unscaled=unscaled)
+
+
+def refine(
+    picture: Picture,
+    seen: EncodedImage,
+    maps: ClassMaps,
+    config: AffinityConfig,
+    box_threshold: float,
+    spread: Callable[..., ClassMaps] = spread,
+) -> ClassMaps:
+    """`spread` as a refiner: the attention is that of the encoded picture. Raises ShapeError: maps at full size."""
+    if tuple(maps.scores.shape[1:]) != seen.grid_hw:
+        raise ShapeError(
+            "affinity works on the patch grid",
+            where=picture.image_id,
+            expected=f"maps of {list(seen.grid_hw)}",
+            found=list(maps.scores.shape[1:]),
+            next_step="Put affinity before refiners that work at full size: --refine affinity crf.",
+        )
+    return spread(maps, seen.attention, config, box_threshold)
+
+
+def balance(
+    attention: Float[Tensor, "*batch n n"], rounds: int
+) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch n"]]:
+    """Sinkhorn's scaling vectors: diag(r) A diag(c) is A after `rounds` times columns, then rows, to sum one.
+
+    A row or column of zeros keeps the factor 0, where plain division would give 0/0; others are not changed by that.
+    Source: Sinkhorn & Knopp (1967); CLIP-ES divides the matrix itself, which is the same.
+    """
+    r = attention.new_ones(attention.shape[:-1])
+    c = attention.new_ones(attention.shape[:-1])
+    for _ in range(rounds):
+        c = _inverse((attention.mT @ r[..., None])[..., 0])
+        r = _inverse((attention @ c[..., None])[..., 0])
+    return r, c
+
+
+def attention_affinity(
+    attention: Float[Tensor, "*batch n n"], rounds: int = 3, symmetric: bool = True
+) -> Float[Tensor, "*batch n n"]:
+    """The balanced, and by default symmetrised, attention as a matrix, for methods that need its entries.
+
+    Leading dimensions, such as heads, are treated one by one. Source: CLIP-ES (Sinkhorn, (S + S^T) / 2).
+    """
+    r, c = balance(attention, rounds)
+    balanced = r[..., :, None] * attention * c[..., None, :]
+    return (balanced + balanced.mT) / 2 if symmetric else balanced
+
+
+def boxes(
+    maps: Float[Tensor, "class gh gw"], threshold: float, border: Border = "keep"
+) -> list[Int[np.ndarray, "k 4"]]:
+    """Upright bounding boxes x0 y0 x1 y1 of each map's connected patches above the threshold, in patches.
+
+    A map in [0, 1] is truncated to 8 bit; a patch is on where that exceeds int(threshold * maximum); patches that
+    touch, also at a corner, are one component. The end is excluded. `border="drop"` cuts boxes to x1 <= gw - 1 and
+    y1 <= gh - 1, so the last row and column are never inside, as published. A map without positive values has no box.
+    Source: CLIP-ES, `scoremap2bbox`. Differs: components in place of OpenCV's contours; the union is the same.
+    """
+    levels = (maps * 255).cpu().numpy().astype(np.uint8)
+    last = np.array([levels.shape[2], levels.shape[1]]) - (border == "drop")
+    found = []
+    for level in levels:
+        on = level > int(threshold * int(level.max(initial=0)))
+        components = np.zeros(level.shape, dtype=np.int32)
+        ndimage.label(on, structure=np.ones((3, 3), dtype=int), output=components)
+        spans = [(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(components)]
+        box = np.array(spans, dtype=np.int64).reshape(-1, 4)
+        box[:, 2:] = np.minimum(box[:, 2:], last)
+        found.append(box)
+    return found
+
+
+def box_mask(
+    maps: Float[Tensor, "class gh gw"], threshold: float, border: Border = "keep"
+) -> Bool[Tensor, "class gh gw"]:
+    """True inside the union of each map's `boxes`."""
+    mask = np.zeros(tuple(maps.shape), dtype=bool)
+    for inside, found in zip(mask, boxes(maps, threshold, border), strict=True):
+        for x0, y0, x1, y1 in found:
+            inside[y0:y1, x0:x1] = True
+    return torch.from_numpy(mask).to(maps.device)
+
+
+def _inverse(sums: Tensor) -> Tensor:
+    return torch.where(sums > torch.finfo(sums.dtype).tiny, 1 / sums, 0)

@@ -1,0 +1,48 @@
+"""Min-max scaling and enlarging, as every map of this package uses them."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from clip_es.types import ClassMaps
+
+
+def min_max(x: Float[Tensor, "class gh gw"]) -> Float[Tensor, "class gh gw"]:
+    """Each map shifted and stretched to [0, 1]: (x - min) / (1e-7 + max(x - min)).
+
+    The largest value stays just below 1, and well below where a map spans less than about 1e-6; a constant map
+    becomes 0. Source: CLIP-ES, `scale_cam_image`. Differs: nothing.
+    """
+    if x.numel() == 0:
+        return x
+    x = x - x.amin(dim=(-2, -1), keepdim=True)
+    return x / (1e-7 + x.amax(dim=(-2, -1), keepdim=True))
+
+
+def upsample(maps: ClassMaps, size_hw: tuple[int, int]) -> ClassMaps:
+    """The maps, and the background where there is one, at another height and width.
+
+    Bilinear, half-pixel centres, edges repeated: OpenCV's default. Nothing is rescaled afterwards, so a maximum
+    may end below 1. Maps that already have the size come back as they are. `unscaled` is not carried over.
+    """
+    if tuple(maps.scores.shape[1:]) == size_hw:
+        return maps
+    scores = _bilinear(maps.scores, size_hw)
+    background = None if maps.background is None else _bilinear(maps.background[None], size_hw)[0]
+    return ClassMaps(scores=scores, class_ids=maps.class_ids, background=background)
+
+
+def _bilinear(x: Float[Tensor, "class gh gw"], size_hw: tuple[int, int]) -> Float[Tensor, "class h w"]:
+    if len(x) == 0:
+        return x.new_zeros((0, *size_hw))
+    rows, columns = (_weights(old, new).to(x) for old, new in zip(x.shape[1:], size_hw, strict=True))
+    return (rows @ (x @ columns.T)).clamp(0, 1)
+
+
+def _weights(old: int, new: int) -> Float[Tensor, "new old"]:
+    """What each old sample gives to each new one. In float64: torch's own resize places samples in float32, which
+    moves values by up to 2e-6 against OpenCV."""
+    place = ((torch.arange(new, dtype=torch.float64) + 0.5) * (old / new) - 0.5).clamp(0, old - 1)
+    return (1 - (place[:, None] - torch.arange(old)).abs()).clamp(min=0)
