@@ -8,20 +8,20 @@ Training free; with labels it makes class maps like any localizer, without label
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float32, UInt8
 from PIL import Image
 from torch import Tensor
 
 from clip_es.encoder.capture import enter, normalised, watch
 from clip_es.encoder.encode import Encoder
-from clip_es.encoder.vit import Block, SelfAttention
+from clip_es.encoder.vit import SelfAttention
 from clip_es.errors import ConfigError, ShapeError, nearest
 from clip_es.localize.clip_es import Localization
 from clip_es.refine.affinity import attention_affinity
@@ -50,9 +50,9 @@ class CliperConfig:
     """Share of a map's maximum below which the selected layer's patches are zeroed before spreading."""
     temperature: float = 100.0
     """Factor between a cosine and a logit; not the one CLIP learnt."""
-    competitors: Literal["labels", "vocabulary"] = "labels"
-    """Where the labels are known: who competes with them besides the background words. Only each other, or all classes
-    of the vocabulary, as published (there no labels are known)."""
+    competitors: Literal["vocabulary", "labels"] = "vocabulary"
+    """Where the labels are known: who competes with them besides the background words. All classes of the vocabulary,
+    as published (there no labels are known), or only each other. On drawn scenes the former is far better."""
     short_side: int | None = 336
     """The shorter side of the picture for the encoder, pixels. None: the picture's own size, in whole patches."""
     window: int | None = None
@@ -101,7 +101,7 @@ class PatchEmbeddings:
 @torch.no_grad()
 def cliper(
     encoder: Encoder,
-    patches: Sequence[UInt8[np.ndarray, "ph pw 3"]],
+    patches: Sequence[UInt8[np.ndarray, "_ _ 3"]],
     bank: TextBank,
     class_ids: Sequence[Sequence[int]] | None = None,
     config: CliperConfig | None = None,
@@ -113,20 +113,20 @@ def cliper(
     same stretched to [0, 1], `scores` the maximum of each raw map, and `weights` None.
     Raises ShapeError: not one list of labels for each picture; a class that the bank does not have; a picture that is
     not whole patches; a window or stride that is not.
-    Source: CLIPer (ICCV 2025), early-layer fusion, and its published code, section "v2". Differs: known labels; a row of
-    the attention without any positive entry gives zeros, not 0/0.
+    Source: CLIPer (ICCV 2025), early-layer fusion, and its published code. Differs: labels may be known; a row of the
+    attention without any positive entry gives zeros, not 0/0.
     """
     config = config or CliperConfig()
     labels = [None] * len(patches) if class_ids is None else list(class_ids)
     if len(labels) != len(patches):
         raise ShapeError("each picture has its own labels", expected=f"{len(patches)} lists", found=len(labels))
     classes = range(bank.class_count)
-    reject = F.normalize(bank.vectors[: bank.class_count].mean(0, keepdim=True), dim=-1)
+    all_rows = comparison_set(bank.vectors[: bank.class_count], bank.background)
     found = []
     for picture, known in zip(patches, labels, strict=True):
         shown = _checked(classes if known is None else known, bank)
         competing = shown if config.competitors == "labels" else tuple(classes)
-        text = torch.cat([bank.vectors[list(competing)], bank.background, reject]).to(encoder.device)
+        text = torch.cat([all_rows[list(competing)], all_rows[bank.class_count :]]).to(encoder.device)
         pixels = torch.from_numpy(np.ascontiguousarray(picture)).to(encoder.device).movedim(-1, 0).float() / 255
         raw = class_maps(encoder, normalised(pixels[None]), text, len(competing), config)
         if competing != shown:
@@ -176,21 +176,19 @@ def embed_layers(encoder: Encoder, pixels: Float32[Tensor, "1 3 h w"], config: C
     grid_hw = (pixels.shape[-2] // encoder.patch, pixels.shape[-1] // encoder.patch)
     tokens = enter(encoder, pixels)
     inputs: list[Tensor] = []
-    total: Tensor | float = 0.0
+    total = tokens.new_zeros(last.attn.heads, tokens.shape[1], tokens.shape[1])
     for block in watch(early, tokens):
         inputs.append(block.normed[0].float())
         total = total + block.attention[0]
         tokens = block.left
     inputs.append(tokens[0].float())
 
-    layers = range(len(inputs)) if config.fuse else [len(inputs) + config.select]
-    attend = _attentions(config.last_attention, last, inputs[-1], total)
-    read, attention = [], None
-    for k in layers:
-        attention = next(attend)
-        values = _values(last.attn, last.ln_1(inputs[k]))
-        read.append(visual.ln_post(last.attn.merge(attention @ values)) @ visual.proj)
-    assert attention is not None  # there is always a layer; for the type checker
+    fused = fused_attentions(total) if config.last_attention == "fused" else None
+    read: list[Tensor] = []
+    attention = torch.eye(len(inputs[0]), device=pixels.device)
+    for tokens in map(last.ln_1, inputs):
+        attention = _attention(last.attn, tokens, config.last_attention) if fused is None else next(fused)
+        read.append(visual.ln_post(last.attn.merge(attention @ _values(last.attn, tokens))) @ visual.proj)
     return PatchEmbeddings(torch.stack(read), attention, grid_hw)
 
 
@@ -219,15 +217,14 @@ def combine(
     shares: Float32[Tensor, "layer class patch"], attention: Float32[Tensor, "patch patch"], config: CliperConfig
 ) -> Float32[Tensor, "class patch"]:
     """The selected layer's map, cut below the threshold and spread along the attention, plus the mean over layers."""
-    select = config.select if config.fuse else -1
-    chosen = shares[select]
+    chosen = shares[config.select]
     cut = torch.where(chosen < config.threshold * chosen.amax(-1, keepdim=True), 0, chosen)
     if config.variant == "v1":
         spread, averaged = cut @ attention.T, shares[:-1]
     else:
         # The published code cuts in place, so the mean sees the cut map.
         averaged = shares.clone()
-        averaged[select] = cut
+        averaged[config.select] = cut
         spread = cut @ attention
     return spread + averaged.mean(0) if config.fuse else spread
 
@@ -286,13 +283,13 @@ def label_map(
     if config.normalise:
         maps = maps - maps.amin((1, 2), keepdim=True)
         maps = maps / (maps.amax((1, 2), keepdim=True) + 1e-6)
+    maps = maps * keep[:, None, None]
     if config.background_threshold > 0:
-        shown = torch.where(maps < config.background_threshold, 0, maps) * keep[:, None, None]
-        best, index = shown.max(0)
+        best, index = torch.where(maps < config.background_threshold, 0, maps).max(0)
         labels = torch.where(best == 0, 0, index + 1)
     else:
         background = (1 - maps.amax(0, keepdim=True)) ** 2
-        labels = torch.cat([background, maps * keep[:, None, None]]).argmax(0)
+        labels = torch.cat([background, maps]).argmax(0)
     return labels.cpu().numpy().astype(np.uint8)
 
 
@@ -323,21 +320,13 @@ def resize_short_side(rgb: UInt8[np.ndarray, "h w 3"], side: int, patch: int) ->
     return np.array(Image.fromarray(rgb).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def _attentions(kind: LastAttention, last: Block, tokens: Tensor, total: Tensor | float) -> Iterator[Tensor]:
-    """The attention [head token token] with which the first embedding is read, the second, ..."""
-    q, k, v = last.attn.project(last.ln_1(tokens))
-    if kind == "fused" and isinstance(total, Tensor):
-        yield from fused_attentions(total)
-    pairs: dict[str, Callable[[], Tensor]] = {
-        "qq": lambda: SelfAttention.weights(q, q),
-        "kk": lambda: SelfAttention.weights(k, k),
-        "vv": lambda: SelfAttention.weights(v, v),
-        "vanilla": lambda: SelfAttention.weights(q, k),
-        "identity": lambda: torch.eye(q.shape[-2], device=q.device).expand(q.shape[0], -1, -1),
-    }
-    attention = pairs.get(kind, pairs["vanilla"])()
-    while True:
-        yield attention
+def _attention(attn: SelfAttention, normed: Tensor, kind: LastAttention) -> Tensor:
+    """Attention [head token token] of what the last block is shown, for the ablations."""
+    q, k, v = attn.project(normed)
+    if kind == "identity":
+        return torch.eye(q.shape[-2], device=q.device).expand(len(q), -1, -1)
+    queries, keys = {"qq": (q, q), "kk": (k, k), "vv": (v, v), "vanilla": (q, k)}[kind]
+    return SelfAttention.weights(queries, keys)
 
 
 def _values(attn: SelfAttention, normed: Tensor) -> Tensor:
@@ -362,3 +351,66 @@ def _checked(class_ids: Sequence[int], bank: TextBank) -> tuple[int, ...]:
             next_step="Build the bank from the vocabulary that the labels come from.",
         )
     return tuple(class_ids)
+
+
+def cliper_preset(data: str, backbone: Backbone = "B/16", *, sliding: bool = False) -> CliperConfig:
+    """The published settings for a data set: voc21, voc20, context60, context59, object, stuff, ade or cityscapes.
+
+    Those with 21, 60 or object have background; the others leave background pixels out of the evaluation. All
+    thresholds were chosen on the evaluation set itself; say so in a comparison. `TEMPLATES` names the sentences.
+    Raises ConfigError: no such data set or backbone. Source: the configuration files of CLIPer's published code.
+    """
+    if (data, backbone) not in _PUBLISHED:
+        raise ConfigError(
+            "there are no published settings of CLIPer for this",
+            expected=", ".join(sorted({f"'{name}'" for name, _ in _PUBLISHED})) + " with B/16 or L/14",
+            found=f"'{data}' with {backbone}",
+            next_step=nearest(data, [name for name, _ in _PUBLISHED]) or None,
+        )
+    threshold, select, temperature, score, background = _PUBLISHED[data, backbone]
+    side = {"B/16": 560, "L/14": 448}[backbone] if data == "cityscapes" else 336
+    config = CliperConfig(
+        select=select,
+        threshold=threshold,
+        temperature=temperature,
+        short_side=side,
+        score_threshold=score,
+        background_threshold=background,
+        normalise=data == "voc21",
+    )
+    if not sliding:
+        return config
+    lower = {("context60", "L/14"): 0.2, ("object", "L/14"): 0.4}.get((data, backbone))
+    if lower is not None:
+        config = replace(config, score_threshold=lower, background_threshold=lower)
+    return replace(config, window=336 if data.startswith("voc") else 224)
+
+
+_PUBLISHED: dict[tuple[str, str], tuple[float, Literal[-1, -2], float, float, float]] = {
+    # threshold, select, temperature, score threshold, background threshold
+    ("voc21", "B/16"): (0.1, -1, 100.0, 0.7, 0.6),
+    ("voc20", "B/16"): (0.1, -1, 100.0, 0.0, 0.001),
+    ("context60", "B/16"): (0.2, -1, 100.0, 0.45, 0.45),
+    ("context59", "B/16"): (0.2, -1, 100.0, 0.3, 0.3),
+    ("object", "B/16"): (0.2, -1, 50.0, 0.3, 0.3),
+    ("stuff", "B/16"): (0.2, -1, 50.0, 0.1, 0.1),
+    ("ade", "B/16"): (0.2, -1, 100.0, 0.3, 0.3),
+    ("cityscapes", "B/16"): (0.35, -1, 100.0, 0.0, 0.0001),
+    ("voc21", "L/14"): (0.1, -2, 50.0, 0.5, 0.4),
+    ("voc20", "L/14"): (0.2, -1, 70.0, 0.1, 0.0001),
+    ("context60", "L/14"): (0.2, -2, 50.0, 0.3, 0.3),
+    ("context59", "L/14"): (0.2, -2, 100.0, 0.45, 0.45),
+    ("object", "L/14"): (0.1, -2, 50.0, 0.5, 0.5),
+    ("stuff", "L/14"): (0.2, -2, 50.0, 0.2, 0.2),
+    ("ade", "L/14"): (0.2, -1, 50.0, 0.2, 0.2),
+    ("cityscapes", "L/14"): (0.35, -1, 100.0, 0.0, 0.0001),
+}
+
+TEMPLATES: dict[tuple[str, str], str] = {
+    key: "imagenet80"
+    if key in {("object", "B/16"), ("cityscapes", "B/16")}
+    or key in {(name, "L/14") for name in ("context60", "object", "stuff", "ade")}
+    else "scene15"
+    for key in _PUBLISHED
+}
+"""Sentence templates published with each setting, by data set and backbone; names of packaged lists."""
