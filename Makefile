@@ -3,16 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
-SOURCES := clip_es prompts pipelines segmentor tests benchmarks
 
-.PHONY: demo test lint checked setup clean
+# Threads that wait by spinning take the core from the one they wait for.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: demo test lint setup clean
 
 demo: setup
 	$(BIN)/clip-es demo --out runs/demo
 
 test: lint
 	$(BIN)/pytest -q --durations=10
-	$(BIN)/pytest -q -m checked --jaxtyping-packages=clip_es,beartype.beartype
+	$(BIN)/pytest -q -m "not slow" --jaxtyping-packages=clip_es,beartype.beartype
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,11 +1,12 @@
 """The CAM stage and the CRF: the published way, ours, and the floor, in one process.
 
-    python benchmarks/cam.py [--weights FILE] [--repeat 3] [--out runs/bench]
+    python benchmarks/cam.py [--repeat 3] [--out runs/bench]
 
-Every figure is CPU seconds of this process with one thread, the best of some repeats taken in turn, so that other work on
-the machine disturbs all alike; ratios are the claim. The published way is written from its description: one picture at a time,
-attention weights in every block, the last block forward and backward once for each label, the affinity matrix balanced and
-squared for each label, full-resolution float16 arrays. The floor is a plain forward pass with fused attention.
+Every figure is CPU seconds of this process with one thread, the best of some repeats taken in turn, so that other work
+on the machine disturbs all alike; ratios are the claim. The published way is written from its description: one picture
+at a time, attention weights in every block, the last block forward and backward once for each label, the affinity
+matrix balanced and squared for each label, full-resolution float16 arrays. The floor is a plain forward pass with fused
+attention.
 """
 
 from __future__ import annotations

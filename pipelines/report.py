@@ -97,7 +97,7 @@ class Page:
 
     def bars(self, names: Sequence[str], values: Sequence[float], label: str) -> None:
         """Horizontal bars, 0..100."""
-        with _figure(7, 0.9 + 0.27 * len(names)) as (figure, axes):
+        with _figure(7.0, 0.9 + 0.27 * len(names)) as (figure, axes):
             axes.barh(range(len(names)), values, color="#3b7dd8", height=0.7)
             axes.set_yticks(range(len(names)), names)
             axes.invert_yaxis()
@@ -110,7 +110,7 @@ class Page:
 
     def scatter(self, x: Sequence[float], y: Sequence[float], names: Sequence[str], labels: tuple[str, str]) -> None:
         """Points, those in `names` that are not empty with their name."""
-        with _figure(7, 4.5) as (figure, axes):
+        with _figure(7.0, 4.5) as (figure, axes):
             axes.scatter(x, y, s=14, color="#3b7dd8", alpha=0.75)
             for xi, yi, name in zip(x, y, names, strict=True):
                 if name:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -108,3 +112,24 @@ def test_the_published_arithmetic_refuses_what_was_never_published():
 
     with pytest.raises(ConfigError, match="published localizer"):
         RunConfig(arithmetic="published", localize=LocalizeConfig(softmax=False))
+
+
+def test_ctrl_c_stops_cleanly_and_the_next_call_continues(tmp_path):
+    root = make(tmp_path / "scenes", ScenesConfig(train=1, val=60, side=(112, 128)))
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "clip_es.pipelines.cli", "masks", "scenes", "--root", str(root), "--out", str(out)]
+    command += ["--workers", "2", "--report-pictures", "0"]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    until = time.monotonic() + 60
+    while not list(out.glob("masks/*.png")) and time.monotonic() < until:
+        time.sleep(0.02)
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 130, said
+    assert "the same call continues" in said
+    assert "Traceback" not in said
+    done = len(list(out.glob("masks/*.png")))
+    assert 0 < done < 60
+    assert masks(root, out, "--workers", "0") == 0
+    assert len(list(out.glob("masks/*.png"))) == 60
+    assert not [path for path in out.rglob("*") if path.name.startswith(".")]
