@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 # Threads that wait by spinning take the core from the one they wait for.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test bench lint setup clean
 
 demo: setup
 	$(BIN)/clip-es demo --out runs/demo
@@ -15,6 +15,11 @@ demo: setup
 test: lint
 	$(BIN)/pytest -q --durations=10
 	$(BIN)/pytest -q -m "not slow" --jaxtyping-packages=clip_es,beartype.beartype
+
+bench: setup
+	$(BIN)/python benchmarks/cam.py --out runs/bench
+	$(BIN)/python benchmarks/crf_agreement.py --out runs/bench
+	$(BIN)/python benchmarks/collect.py --out runs/bench
 
 lint: setup
 	$(BIN)/ruff check .
@@ -30,6 +35,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PIP) -e '.[native,opencv,wordnet,dev]'
 	$(PIP) -e '.[crf]' || echo "pydensecrf did not build (it needs a C++ compiler and Python < 3.13): the native CRF takes its place."
 	$(PIP) --no-deps grad-cam ttach scikit-learn narwhals joblib threadpoolctl
+	sh tests/fetch_wordnet.sh
 	touch $@
 
 clean:

@@ -14,8 +14,8 @@ import tyro
 from clip_es.errors import ConfigError
 
 Variant = Literal["gradcam", "hirescam", "layercam", "gradcam++", "xgradcam", "eigengradcam"]
-RefinerName = Literal["affinity", "crf"]
-Backend = Literal["auto", "pydensecrf", "native"]
+RefinerName = Literal["affinity", "spectral", "crf", "par"]
+Backend = Literal["auto", "pydensecrf", "native", "torch"]
 
 
 def _within(name: str, value: int | float, low: int | float, high: int | float, meaning: str) -> None:
@@ -113,7 +113,8 @@ class CrfConfig:
     """Maps, background score and logarithm in float16, as published."""
     backend: Backend = "auto"
     """pydensecrf (extra `crf`, as published), or the same in numba (extra `native`), about 2 to 3 times faster, which
-    agrees to 1e-3. `auto`: native where it is installed, else pydensecrf."""
+    agrees to 1e-3; or in torch on the device of the maps, for a GPU. `auto`: torch for maps on a GPU, else native where
+    it is installed, else pydensecrf."""
 
     def __post_init__(self) -> None:
         _within("iterations", self.iterations, 0, 1000, "mean-field iterations")
@@ -122,6 +123,67 @@ class CrfConfig:
         for name in ("gaussian_sigma", "bilateral_sigma", "bilateral_colour"):
             _within(name, getattr(self, name), 1e-3, 1e6, "standard deviation")
         _within("background_power", self.background_power, 0.01, 100, "exponent")
+
+
+@dataclass(frozen=True)
+class ParConfig:
+    """Pixel-adaptive refinement: each pixel takes over the labels of neighbours that look like it."""
+
+    dilations: tuple[int, ...] = (1, 2, 4, 8, 12, 24)
+    """Distances of the eight neighbours of each ring, pixels."""
+    iterations: int = 10
+    """How often labels are passed on."""
+    colour: float = 0.3
+    """Colour reach, in standard deviations of the neighbours' colours."""
+    position_weight: float = 0.01
+    """What nearness alone counts, beside 1 for colour."""
+    background_power: float = 1.0
+    """The background score is (1 - best map) to this power."""
+
+    def __post_init__(self) -> None:
+        if not self.dilations:
+            raise ConfigError("PAR needs neighbours", expected="at least one dilation", found=self.dilations)
+        for dilation in self.dilations:
+            _within("dilations", dilation, 1, 1024, "pixels")
+        _within("iterations", self.iterations, 0, 1000, "rounds")
+        _within("colour", self.colour, 1e-3, 1e3, "standard deviations")
+        _within("position_weight", self.position_weight, 0, 1e3, "weight")
+        _within("background_power", self.background_power, 0.01, 100, "exponent")
+
+
+@dataclass(frozen=True)
+class SpectralConfig:
+    """Segments of one picture from its patch features and colours, and the maps averaged over them."""
+
+    eigenvectors: int = 5
+    """How many are used, the constant one not counted."""
+    segments: int | None = 16
+    """Into how many parts k-means divides the picture. None: as many as the largest gap between eigenvalues tells."""
+    amount: float = 0.5
+    """How much of a segment's mean a patch takes: 0 changes nothing, 1 makes maps constant on each segment."""
+    colours: Literal["hsv", "rgb", "none"] = "rgb"
+    """Who else is a neighbour. hsv: the nearest in hue, saturation, value and place, the closer the stronger, as in the
+    paper. rgb: the nearest in colour and place, counted, as in the public deep-spectral code. none: features alone."""
+    colour_weight: float = 1.0
+    """Weight of the colour neighbours against the features, whose own weights are 0..1; published: 10."""
+    neighbours: int = 20
+    """Nearest neighbours of a patch in the hsv graph, itself included. The rgb graph has its own, 20 and 10."""
+    rule: Literal["pool", "threshold"] = "pool"
+    """pool: means over k-means segments. threshold: as published, the positive side of an eigenvector, or the other,
+    takes the place of a map that it covers well enough; for comparison."""
+    overlap: float = 0.5
+    """Intersection over union above which that happens."""
+    seed: int = 0
+    """Of the k-means starts."""
+
+    def __post_init__(self) -> None:
+        _within("eigenvectors", self.eigenvectors, 1, 100, "eigenvectors")
+        if self.segments is not None:
+            _within("segments", self.segments, 1, 10_000, "segments")
+        _within("amount", self.amount, 0, 1, "share of the segment's mean")
+        _within("colour_weight", self.colour_weight, 0, 1e6, "weight")
+        _within("neighbours", self.neighbours, 1, 10_000, "nearest patches")
+        _within("overlap", self.overlap, 0, 1, "intersection over union")
 
 
 @dataclass(frozen=True)
@@ -153,6 +215,8 @@ class RunConfig:
     localize: LocalizeConfig = field(default_factory=LocalizeConfig)
     affinity: Annotated[AffinityConfig, tyro.conf.arg(name="refine.affinity")] = field(default_factory=AffinityConfig)
     crf: Annotated[CrfConfig, tyro.conf.arg(name="refine.crf")] = field(default_factory=CrfConfig)
+    spectral: Annotated[SpectralConfig, tyro.conf.arg(name="refine.spectral")] = field(default_factory=SpectralConfig)
+    par: Annotated[ParConfig, tyro.conf.arg(name="refine.par")] = field(default_factory=ParConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     arithmetic: Literal["fast", "published"] = "fast"
     """published: the order of operations of the published code, for its very bits on a CPU; slower. A GPU is fast."""

@@ -82,7 +82,7 @@ class MaskMaker:
         """`templates` and `synonyms` say how the bank is made where none is given. Raises ConfigError, DataError."""
         self.encoder = encoder
         self.vocabulary = vocabulary
-        self.config = config = resolved(config)
+        self.config = config = resolved(config, encoder.device.type)
         # The published bits are those of a CPU; a GPU has its own.
         self.exact = config.arithmetic == "published" and encoder.device.type == "cpu"
         encode = partial(published.encode_text, encoder) if self.exact else None
@@ -160,12 +160,15 @@ def finish(located: Located, config: RunConfig, stopwatch: Stopwatch) -> MaskRes
     return MaskResult(located, maps, mask)
 
 
-def resolved(config: RunConfig) -> RunConfig:
-    """The settings with every choice made that depends on what is installed or not needed.
+def resolved(config: RunConfig, device: str) -> RunConfig:
+    """The settings with every choice made that depends on what is installed, on the device, or on what is not needed.
 
     Raises ConfigError: the CRF's backend is not installed.
     """
+    if config.refine and config.refine[-1] == "par" and config.mask.threshold is None:
+        # PAR averages over neighbours, so its winner is seldom near 1 and 0.95 would leave nothing decided.
+        config = replace(config, mask=replace(config.mask, threshold=0.0))
     if "crf" not in config.refine:
         # Nobody will look at the CRF's own reading of the file.
         return replace(config, image=replace(config.image, crf_decoder="same"))
-    return replace(config, crf=replace(config.crf, backend=resolve_backend(config.crf.backend)))
+    return replace(config, crf=replace(config.crf, backend=resolve_backend(config.crf.backend, device)))

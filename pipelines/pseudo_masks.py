@@ -245,8 +245,8 @@ def _numpy(tensor: Tensor) -> np.ndarray:
 def _worker_count(asked: int | None, maker: MaskMaker, pictures: int) -> int:
     if asked is not None and asked < 0:
         raise ConfigError("the number of workers cannot be negative", found=asked)
-    if not at_full_size(maker.config):
-        return 0
+    if not at_full_size(maker.config) or maker.config.crf.backend == "torch":
+        return 0  # Nothing to hand over, or it stays on the device.
     if asked is not None:
         return asked
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

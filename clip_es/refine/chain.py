@@ -11,7 +11,8 @@ from functools import partial
 
 from clip_es.config import RefinerName, RunConfig
 from clip_es.errors import ConfigError
-from clip_es.refine import affinity, crf
+from clip_es.refine import affinity, crf, spectral
+from clip_es.refine.par import par
 from clip_es.types import ClassMaps, EncodedImage, Picture
 
 GridRefiner = Callable[[Picture, EncodedImage, ClassMaps], ClassMaps]
@@ -20,7 +21,7 @@ GridRefiner = Callable[[Picture, EncodedImage, ClassMaps], ClassMaps]
 FullSizeRefiner = Callable[[Picture, ClassMaps], ClassMaps]
 """A picture and its maps so far to better maps of the picture's size."""
 
-ON_GRID: frozenset[RefinerName] = frozenset({"affinity"})
+ON_GRID: frozenset[RefinerName] = frozenset({"affinity", "spectral"})
 """The refiners that work on the patch grid."""
 
 
@@ -43,11 +44,15 @@ def on_grid(
     """Names and functions of the refiners on the grid; `box_threshold` is the vocabulary's."""
     made: dict[RefinerName, GridRefiner] = {
         "affinity": partial(affinity.refine, config=config.affinity, box_threshold=box_threshold, spread=spread),
+        "spectral": partial(spectral.refine, config=config.spectral),
     }
     return [(name, made[name]) for name in split(config.refine)[0]]
 
 
 def at_full_size(config: RunConfig) -> list[tuple[RefinerName, FullSizeRefiner]]:
     """Names and functions of the refiners at full size."""
-    made: dict[RefinerName, FullSizeRefiner] = {"crf": partial(crf.crf, config=config.crf)}
+    made: dict[RefinerName, FullSizeRefiner] = {
+        "crf": partial(crf.crf, config=config.crf),
+        "par": partial(par, config=config.par),
+    }
     return [(name, made[name]) for name in split(config.refine)[1]]

@@ -1,7 +1,7 @@
 """Dense conditional random field: labels follow the edges of the picture.
 
 Two Potts terms between all pairs of pixels: near pixels agree (Gaussian), near pixels of like colour agree (bilateral).
-The mean-field rounds are done by pydensecrf or by `native_crf`; both filter with the permutohedral lattice.
+The mean-field rounds are done by pydensecrf, `native_crf` or `torch_crf`; all filter with the permutohedral lattice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ CHANNEL_MEANS = np.array([104.008, 116.669, 122.675], dtype=np.float32)
 
 
 def crf(picture: Picture, maps: ClassMaps, config: CrfConfig) -> ClassMaps:
-    """Probabilities of each label and of background at full size, on the CPU.
+    """Probabilities of each label and of background at full size, on the CPU; with the torch backend, on the maps'
+    device.
 
     Maps of another size, such as the patch grid, are brought to that of the picture first. Returns `scores` and
     `background` in [0, 1], which sum to one at every pixel. Raises ConfigError: the backend is not installed.
@@ -35,10 +36,16 @@ def crf(picture: Picture, maps: ClassMaps, config: CrfConfig) -> ClassMaps:
     pixels = _pixels(picture)
     if config.image == "wrapped":
         pixels = wrapped(pixels)
-    energy = unary_energy(upsample(maps, picture.size_hw), config)
-    if len(energy) == 1:  # Background alone: there is nothing to decide.
+    device = maps.scores.device
+    if not maps.class_ids:  # Background alone: there is nothing to decide.
         probabilities = torch.ones((1, *picture.size_hw))
+    elif resolve_backend(config.backend, device.type) == "torch":
+        from clip_es.refine import torch_crf
+
+        energy = torch_crf.unary_energy(upsample(maps, picture.size_hw), config)
+        probabilities = torch_crf.mean_field(torch.from_numpy(pixels).to(device), energy, config).clamp_(0, 1)
     else:
+        energy = unary_energy(upsample(maps, picture.size_hw), config)
         probabilities = torch.from_numpy(mean_field(pixels, energy, config)).clamp_(0, 1)
     return ClassMaps(scores=probabilities[1:], class_ids=maps.class_ids, background=probabilities[0])
 
@@ -62,15 +69,25 @@ def mean_field(
     pixels: UInt8[np.ndarray, "h w 3"], energy: Float32[np.ndarray, "label h w"], config: CrfConfig
 ) -> Float32[np.ndarray, "label h w"]:
     """Label probabilities after `config.iterations` rounds. Raises ConfigError: the backend is not installed."""
-    if resolve_backend(config.backend) == "pydensecrf":
+    backend = resolve_backend(config.backend)
+    if backend == "pydensecrf":
         return _pydensecrf(pixels, energy, config)
+    if backend == "torch":
+        from clip_es.refine import torch_crf
+
+        return torch_crf.mean_field(torch.from_numpy(pixels), torch.from_numpy(energy), config).numpy()
     from clip_es.refine import native_crf
 
     return native_crf.mean_field(pixels, energy, config)
 
 
-def resolve_backend(name: Backend) -> Literal["pydensecrf", "native"]:
-    """What `auto` means here: native where numba is installed. Raises ConfigError: what was asked for is missing."""
+def resolve_backend(name: Backend, device: str = "cpu") -> Literal["pydensecrf", "native", "torch"]:
+    """What `auto` means for maps on a kind of device: torch on a GPU, else native where numba is installed.
+
+    Raises ConfigError: what was asked for is missing.
+    """
+    if name == "torch" or (name == "auto" and device != "cpu"):
+        return "torch"
     if name != "pydensecrf":
         if find_spec("numba"):
             return "native"
@@ -85,7 +102,8 @@ def _missing(library: str, extra: str) -> ConfigError:
     return ConfigError(
         f"the dense CRF needs {library}, which is not installed",
         next_step=f"pip install 'clip-es[{extra}]', take the other backend (pydensecrf: extra `crf`, Python below 3.13 "
-        "and a C++ compiler; native: extra `native`), or run without a CRF: --refine affinity.",
+        "and a C++ compiler; native: extra `native`; torch needs nothing more and is slow on a CPU), or run without a "
+        "CRF: --refine affinity.",
     )
 
 

@@ -12,16 +12,17 @@ from typing import Annotated, Literal
 
 import tyro
 
-from clip_es import records
 from clip_es.config import PRESETS, RunConfig
 from clip_es.encoder import load_encoder
+from clip_es.pipelines.cluster import run_on_ray
+from clip_es.pipelines.commands.sources import Coco14Source, FolderSource, Voc12Source
 from clip_es.pipelines.console import bar, say, show_table
 from clip_es.pipelines.evaluate import Evaluation, evaluate
 from clip_es.pipelines.mask_maker import MaskMaker
 from clip_es.pipelines.pseudo_masks import make_masks
 from clip_es.pipelines.run_report import write_run_report
 from clip_es.prompts import Synonyms, Vocabulary, load_vocabulary
-from clip_es.records import Dataset
+from clip_es.records import Dataset, OnBadLabel
 from clip_es.store import KeepCams, RunStore, parse_shard, read_failures, shard
 
 
@@ -49,11 +50,13 @@ class MaskOptions:
     """Most pictures of one size to encode together. Does not change the masks on a CPU."""
     workers: int | None = None
     """Processes for the CRF; 0: none; None: chosen by cores and number of pictures."""
+    ray: str | None = None
+    """Spread the work over a Ray cluster (extra `ray`): auto, HOST:PORT, or local for one on this machine."""
     shard: str = "1/1"
     """i/n: do every n-th picture, beginning with the i-th. All shards may share one --out."""
     keep_cams: KeepCams = "none"
     """Keep the maps: maps (patch grid) or full (with the probabilities at full size)."""
-    on_bad_label: Literal["fail", "skip"] = "fail"
+    on_bad_label: OnBadLabel = "fail"
     """An unknown label fails its picture, or is left out."""
     report_pictures: int = 8
     """Pictures shown in report.html, evenly spread over the run."""
@@ -71,18 +74,24 @@ class _Masks(MaskOptions):
         names = [after for before, after in pairwise(words) if before == "--preset"]
         if not names or names[-1] not in PRESETS:
             return None
-        required = {f.name: tyro.MISSING for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
-        return cls(preset=names[-1], config=PRESETS[names[-1]], **required)  # pyright: ignore[reportArgumentType]
+        # Made without __init__: a field that only the command line can fill holds tyro's mark for that.
+        default = object.__new__(cls)
+        for known in fields(cls):
+            given = known.default if known.default_factory is MISSING else known.default_factory()
+            object.__setattr__(default, known.name, tyro.MISSING if given is MISSING else given)
+        object.__setattr__(default, "preset", names[-1])
+        object.__setattr__(default, "config", PRESETS[names[-1]])
+        return default
 
-    def dataset(self, vocabulary: Vocabulary) -> Dataset:
-        """The records to work on."""
+    def dataset(self, vocabulary: Vocabulary, on_bad_label: OnBadLabel, need_size: bool) -> Dataset:
+        """The records to work on; comes from the source."""
         raise NotImplementedError
 
     def run(self) -> int:
         """Make the masks, evaluate them where there is truth, write the report."""
         index, count = parse_shard(self.shard)
         vocabulary = load_vocabulary(self.vocabulary)
-        dataset = self.dataset(vocabulary)
+        dataset = self.dataset(vocabulary, self.on_bad_label, self.config.image.size_from == "annotation")
         encoder = load_encoder(self.weights, device=self.device, config=self.config.encoder)
         maker = MaskMaker(
             encoder, vocabulary, config=self.config, templates=self.template or None, synonyms=self.synonyms
@@ -109,14 +118,14 @@ class _Masks(MaskOptions):
             todo = store.unfinished(mine)
             say(f"{dataset.name}: {len(mine)} pictures, {len(mine) - len(todo)} done before, {len(todo)} to do")
             with bar("masks", len(todo)) as progress:
-                make_masks(
-                    todo,
-                    maker,
-                    store,
-                    batch_size=self.batch_size,
-                    workers=self.workers,
-                    done=lambda: progress.advance(progress.task_ids[0]),
-                )
+
+                def done() -> None:
+                    progress.advance(progress.task_ids[0])
+
+                if self.ray:
+                    run_on_ray(todo, maker, store, address=self.ray, batch_size=self.batch_size, done=done)
+                else:
+                    make_masks(todo, maker, store, batch_size=self.batch_size, workers=self.workers, done=done)
             seconds = dict(maker.stopwatch.seconds)
             scores = score_run(self.out, dataset, vocabulary)
             summary = store.finish(seconds, figures(scores))
@@ -127,76 +136,25 @@ class _Masks(MaskOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MasksVoc12(_Masks):
+class MasksVoc12(Voc12Source, _Masks):
     """Masks for pictures in the layout of PASCAL VOC 2012: labels from the XML files, ids from ImageSets."""
-
-    root: Path = Path("data/VOC2012")
-    """Folder with JPEGImages, Annotations and ImageSets."""
-    split: str = "train"
-    """Name of a list in ImageSets/Segmentation; train_aug is derived from SegmentationClassAug where there is none."""
-    list_file: Path | None = None
-    """A list of your own in place of --split: one id a line."""
-
-    def dataset(self, vocabulary: Vocabulary) -> Dataset:
-        return records.voc(
-            self.root,
-            self.split,
-            class_id=vocabulary.class_id,
-            list_file=self.list_file,
-            on_bad_label=self.on_bad_label,
-            need_size=self.config.image.size_from == "annotation",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class MasksCoco14(_Masks):
+class MasksCoco14(Coco14Source, _Masks):
     """Masks for COCO 2014, labels from a published list of `COCO_train2014_... 45 49` lines with 0-based ids."""
 
     vocabulary: str = "coco14"
     """voc12, coco14, scenes, or a YAML file: classes, prompts, background words, template."""
-    root: Path = Path("data/COCO2014")
-    """Folder with train2014 and val2014."""
-    split: str = "train"
-    """train or val."""
-    list_file: Path | None = None
-    """The list of ids and labels; None: <split>.txt in the root."""
-    truth: Path | None = None
-    """Folder of ground-truth masks, for the figures at the end."""
-
-    def dataset(self, vocabulary: Vocabulary) -> Dataset:
-        return records.coco14(
-            self.root,
-            self.split,
-            list_file=self.list_file,
-            class_count=len(vocabulary.classes),
-            truth=self.truth,
-            on_bad_label=self.on_bad_label,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class MasksFolder(_Masks):
+class MasksFolder(FolderSource, _Masks):
     """Masks for pictures of your own: a folder and a CSV with the header `image,labels`, labels separated by `;`."""
 
-    images: Path
-    """Folder of the pictures."""
-    labels: Path
-    """The CSV; its first column names files under --images."""
-    truth: Path | None = None
-    """Folder of ground-truth masks with the pictures' names, for the figures at the end."""
-
-    def dataset(self, vocabulary: Vocabulary) -> Dataset:
-        return records.folder(
-            self.images,
-            self.labels,
-            class_id=vocabulary.class_id,
-            truth=self.truth,
-            on_bad_label=self.on_bad_label,
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
-class MasksScenes(MasksVoc12):
+class MasksScenes(Voc12Source, _Masks):
     """Masks for scenes drawn by `clip-es scenes make`, with the CLIP that ships with the package."""
 
     weights: str = "scenes"
@@ -208,8 +166,9 @@ class MasksScenes(MasksVoc12):
     split: str = "val"
     """Name of a list in ImageSets/Segmentation."""
 
-    def dataset(self, vocabulary: Vocabulary) -> Dataset:
-        return replace(super().dataset(vocabulary), name=f"scenes {self.split}")
+    def dataset(self, vocabulary: Vocabulary, on_bad_label: OnBadLabel = "fail", need_size: bool = False) -> Dataset:
+        """The scenes of the split, under their own name."""
+        return replace(super().dataset(vocabulary, on_bad_label, need_size), name=f"scenes {self.split}")
 
 
 def score_run(out: Path, dataset: Dataset, vocabulary: Vocabulary) -> Evaluation | None:

@@ -39,5 +39,13 @@ class ScenesTrainClip:
 
     def run(self) -> int:
         """Train to the end, or continue."""
-        say(f"Weights: {train(self.train, self.out)}")
+        with bar("steps", sum(phase.steps for phase in self.train.phases)) as progress:
+            path = train(
+                self.train,
+                self.out,
+                report=lambda step, figures: progress.update(
+                    progress.task_ids[0], completed=step, description=f"loss {figures['loss']:.2f}"
+                ),
+            )
+        say(f"Weights: {path}")
         return 0

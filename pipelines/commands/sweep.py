@@ -1,0 +1,199 @@
+"""`clip-es sweep ...`: which template finds all the labels."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from clip_es.config import RunConfig
+from clip_es.disk import make_folder, write_atomic
+from clip_es.encoder import Encoder, load_encoder
+from clip_es.errors import ConfigError
+from clip_es.pipelines.commands.sources import Coco14Source, FolderSource, Voc12Source
+from clip_es.pipelines.console import bar, say, track
+from clip_es.pipelines.prompt_sweep import SweepResult, sweep
+from clip_es.pipelines.sweep_report import show_sweep, write_sweep
+from clip_es.prompts.bank import Synonyms
+from clip_es.prompts.sharpness import SharpnessConfig
+from clip_es.prompts.templates import load_templates
+from clip_es.prompts.vocabulary import Vocabulary, load_vocabulary
+from clip_es.prompts.write import write_vocabulary
+from clip_es.records import Dataset, OnBadLabel, Problem
+from clip_es.scenes.dataset import ScenesConfig, make
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """What all sources of pictures share."""
+
+    out: Path
+    """Folder for sweep.csv, sweep.json and report.html. The same call with the same folder continues."""
+    templates: tuple[str, ...] = ("imagenet80",)
+    """Lists to compare: imagenet80, scene15, drawn24, or text files of one template a line; several are joined."""
+    weights: str = "ViT-B/16"
+    """ViT-B/32, ViT-B/16, ViT-L/14, ViT-L/14@336px (each fetched once), scenes (in the package), or a file."""
+    vocabulary: str = "voc12"
+    """voc12, coco14, scenes, or a YAML file: classes, prompts, background words."""
+    synonyms: Synonyms = "sentence"
+    """Synonyms of a class in one sentence (the paper's), as the mean of their vectors, or left out."""
+    sharpness: Annotated[SharpnessConfig, tyro.conf.arg(name="")] = field(default_factory=SharpnessConfig)
+    miou: bool = True
+    """Where there is ground truth, also score the maps of each template: an oracle figure, and slow."""
+    apply: tuple[Path, ...] | None = None
+    """Write a copy of the vocabulary with the best template to this file; to OUT/vocabulary.yaml if none is named."""
+    pictures: int | None = None
+    """Use at most this many pictures, evenly spread; None: all."""
+    cache: Path | None = None
+    """Folder of image features, shared by all sweeps; None: features in $CLIP_ES_CACHE or the user's cache folder."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ..."""
+    on_bad_label: OnBadLabel = "fail"
+    """An unknown label fails its picture, or is left out."""
+    config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: RunConfig(refine=()))
+
+    def dataset(self, vocabulary: Vocabulary, on_bad_label: OnBadLabel, need_size: bool) -> Dataset:
+        """The records to work on; comes from the source."""
+        raise NotImplementedError
+
+    def run(self) -> int:
+        """Measure, show and write."""
+        if self.pictures is not None and self.pictures < 1:
+            raise ConfigError("a sweep needs pictures", expected="--pictures of 1 or more", found=self.pictures)
+        templates = joined_templates(self.templates)
+        vocabulary = load_vocabulary(self.vocabulary)
+        dataset = self.dataset(vocabulary, self.on_bad_label, self.config.image.size_from == "annotation")
+        if self.pictures is not None:
+            dataset = thinned(dataset, self.pictures)
+        encoder = load_encoder(self.weights, device=self.device, config=self.config.encoder)
+        result = sweep(
+            encoder,
+            vocabulary,
+            dataset,
+            templates,
+            config=self.config,
+            sharpness=self.sharpness,
+            synonyms=self.synonyms,
+            truth=self.miou,
+            cache=self.cache,
+            state=self.out / "state",
+            track=track,
+        )
+        definition = str(self.sharpness)
+        show_sweep(result, definition)
+        problems = (*dataset.problems, *result.problems)
+        write_sweep(self.out, result, definition, self._settings(encoder, dataset, len(problems)))
+        write_failures(self.out / "failures.csv", problems)
+        if problems:
+            say(f"{len(problems)} pictures failed: {self.out / 'failures.csv'}")
+        say(f"Report: {self.out / 'report.html'}")
+        for path in (self.apply or (self.out / "vocabulary.yaml",)) if self.apply is not None else ():
+            write_winner(path, vocabulary, result, dataset, self.weights, encoder, definition)
+            say(f"Vocabulary with {result.best.template!r}: {path}")
+        return 1 if problems else 0
+
+    def _settings(self, encoder: Encoder, dataset: Dataset, failed: int) -> dict[str, object]:
+        return {
+            "lists": list(self.templates),
+            "weights": self.weights,
+            "weights_sha256": encoder.source,
+            "vocabulary": self.vocabulary,
+            "dataset": dataset.name,
+            "dataset_sha256": dataset.fingerprint(),
+            "failed": failed,
+            "synonyms": self.synonyms,
+            "sharpness": asdict(self.sharpness),
+            "config": asdict(self.config),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepVoc12(Voc12Source, SweepOptions):
+    """Rank templates on pictures in the layout of PASCAL VOC 2012."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepCoco14(Coco14Source, SweepOptions):
+    """Rank templates on COCO 2014."""
+
+    vocabulary: str = "coco14"
+    """voc12, coco14, scenes, or a YAML file: classes, prompts, background words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepFolder(FolderSource, SweepOptions):
+    """Rank templates on your own pictures and a CSV of labels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepScenes(Voc12Source, SweepOptions):
+    """Rank templates on the drawn world, with the CLIP that ships with the package."""
+
+    root: Path = Path("runs/sweep-scenes")
+    """Folder of the scenes; what is missing is drawn."""
+    split: str = "val"
+    """train or val."""
+    templates: tuple[str, ...] = ("imagenet80", "drawn24")
+    """Lists to compare: imagenet80, scene15, drawn24, or text files of one template a line; several are joined."""
+    weights: str = "scenes"
+    """scenes (in the package), a file, or the name of an official CLIP."""
+    vocabulary: str = "scenes"
+    """voc12, coco14, scenes, or a YAML file: classes, prompts, background words."""
+    scenes: Annotated[ScenesConfig, tyro.conf.arg(name="scenes")] = field(default_factory=ScenesConfig)
+
+    def run(self) -> int:
+        """Draw what is missing, then sweep. A folder that is there is taken as it is."""
+        if not (self.root / "ImageSets" / "Segmentation" / f"{self.split}.txt").is_file():
+            with bar("scenes", self.scenes.train + self.scenes.val) as progress:
+                make(self.root, self.scenes, lambda done, _: progress.update(progress.task_ids[0], completed=done))
+        return super().run()
+
+
+def joined_templates(lists: Sequence[str]) -> tuple[str, ...]:
+    """The templates of several lists, each once, in order."""
+    return tuple(dict.fromkeys(template for name in lists for template in load_templates(name)))
+
+
+def thinned(dataset: Dataset, count: int) -> Dataset:
+    """At most `count` records of a data set, evenly spread."""
+    count = min(count, len(dataset.records))
+    records = tuple(dataset.records[i * len(dataset.records) // count] for i in range(count))
+    truth = {record.image_id: dataset.truth[record.image_id] for record in records if record.image_id in dataset.truth}
+    return replace(dataset, records=records, truth=truth)
+
+
+def write_winner(
+    path: Path,
+    vocabulary: Vocabulary,
+    result: SweepResult,
+    dataset: Dataset,
+    weights: str,
+    encoder: Encoder,
+    definition: str,
+) -> None:
+    """A copy of the vocabulary with the sharpest template, and where that comes from. Raises StoreError."""
+    chosen = replace(vocabulary, templates=(result.best.template,))
+    remark = (
+        f"template: sharpest of {len(result.scores)}, sharpness {result.best.sharpness:.5f} ({definition}), measured "
+        f"on {result.pictures} pictures of {dataset.name} with {weights} (SHA-256 {encoder.source[:16]}...). "
+        f"Before: {', '.join(map(repr, vocabulary.templates))}."
+    )
+    write_vocabulary(chosen, path, [remark])
+
+
+def write_failures(path: Path, problems: Sequence[Problem]) -> None:
+    """failures.csv as in the folder of a run; none is left where nothing failed."""
+    if not problems:
+        path.unlink(missing_ok=True)
+        return
+    table = io.StringIO(newline="")
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("image_id", "stage", "error", "reason"))
+    writer.writerows((p.image_id, p.stage, p.error, p.reason) for p in problems)
+    make_folder(path.parent)
+    write_atomic(path, table.getvalue().encode())
