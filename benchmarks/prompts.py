@@ -1,6 +1,6 @@
 """Does sharpness find good templates, and are synonyms worth it? On scenes the model never saw, over several seeds.
 
-    python benchmarks/prompts.py --seeds 5 --pictures 100
+    python benchmarks/prompts.py --seeds 5 --pictures 80
 
 Prints, for 80 ImageNet templates and 24 of our own: sharpness and mIoU of the maps before refinement; their rank
 correlation, and that of other label-only scores, with the 95 % interval of the mean over seeds; the gain of the
@@ -51,9 +51,10 @@ class Seed:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--pictures", type=int, default=100)
+    parser.add_argument("--pictures", type=int, default=80)
     parser.add_argument("--weights", default="scenes")
     parser.add_argument("--synonyms", choices=("none", "sentence", "mean"), default="none")
+    parser.add_argument("--refine", nargs="*", default=[], help="refiners before mIoU, for example affinity")
     parser.add_argument("--root", type=Path, default=Path("runs/benchmark-prompts"))
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -63,16 +64,24 @@ def main() -> None:
     for seed in range(args.seeds):
         root = make(args.root / f"scenes-{seed}", ScenesConfig(train=0, val=args.pictures, seed=31_000 + seed))
         dataset = voc(root, "val", class_id=vocabulary.class_id)
-        seeds.append(measure(encoder, vocabulary, dataset, templates, args.root / "state", args.synonyms))
+        seeds.append(
+            measure(encoder, vocabulary, dataset, templates, args.root / "state", args.synonyms, tuple(args.refine))
+        )
         found = seeds[-1].result
         print(f"seed {seed}: {found.pictures} pictures with several labels, rank correlation {found.correlation}")
     report(templates, seeds, vocabulary)
 
 
 def measure(
-    encoder: Encoder, vocabulary: Vocabulary, dataset: Dataset, templates: tuple[str, ...], state: Path, synonyms
+    encoder: Encoder,
+    vocabulary: Vocabulary,
+    dataset: Dataset,
+    templates: tuple[str, ...],
+    state: Path,
+    synonyms,
+    refine,
 ) -> Seed:
-    config, cache = RunConfig(refine=()), state / "features"
+    config, cache = RunConfig(refine=refine), state / "features"
     result = sweep(
         encoder, vocabulary, dataset, templates, config=config, synonyms=synonyms, cache=cache, state=state
     )  # fmt: skip
@@ -145,13 +154,17 @@ def report(templates: tuple[str, ...], seeds: list[Seed], vocabulary: Vocabulary
     for rank, i in enumerate(order, start=1):
         print(f"{rank:5d}  {sharp[:, i].mean():.5f}  {miou[:, i].mean():6.2f}  {templates[i]}")
 
-    print("\nRank correlation with mIoU over seeds (negative: the score finds good templates)")
+    plain = templates.index(PLAIN)
+    print(
+        "\nRank correlation with mIoU over seeds (negative: the score finds good templates), and what its choice gains"
+    )
     for name in seeds[0].predictors:
         values = np.array([spearman(seed.predictors[name], row) for seed, row in zip(seeds, miou, strict=True)])
-        print(f"  {name:42s} {interval(values)}")
+        choice = [int(seed.predictors[name].argmin()) for seed in seeds]
+        gain = miou[range(len(seeds)), choice] - miou[:, plain]
+        print(f"  {name:42s} {interval(values)}   choice over {PLAIN!r} {interval(gain)}")
 
-    rows = range(len(seeds))
-    plain, chosen = templates.index(PLAIN), sharp.argmin(1)
+    rows, chosen = range(len(seeds)), sharp.argmin(1)
     best, top = miou[rows, chosen], miou.max(1)
     print("\nmIoU of the template that each seed finds sharpest")
     print(f"  chosen                      {interval(best)}   {sorted({templates[i] for i in chosen})}")
