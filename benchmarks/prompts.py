@@ -26,7 +26,7 @@ from clip_es.pipelines.features import FeatureCache, pooled_features
 from clip_es.pipelines.mask_maker import MaskMaker
 from clip_es.pipelines.prompt_sweep import Counter, SweepResult, sweep
 from clip_es.pipelines.rank_correlation import spearman
-from clip_es.prompts import Vocabulary, build_bank, load_vocabulary
+from clip_es.prompts import Synonyms, Vocabulary, build_bank, load_vocabulary
 from clip_es.prompts.sharpness import SharpnessConfig, sharpness_terms
 from clip_es.records import Dataset, voc
 from clip_es.scenes.captions import NAMES
@@ -155,9 +155,7 @@ def report(templates: tuple[str, ...], seeds: list[Seed], vocabulary: Vocabulary
         print(f"{rank:5d}  {sharp[:, i].mean():.5f}  {miou[:, i].mean():6.2f}  {templates[i]}")
 
     plain = templates.index(PLAIN)
-    print(
-        "\nRank correlation with mIoU over seeds (negative: the score finds good templates), and what its choice gains"
-    )
+    print("\nRank correlation with mIoU over seeds (negative: it finds good templates), and what its choice gains")
     for name in seeds[0].predictors:
         values = np.array([spearman(seed.predictors[name], row) for seed, row in zip(seeds, miou, strict=True)])
         choice = [int(seed.predictors[name].argmin()) for seed in seeds]

@@ -69,7 +69,7 @@ def palette() -> UInt8[np.ndarray, "256 3"]:
     return colours
 
 
-def write_mask(file: Path | BytesIO | BufferedWriter, labels: UInt8[np.ndarray, "h w"]) -> None:
+def write_mask(file: str | Path | BytesIO | BufferedWriter, labels: UInt8[np.ndarray, "h w"]) -> None:
     """Save labels as a PNG of mode P with the VOC palette."""
     image = Image.fromarray(labels)
     image.putpalette(palette().tobytes())
@@ -84,7 +84,7 @@ def read_mask(path: Path) -> UInt8[np.ndarray, "h w"]:
     return _read_png(path, "mask", {(bits, 3) for bits in (1, 2, 4, 8)} | {(8, 0)})
 
 
-def write_confidence(file: Path | BytesIO | BufferedWriter, confidence: Float32[np.ndarray, "h w"]) -> None:
+def write_confidence(file: str | Path | BytesIO | BufferedWriter, confidence: Float32[np.ndarray, "h w"]) -> None:
     """Save confidence 0..1 as an 8-bit grey PNG of round(255 * confidence)."""
     Image.fromarray(np.rint(255 * confidence).astype(np.uint8)).save(file, format="PNG")
 

@@ -6,6 +6,7 @@ tolerances are those of golden/README.md.
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +101,17 @@ def test_the_default_preset_lets_boxes_reach_the_border(golden_voc, golden, tmp_
         published, ours = (np.load(tmp_path / name / "cams" / f"{case}.npz") for name in ("reference", "default"))
         assert difference(ours["cam"], published["cam"]) < 1e-5
         assert difference(ours["refined"], published["refined"]) > 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the recipe of the ViT-B/16 is not there")
+def test_a_tower_of_full_size_through_the_command_line(tmp_path, voc_tree):
+    recipe, weights = runpy.run_path(str(SHARED / "build_ckpt.py")), tmp_path / "vit-b-16.pt"
+    recipe["save"](recipe["build"]("vit-b-16"), weights)
+    case = SHARED / "dogcat_214x198"
+    run(voc_tree(tmp_path / "voc", [case]), tmp_path / "run", weights, "--preset", "reference")
+    recorded = tmp_path / "recorded"
+    recorded.mkdir()
+    for name in ("vit-b-16.npz", "vit-b-16_pseudo_mask.png"):
+        (recorded / name).symlink_to(case / name)
+    compare("dogcat_214x198", recorded, tmp_path / "run", "vit-b-16")

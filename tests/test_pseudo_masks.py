@@ -119,7 +119,14 @@ def test_ctrl_c_stops_cleanly_and_the_next_call_continues(tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "clip_es.pipelines.cli", "masks", "scenes", "--root", str(root), "--out", str(out)]
     command += ["--workers", "2", "--report-pictures", "0"]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    # A shell starts background jobs with SIGINT ignored, and children inherit that.
+    run = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     until = time.monotonic() + 60
     while not list(out.glob("masks/*.png")) and time.monotonic() < until:
         time.sleep(0.02)
