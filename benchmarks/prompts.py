@@ -64,9 +64,8 @@ def main() -> None:
     for seed in range(args.seeds):
         root = make(args.root / f"scenes-{seed}", ScenesConfig(train=0, val=args.pictures, seed=31_000 + seed))
         dataset = voc(root, "val", class_id=vocabulary.class_id)
-        seeds.append(
-            measure(encoder, vocabulary, dataset, templates, args.root / "state", args.synonyms, tuple(args.refine))
-        )
+        config = RunConfig(refine=tuple(args.refine))
+        seeds.append(measure(encoder, vocabulary, dataset, templates, args.root / "state", args.synonyms, config))
         found = seeds[-1].result
         print(f"seed {seed}: {found.pictures} pictures with several labels, rank correlation {found.correlation}")
     report(templates, seeds, vocabulary)
@@ -78,10 +77,10 @@ def measure(
     dataset: Dataset,
     templates: tuple[str, ...],
     state: Path,
-    synonyms,
-    refine,
+    synonyms: Synonyms,
+    config: RunConfig,
 ) -> Seed:
-    config, cache = RunConfig(refine=refine), state / "features"
+    cache = state / "features"
     result = sweep(
         encoder, vocabulary, dataset, templates, config=config, synonyms=synonyms, cache=cache, state=state
     )  # fmt: skip

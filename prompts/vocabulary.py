@@ -27,7 +27,6 @@ import yaml
 
 from clip_es.errors import ConfigError, DataError, nearest
 from clip_es.prompts.templates import check_template
-from clip_es.types import MAX_CLASSES
 
 PACKAGED = ("voc12", "coco14", "scenes")
 """Vocabularies that come with the package."""
@@ -79,13 +78,8 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         where = f"vocabulary '{self.name}'"
-        if not 0 < len(self.classes) <= MAX_CLASSES:
-            raise ConfigError(
-                "a mask cannot hold this number of classes",
-                where=where,
-                expected=f"1..{MAX_CLASSES} classes",
-                found=len(self.classes),
-            )
+        if not self.classes:
+            raise ConfigError("there must be at least one class", where=where, found="none")
         if not self.templates:
             raise ConfigError("there must be at least one template", where=where)
         for template in self.templates:

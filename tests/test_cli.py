@@ -66,6 +66,14 @@ def test_a_setting_out_of_range_is_refused_by_name(capsys):
     assert "layers is out of range" in capsys.readouterr().err
 
 
+def test_more_classes_than_a_mask_holds_are_refused_before_any_picture(tmp_path, capsys):
+    (tmp_path / "many.yaml").write_text("classes: [" + ", ".join(f"thing{i}" for i in range(300)) + "]\n")
+    (tmp_path / "labels.csv").write_text("image,labels\na.jpg,thing1\n")
+    arguments = ["--images", str(tmp_path), "--labels", str(tmp_path / "labels.csv"), "--out", str(tmp_path / "run")]
+    assert main(["masks", "folder", *arguments, "--vocabulary", str(tmp_path / "many.yaml")]) == 2
+    assert "at most 254" in capsys.readouterr().err
+
+
 def test_the_lines_of_the_readme_run(tmp_path, monkeypatch):
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert code, "the README has its Python lines"

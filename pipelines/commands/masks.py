@@ -14,6 +14,7 @@ import tyro
 
 from clip_es.config import PRESETS, RunConfig
 from clip_es.encoder import load_encoder
+from clip_es.errors import ConfigError
 from clip_es.pipelines.cluster import run_on_ray
 from clip_es.pipelines.commands.sources import Coco14Source, FolderSource, Voc12Source
 from clip_es.pipelines.console import bar, say, show_table
@@ -24,6 +25,7 @@ from clip_es.pipelines.run_report import write_run_report
 from clip_es.prompts import Synonyms, Vocabulary, load_vocabulary
 from clip_es.records import Dataset, OnBadLabel
 from clip_es.store import KeepCams, RunStore, parse_shard, read_failures, shard
+from clip_es.types import MAX_CLASSES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,14 @@ class _Masks(MaskOptions):
         """Make the masks, evaluate them where there is truth, write the report."""
         index, count = parse_shard(self.shard)
         vocabulary = load_vocabulary(self.vocabulary)
+        if len(vocabulary.classes) > MAX_CLASSES:
+            raise ConfigError(
+                "an 8-bit mask cannot hold this number of classes",
+                where=f"vocabulary '{vocabulary.name}'",
+                expected=f"at most {MAX_CLASSES}",
+                found=len(vocabulary.classes),
+                next_step="Split the vocabulary.",
+            )
         dataset = self.dataset(vocabulary, self.on_bad_label, self.config.image.size_from == "annotation")
         encoder = load_encoder(self.weights, device=self.device, config=self.config.encoder)
         maker = MaskMaker(
