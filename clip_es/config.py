@@ -211,7 +211,7 @@ class RunConfig:
     refine: tuple[RefinerName, ...] = ("affinity", "crf")
     """Refiners in the order in which they run; `--refine` alone switches all off."""
     image: ImageConfig = field(default_factory=ImageConfig)
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    encoder: Annotated[EncoderConfig, tyro.conf.arg(name="")] = field(default_factory=EncoderConfig)
     localize: LocalizeConfig = field(default_factory=LocalizeConfig)
     affinity: Annotated[AffinityConfig, tyro.conf.arg(name="refine.affinity")] = field(default_factory=AffinityConfig)
     crf: Annotated[CrfConfig, tyro.conf.arg(name="refine.crf")] = field(default_factory=CrfConfig)
