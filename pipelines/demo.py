@@ -88,8 +88,8 @@ def run_demo(out: Path, scenes: ScenesConfig) -> DemoResult:
         f"mIoU over {len(val.records)} scenes the model never saw. The template {ranked[0][0]!r} is the sharpest of "
         f"{len(ranked)}, measured on other scenes and from labels alone. "
         "The model saw pictures and sentences only, but its training also draws its attention and its GradCAM maps to "
-        "its own readings of the patches (clip_es/scenes/data/CARD.md): the rows show what each step is worth here, not "
-        "for a CLIP of photographs."
+        "its own readings of the patches (clip_es/scenes/data/CARD.md): the rows show what each step is worth here, "
+        "not for a CLIP of photographs."
     )
     page.bars([row.name for row in ladder], [row.miou for row in ladder], "mIoU, per cent")
     page.heading("Real photographs")
