@@ -8,18 +8,16 @@ import json
 import shutil
 from dataclasses import dataclass, replace
 from importlib.resources import files
-from itertools import pairwise
 from pathlib import Path
 
 from clip_es.config import DEFAULT
 from clip_es.encoder import load_encoder
 from clip_es.pipelines.commands.masks import MasksFolder, MasksScenes, score_run
 from clip_es.pipelines.console import bar, say, show_table, track
-from clip_es.pipelines.ladder import TEMPLATE_LISTS, Rung, climb, sharpest_template
+from clip_es.pipelines.ladder import Rung, measure
 from clip_es.pipelines.mask_maker import MaskMaker
 from clip_es.pipelines.run_report import gallery, run_page
 from clip_es.prompts import load_vocabulary
-from clip_es.prompts.templates import load_templates
 from clip_es.records import Dataset, folder, voc
 from clip_es.scenes.dataset import ScenesConfig, make
 from clip_es.store import write_atomic
@@ -59,13 +57,10 @@ def run_demo(out: Path, scenes: ScenesConfig) -> DemoResult:
     say("3. What each step is worth")
     vocabulary, encoder = load_vocabulary("scenes"), load_encoder("scenes")
     train, val = (voc(data, split, class_id=vocabulary.class_id) for split in ("train", "val"))
-    templates = list(dict.fromkeys(t for name in TEMPLATE_LISTS for t in load_templates(name)))
-    ranked = sharpest_template(encoder, vocabulary, train, templates, track)
-    ladder = climb(encoder, vocabulary, val, ranked[0][0], DEFAULT, track)
-    gains = [row.miou - before.miou for before, row in pairwise(ladder)]
-    rows = [(row.name, row.miou, gain) for row, gain in zip(ladder, [0.0, *gains], strict=True)]
-    show_table("Ladder (mIoU, per cent)", ("step", "mIoU", "gain"), rows)
-    say(f"Sharpest of {len(ranked)} templates, chosen without truth: {ranked[0][0]!r}")
+    ladder = measure(encoder, vocabulary, train, val, DEFAULT, track)
+    show_table("Ladder (mIoU, per cent)", ("step", "mIoU", "gain"), ladder.rows())
+    sharpest = ladder.ranked[0][0]
+    say(f"Sharpest of {len(ladder.ranked)} templates, chosen without truth: {sharpest!r}")
 
     say("4. The same command on photographs that scikit-image ships")
     pictures = copy_photographs(photographs)
@@ -81,17 +76,17 @@ def run_demo(out: Path, scenes: ScenesConfig) -> DemoResult:
     maker = MaskMaker(encoder, vocabulary)
     scores = score_run(out, val, vocabulary)
     miou = 100 * scores.scores.miou if scores else float("nan")
-    _add_to_summary(out / "summary.json", miou, ladder, ranked[0][0])
+    _add_to_summary(out / "summary.json", miou, ladder.rungs, sharpest)
     page = run_page(out, replace(val, name="scenes"), maker, scores, pictures=10, title="Demo")
     page.heading("The ladder: what each step is worth")
     page.paragraph(
-        f"mIoU over {len(val.records)} scenes the model never saw. The template {ranked[0][0]!r} is the sharpest of "
-        f"{len(ranked)}, measured on other scenes and from labels alone. "
+        f"mIoU over {len(val.records)} scenes the model never saw. The template {sharpest!r} is the sharpest of "
+        f"{len(ladder.ranked)}, measured on other scenes and from labels alone. "
         "The model saw pictures and sentences only, but its training also draws its attention and its GradCAM maps to "
         "its own readings of the patches (clip_es/scenes/data/CARD.md): the rows show what each step is worth here, "
         "not for a CLIP of photographs."
     )
-    page.bars([row.name for row in ladder], [row.miou for row in ladder], "mIoU, per cent")
+    page.bars([row.name for row in ladder.rungs], [row.miou for row in ladder.rungs], "mIoU, per cent")
     page.heading("Real photographs")
     page.paragraph(
         "They show that real files go through. The model knows drawn scenes only, so the masks mean nothing here: for "
@@ -100,7 +95,7 @@ def run_demo(out: Path, scenes: ScenesConfig) -> DemoResult:
     page.gallery(gallery(photographs / "run", _photograph_dataset(pictures, vocabulary.class_id), maker, 4))
     page.write(out / "report.html")
     say(f"Done: mIoU {miou:.1f}. Open {out / 'report.html'}")
-    return DemoResult(miou, ladder)
+    return DemoResult(miou, ladder.rungs)
 
 
 def copy_photographs(target: str | Path) -> Path:

@@ -20,6 +20,7 @@ from clip_es.metrics import ConfusionMatrix
 from clip_es.pipelines.mask_maker import MaskMaker
 from clip_es.prompts import Vocabulary, build_bank
 from clip_es.prompts.sharpness import sharpness
+from clip_es.prompts.templates import load_templates
 from clip_es.records import Dataset
 
 PLAIN_TEMPLATE = "a photo of a {}."
@@ -36,6 +37,34 @@ class Rung:
     name: str
     miou: float
     """Per cent, background included."""
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The rows, and the template that `+ sharpest template` took."""
+
+    rungs: list[Rung]
+    ranked: list[tuple[str, float]]
+    """Every template with its sharpness, the sharpest first."""
+
+    def rows(self) -> list[tuple[str, float, float]]:
+        """Step, mIoU, gain over the step before."""
+        before = [self.rungs[0], *self.rungs]
+        return [(rung.name, rung.miou, rung.miou - last.miou) for rung, last in zip(self.rungs, before, strict=False)]
+
+
+def measure(
+    encoder: Encoder,
+    vocabulary: Vocabulary,
+    train: Dataset,
+    val: Dataset,
+    config: RunConfig,
+    track: Callable[[Iterable, str, int], Iterable] = lambda items, what, total: items,
+) -> Ladder:
+    """Choose the sharpest packaged template on `train`, from labels alone, and climb on `val`."""
+    templates = list(dict.fromkeys(t for name in TEMPLATE_LISTS for t in load_templates(name)))
+    ranked = sharpest_template(encoder, vocabulary, train, templates, track)
+    return Ladder(climb(encoder, vocabulary, val, ranked[0][0], config, track), ranked)
 
 
 def sharpest_template(

@@ -7,6 +7,7 @@ tolerances are those of golden/README.md.
 from __future__ import annotations
 
 import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +27,20 @@ def run(root: Path, out: Path, weights: Path, *flags: str) -> None:
     assert main([*arguments, "--keep-cams", "full", "--report-pictures", "0", *flags]) == 0
 
 
+def tell(case: str, ours: np.lib.npyio.NpzFile, theirs: np.lib.npyio.NpzFile) -> None:
+    """The differences, for `pytest -s`."""
+    names = {"scores": "scores", "cam": "cam", "refined": "cam_refined", "probabilities": "crf_prob"}
+    found = (f"{a} {difference(ours[a], theirs[b]):.1e}" for a, b in names.items() if b in theirs)
+    sys.stdout.write(f"{case}: {', '.join(found)}\n")
+
+
 def difference(ours: np.ndarray, recorded: np.ndarray) -> float:
     return float(np.abs(ours - recorded).max())
 
 
 def compare(case: str, recorded: Path, out: Path, model: str = "tiny224") -> None:
     theirs, ours = np.load(recorded / f"{model}.npz"), np.load(out / "cams" / f"{case}.npz")
+    tell(f"{case} {model}", ours, theirs)
     assert ours["class_ids"].tolist() == theirs["keys"].tolist()
     assert difference(ours["scores"], theirs["scores"]) < 1e-6
     assert difference(ours["cam"], theirs["cam"]) < 1e-5

@@ -12,9 +12,8 @@ import tyro
 from clip_es.config import RunConfig
 from clip_es.encoder import load_encoder
 from clip_es.pipelines.console import say, show_table, track
-from clip_es.pipelines.ladder import TEMPLATE_LISTS, climb, sharpest_template
+from clip_es.pipelines.ladder import measure
 from clip_es.prompts import load_vocabulary
-from clip_es.prompts.templates import load_templates
 from clip_es.records import voc
 from clip_es.scenes.dataset import ScenesConfig, make
 from clip_es.store import write_atomic
@@ -46,16 +45,13 @@ class Ladder:
         vocabulary = load_vocabulary(self.vocabulary)
         encoder = load_encoder(self.weights, config=self.config.encoder)
         splits = {split: voc(self.root, split, class_id=vocabulary.class_id) for split in ("train", "val")}
-        templates = list(dict.fromkeys(t for name in TEMPLATE_LISTS for t in load_templates(name)))
-        ranked = sharpest_template(encoder, vocabulary, splits["train"], templates, track)
-        rows = climb(encoder, vocabulary, splits["val"], ranked[0][0], self.config, track)
+        ladder = measure(encoder, vocabulary, splits["train"], splits["val"], self.config, track)
         show_table(
-            f"Ladder over {len(splits['val'].records)} scenes (mIoU, per cent)",
-            ("step", "mIoU", "gain"),
-            [(row.name, row.miou, row.miou - rows[i - 1].miou if i else 0.0) for i, row in enumerate(rows)],
+            f"Ladder over {len(splits['val'].records)} scenes (mIoU, per cent)", ("step", "mIoU", "gain"), ladder.rows()
         )
-        say(f"Sharpest of {len(ranked)} templates: {ranked[0][0]!r} ({ranked[0][1]:.4f}); bluntest: {ranked[-1][0]!r}")
+        (sharpest, score), (bluntest, _) = ladder.ranked[0], ladder.ranked[-1]
+        say(f"Sharpest of {len(ladder.ranked)} templates: {sharpest!r} ({score:.4f}); bluntest: {bluntest!r}")
         if self.out:
-            record = {"template": ranked[0][0], "ladder": {row.name: row.miou for row in rows}}
+            record = {"template": sharpest, "ladder": {rung.name: rung.miou for rung in ladder.rungs}}
             write_atomic(self.out, (json.dumps(record, indent=2) + "\n").encode())
         return 0
