@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 # Threads that wait by spinning take the core from the one they wait for.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test bench lint setup clean
+.PHONY: demo test bench lint setup setup-tests clean
 
 demo: setup
 	$(BIN)/clip-es demo --out runs/demo
@@ -16,24 +16,31 @@ test: lint
 	$(BIN)/pytest -q --durations=10
 	$(BIN)/pytest -q -m "not slow" --jaxtyping-packages=clip_es,beartype.beartype
 
-bench: setup
+bench: setup-tests
 	$(BIN)/python benchmarks/cam.py --out runs/bench
 	$(BIN)/python benchmarks/crf_agreement.py --out runs/bench
 	$(BIN)/python benchmarks/collect.py --out runs/bench
 
-lint: setup
+lint: setup-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
 setup: $(VENV)/.ready
 
-# grad-cam declares torchvision, which has no build beside a CPU torch; it is wanted only as an oracle in the tests.
+setup-tests: $(VENV)/.ready-tests
+
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
-	$(PIP) -e '.[native,opencv,wordnet,dev]'
+	$(PIP) -e '.[native,opencv,wordnet,segmentor]'
 	$(PIP) -e '.[crf]' || echo "pydensecrf did not build (it needs a C++ compiler and Python < 3.13): the native CRF takes its place."
+	touch $@
+
+# The libraries that other people read our files with, and those whose results ours are held against.
+# grad-cam declares torchvision, which has no build beside a CPU torch; it is wanted only as an oracle in the tests.
+$(VENV)/.ready-tests: $(VENV)/.ready
+	$(PIP) -e '.[dev,coco,diffusion,onnx,ray]' accelerate datasets supervision psutil
 	$(PIP) --no-deps grad-cam ttach scikit-learn narwhals joblib threadpoolctl
 	sh tests/fetch_wordnet.sh
 	touch $@

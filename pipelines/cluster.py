@@ -3,10 +3,14 @@
 The calling process is the only one that writes the run folder, so a run can be stopped and continued, here or on a
 cluster, and no machine but this one needs it; all must see the pictures under the same paths. A unit whose worker or
 machine dies is done again by another, picture by picture, so that one that kills its workers costs only itself.
+
+On CPUs a unit is one task. On GPUs it is two: a process that holds the model on its GPU finds the labels, and a task on
+any free core does what follows at full size.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,9 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from clip_es.config import RunConfig
 from clip_es.errors import ClipEsError, ConfigError
-from clip_es.pipelines.mask_maker import MaskMaker
-from clip_es.pipelines.pseudo_masks import make_masks
+from clip_es.pipelines.finisher import light
+from clip_es.pipelines.mask_maker import Located, MaskMaker, MaskResult, Stopwatch, finish
+from clip_es.pipelines.pseudo_masks import locate_all, make_masks, store_result
+from clip_es.refine import at_full_size
 from clip_es.store import KeepCams, RunStore
 from clip_es.types import ImageRecord, PseudoMask
 
@@ -66,51 +73,54 @@ def run_on_ray(
     store: RunStore,
     *,
     address: str | None = None,
+    device: str = "auto",
+    gpus: float | None = None,
     batch_size: int = 8,
     unit: int = 32,
     done: Callable[[], object] = lambda: None,
 ) -> Spread:
     """`make_masks` on a Ray cluster: make and store the masks of records that the store does not have yet.
 
-    `address`: of the cluster, as `ray.init` takes it; None is RAY_ADDRESS, or where that is not set a cluster of this
-    machine alone. `unit`: pictures handed out at a time. A task takes one core and one thread, so the bytes are those
-    of a local run with one thread. Machines may join and leave while it runs; at most two units for each core are
+    `maker` must be on the CPU here; `device` says where the workers put it: cpu, cuda, or auto, which is cuda where the
+    cluster has a GPU. `gpus`: share of a GPU that a unit takes; None is 1 on cuda and 0 on the CPU. `address`: of the
+    cluster, as `ray.init` takes it; None is RAY_ADDRESS, or where that is not set a cluster of this machine alone.
+    `unit`: pictures handed out at a time. A task takes one core and one thread, so on CPUs the bytes are those of a
+    local run with one thread. Machines may join and leave while it runs; at most two units for each core and GPU are
     under way, so memory does not grow with the number of pictures. `done` is called once for each picture.
-    Raises ConfigError: ray is not installed, no cluster answers, or a refiner cannot run at all. StoreError: the disk
-    does not take the files. Nothing that was finished is lost, and the same call continues.
-    Limits: workers compute on the CPU, and one process writes everything; beyond that, give each cluster a `--shard`.
+    Raises ConfigError: ray is not installed, no cluster answers, the cluster has no such device, or a refiner cannot
+    run at all. StoreError: the disk does not take the files. Nothing that was finished is lost, and the same call
+    continues.
+    Limits: one process writes everything; beyond that, give each cluster a `--shard`.
     """
     if unit < 1:
         raise ConfigError("a unit holds at least one picture", expected="unit >= 1", found=unit)
     if maker.encoder.device.type != "cpu":
-        raise ConfigError(
-            "on a Ray cluster the masks are made on CPUs", expected="--device cpu", found=maker.encoder.device
-        )
+        raise ConfigError("the model travels to the workers from the CPU", found=maker.encoder.device)
     spread, tries = Spread(), Counter[str]()
     waiting = deque(tuple(records[start : start + unit]) for start in range(0, len(records), unit))
     under_way: dict[Any, tuple[ImageRecord, ...]] = {}
     with _cluster(address) as ray:
-        # A task that dies is not repeated by Ray: it would repeat the whole unit, again and again.
-        task = ray.remote(num_cpus=1, max_retries=0)(_make_unit)
-        shared = ray.put(maker)
+        device, gpus = _workers(ray, maker, device, gpus)
+        submit = _submitter(ray, maker, store.keep, batch_size, device, gpus)
         try:
             while waiting or under_way:
-                most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+                there = ray.cluster_resources()
+                most = 2 * max(1, int(there.get("CPU", 1) + (there.get("GPU", 0) / gpus if gpus else 0)))
                 while waiting and len(under_way) < most:
                     some = waiting.popleft()
-                    # In a list a reference stays one: a worker fetches the model once, not once for each unit.
-                    under_way[task.remote([shared], some, store.keep, batch_size)] = some
+                    under_way[submit(some)] = some
                 ready, _ = ray.wait(list(under_way), num_returns=1, timeout=5)  # the cluster may have grown meanwhile
                 for reference in ready:
                     some = under_way.pop(reference)
                     try:
                         result = ray.get(reference)
-                    except ray.exceptions.RayTaskError as error:
-                        raise (error.cause if isinstance(error.cause, ClipEsError) else error) from error
                     except ray.exceptions.RayError as error:
+                        cause = getattr(error, "cause", None) or error
+                        if isinstance(error, ray.exceptions.RayTaskError) and not _lost(ray, cause):
+                            raise (cause if isinstance(cause, ClipEsError) else error) from error
                         spread.lost += 1
                         for record in _again(some, tries, waiting):
-                            store.fail(record, "worker", _died(error))
+                            store.fail(record, "worker", _died(cause))
                             done()
                         continue
                     _keep(result, store, maker)
@@ -121,6 +131,50 @@ def run_on_ray(
             for reference in under_way:
                 ray.cancel(reference, force=True)
     return spread
+
+
+def _workers(ray: Any, maker: MaskMaker, device: str, gpus: float | None) -> tuple[str, float]:
+    """Where the workers compute, and the share of a GPU that each takes."""
+    there = ray.cluster_resources().get("GPU", 0)
+    if device == "auto":
+        device = "cuda" if there and not maker.exact else "cpu"
+    share = gpus if gpus is not None else 1.0 if device.startswith("cuda") else 0.0
+    if share > there:
+        raise ConfigError(
+            "no machine of the cluster has the GPU that was asked for",
+            expected=f"{share:g} GPU for each worker",
+            found=f"{there:g} in all of the cluster",
+            next_step="Pass --device cpu, or add a machine with a GPU.",
+        )
+    if device != "cpu" and maker.exact:
+        raise ConfigError(
+            "the published arithmetic is that of a CPU",
+            expected="--device cpu, or --arithmetic fast",
+            found=f"--device {device}",
+        )
+    return device, share
+
+
+def _submitter(
+    ray: Any, maker: MaskMaker, keep: KeepCams, batch_size: int, device: str, gpus: float
+) -> Callable[[tuple[ImageRecord, ...]], Any]:
+    """How a unit is handed out; returns a reference to its UnitResult."""
+    # A task that dies is not repeated by Ray: it would repeat the whole unit, again and again.
+    once = {"num_cpus": 1, "max_retries": 0}
+    # In a list a reference stays one: a worker fetches the model once, not once for each unit.
+    shared = [ray.put(maker)]
+    # max_calls 0: by default Ray ends a process that used a GPU after one task, and with it the model it holds.
+    onto = {**once, "num_gpus": gpus, "max_calls": 0} if gpus else once
+    if not gpus or not at_full_size(maker.config) or maker.config.crf.backend == "torch":
+        whole = ray.remote(**onto)(_make_unit)
+        return lambda some: whole.remote(shared, some, keep, batch_size, device)
+    first, second = ray.remote(**onto)(_locate_unit), ray.remote(**once)(_finish_unit)
+    return lambda some: second.remote(first.remote(shared, some, batch_size, device), maker.config, keep)
+
+
+def _lost(ray: Any, cause: object) -> bool:
+    """Whether a task failed because the one before it died."""
+    return isinstance(cause, ray.exceptions.RayError) and not isinstance(cause, ray.exceptions.RayTaskError)
 
 
 def _again(
@@ -154,29 +208,77 @@ def _keep(result: UnitResult, store: RunStore, maker: MaskMaker) -> None:
         store.save(record, mask, cams)
 
 
-def _make_unit(shared: list[Any], some: tuple[ImageRecord, ...], keep: KeepCams, batch_size: int) -> UnitResult:
-    """What a worker does."""
-    import ray  # pyright: ignore[reportMissingImports]
-
-    maker = _held(shared[0])
+def _make_unit(
+    shared: list[Any], some: tuple[ImageRecord, ...], keep: KeepCams, batch_size: int, device: str
+) -> UnitResult:
+    """A unit from pictures to masks."""
+    maker = _held(shared[0], device)
     before = dict(maker.stopwatch.seconds)
-    result = UnitResult(keep, node=ray.get_runtime_context().get_node_id())
+    result = UnitResult(keep, node=_node())
     make_masks(some, maker, result, batch_size=batch_size, workers=0)  # pyright: ignore[reportArgumentType]
-    result.seconds = {stage: s - before.get(stage, 0.0) for stage, s in maker.stopwatch.seconds.items()}
+    result.seconds = _since(before, maker.stopwatch)
     return result
+
+
+@dataclass
+class LocatedUnit:
+    """What a GPU hands on: pictures whose labels are found on the patch grid, in CPU memory."""
+
+    found: list[tuple[ImageRecord, Located]] = field(default_factory=list)
+    failed: list[tuple[ImageRecord, str, Exception]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    node: str = ""
+
+
+def _locate_unit(shared: list[Any], some: tuple[ImageRecord, ...], batch_size: int, device: str) -> LocatedUnit:
+    """The first half of a unit: all that needs the model."""
+    maker = _held(shared[0], device)
+    before = dict(maker.stopwatch.seconds)
+    unit = LocatedUnit(node=_node())
+    for record, located in locate_all(some, maker, batch_size, lambda *failure: unit.failed.append(failure)):
+        unit.found.append((record, light(located)))
+    unit.seconds = _since(before, maker.stopwatch)
+    return unit
+
+
+def _finish_unit(unit: LocatedUnit, config: RunConfig, keep: KeepCams) -> UnitResult:
+    """The second half: full size, on any core."""
+    torch.set_num_threads(1)
+    stopwatch = Stopwatch()
+    stopwatch.add(unit.seconds)
+    result = UnitResult(keep, node=unit.node, failed=unit.failed)
+    for record, located in unit.found:
+        try:
+            mask: MaskResult | Exception = finish(located, config, stopwatch)
+        except Exception as error:
+            mask = error
+        store_result(result, record, located, mask, config.mask)  # pyright: ignore[reportArgumentType]
+    result.seconds = dict(stopwatch.seconds)
+    return result
+
+
+def _since(before: dict[str, float], stopwatch: Stopwatch) -> dict[str, float]:
+    return {stage: seconds - before.get(stage, 0.0) for stage, seconds in stopwatch.seconds.items()}
+
+
+def _node() -> str:
+    import ray
+
+    return ray.get_runtime_context().get_node_id()
 
 
 _makers: dict[Any, MaskMaker] = {}
 
 
-def _held(reference: Any) -> MaskMaker:
-    """The model of this worker process, fetched by its first task."""
+def _held(reference: Any, device: str) -> MaskMaker:
+    """The model of this worker process, fetched and put on its device by the first task."""
     if reference not in _makers:
-        import ray  # pyright: ignore[reportMissingImports]
+        import ray
 
         torch.set_num_threads(1)
         _makers.clear()
-        _makers[reference] = ray.get(reference)
+        maker: Any = ray.get(reference)
+        _makers[reference] = maker.to(device)
     return _makers[reference]
 
 
@@ -193,7 +295,7 @@ def _cluster(address: str | None) -> Iterator[Any]:
         yield ray
         return
     try:
-        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigError(
             "no Ray cluster answers",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,10 +48,18 @@ class MaskResult:
 
 
 class Stopwatch:
-    """Wall seconds by stage, summed over pictures."""
+    """Wall seconds by stage, summed over pictures and threads."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, float]:
+        return dict(self.seconds)
+
+    def __setstate__(self, seconds: dict[str, float]) -> None:
+        self.__init__()
+        self.add(seconds)
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -58,12 +67,13 @@ class Stopwatch:
         try:
             yield
         finally:
-            self.seconds[stage] += time.perf_counter() - start
+            self.add({stage: time.perf_counter() - start})
 
     def add(self, seconds: Mapping[str, float]) -> None:
         """Take over what another stopwatch has measured."""
-        for stage, value in seconds.items():
-            self.seconds[stage] += value
+        with self._lock:
+            for stage, value in seconds.items():
+                self.seconds[stage] += value
 
 
 class MaskMaker:
@@ -102,6 +112,11 @@ class MaskMaker:
         """Read weights and words by name or file. Raises WeightsError, ConfigError."""
         encoder = load_encoder(weights, device=device, config=config.encoder)
         return cls(encoder, load_vocabulary(vocabulary), config=config)
+
+    def to(self, device: str) -> MaskMaker:
+        """This maker, with its model on another device."""
+        self.encoder.model.to(device)
+        return self
 
     def __call__(self, image: str | Path, labels: Sequence[str]) -> MaskResult:
         """The mask of one picture file, given the names of the classes in it.

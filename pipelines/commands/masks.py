@@ -102,7 +102,9 @@ class _Masks(MaskOptions):
                 next_step="Split the vocabulary.",
             )
         dataset = self.dataset(vocabulary, self.on_bad_label, self.config.image.size_from == "annotation")
-        encoder = load_encoder(self.weights, device=self.device, config=self.config.encoder)
+        # To the machines of a cluster the model travels from the CPU.
+        device = "cpu" if self.ray else self.device
+        encoder = load_encoder(self.weights, device=device, config=self.config.encoder)
         maker = MaskMaker(
             encoder, vocabulary, config=self.config, templates=self.template or None, synonyms=self.synonyms
         )
@@ -133,7 +135,8 @@ class _Masks(MaskOptions):
                     progress.advance(progress.task_ids[0])
 
                 if self.ray:
-                    run_on_ray(todo, maker, store, address=self.ray, batch_size=self.batch_size, done=done)
+                    options = {"address": self.ray, "device": self.device, "batch_size": self.batch_size}
+                    run_on_ray(todo, maker, store, **options, done=done)
                 else:
                     make_masks(todo, maker, store, batch_size=self.batch_size, workers=self.workers, done=done)
             seconds = dict(maker.stopwatch.seconds)
