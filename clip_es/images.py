@@ -1,57 +1,53 @@
 """From a file to pixels: decode, orient, convert to RGB, resize to whole patches, group by grid.
 
-How each kind of file becomes RGB, unless `resize="own-mode"` asks for the published way:
-
-* grey, palette, 1-bit, CMYK, YCbCr: Pillow's conversion. An animation gives its first frame.
-* alpha, in a channel or as a transparent colour: laid over white, so that hidden colours stay hidden.
-* 16-bit grey and 32-bit integers: 0..65535 scaled to 0..255. Floating point: 0..1 scaled to 0..255, or 0..255 kept
-  where the largest value is above 1. Values outside are refused, not clipped.
+`clip_es/decode.py` says how each kind of file becomes RGB.
 """
 
 from __future__ import annotations
 
-import threading
-import warnings
+import math
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
 from clip_es.config import ImageConfig
+from clip_es.decode import (
+    check_area,
+    decode,
+    exif_orientation,
+    has_more,
+    large_ones_too,
+    opened,
+    our_errors,
+    quiet_pillow,
+    to_rgb,
+    upright,
+)
 from clip_es.errors import ConfigError, DataError, ShapeError
 from clip_es.types import ImageRecord, Picture
 
 T = TypeVar("T")
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
-"""Formats that are tried. The rest of Pillow's list is no photographs, and EPS starts another program."""
 
-_TURN = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What undoes each EXIF orientation."""
-
-_ORIENTATION = 0x0112
-_SAVE_AGAIN = "Open it in an image program and save it as an 8-bit RGB PNG or JPEG."
-
-
-def read_picture(record: ImageRecord, patch: int, config: ImageConfig) -> Picture:
+def read_picture(
+    record: ImageRecord,
+    patch: int,
+    config: ImageConfig,
+    seen_hw: Callable[[tuple[int, int]], tuple[int, int]] = lambda size_hw: size_hw,
+) -> Picture:
     """Decode one picture and resize a copy of it to whole patches of `patch` pixels.
 
     `rgb` has the picture's height and width, or the annotation's with `size_from="annotation"`; `patches` is the same
     file resized straight from the decoded pixels to the next multiples of the patch, by Pillow's bicubic filter in
-    8 bit. The aspect ratio changes by up to one patch. With `crf_decoder="opencv"`, `crf_rgb` holds OpenCV's reading.
+    8 bit, and where these would be more than `max_patches` patches, to the largest grid of like shape that is not. The
+    aspect ratio changes by up to one patch. `seen_hw` says, from height and width, what size the encoder wants in their
+    place. With `crf_decoder="opencv"`, `crf_rgb` holds OpenCV's reading.
 
     Raises DataError: no such file, not a picture, damaged, too large, or values outside the range of its mode.
     Raises ConfigError: `crf_decoder="opencv"` without OpenCV. Raises ShapeError: a patch below one pixel.
@@ -60,21 +56,56 @@ def read_picture(record: ImageRecord, patch: int, config: ImageConfig) -> Pictur
     """
     if patch < 1:
         raise ShapeError("a patch must have at least one pixel", where=record.path, found=patch)
-    image = _decode(record.path, config)
-    if config.resize == "rgb":
-        image = _to_rgb(image, record.path)
-    height, width = image.height, image.width
-    if config.size_from == "annotation" and record.size_hw is not None:
-        height, width = record.size_hw
-        _check_area(record.path, "the size stated in the annotation", height, width, config.max_megapixels)
-    whole = patch * -(-height // patch), patch * -(-width // patch)
-    return Picture(
-        image_id=record.image_id,
-        rgb=_resized(image, (height, width)),
-        patches=_resized(image, whole),
-        patch=patch,
-        crf_rgb=_read_opencv(record.path) if config.crf_decoder == "opencv" else None,
-    )
+    with our_errors(record.path), large_ones_too(config):
+        image = decode(record.path, config)
+        if config.resize == "rgb":
+            image = to_rgb(image, record.path)
+        height, width = image.height, image.width
+        if config.size_from == "annotation" and record.size_hw is not None:
+            height, width = record.size_hw
+            check_area(record.path, "the size stated in the annotation", height, width, config.max_megapixels)
+        rows, columns = _grid(*seen_hw((height, width)), patch, config.max_patches)
+        return Picture(
+            image_id=record.image_id,
+            rgb=_resized(image, (height, width)),
+            patches=_resized(image, (patch * rows, patch * columns)),
+            patch=patch,
+            crf_rgb=_read_opencv(record.path) if config.crf_decoder == "opencv" else None,
+        )
+
+
+@dataclass(frozen=True)
+class Look:
+    """What can be told of a picture file without an encoder."""
+
+    size_hw: tuple[int, int]
+    """As `read_picture` gives it: turned as EXIF says, where that is asked for."""
+    format: str
+    """One of `FORMATS`."""
+    mode: str
+    """Pillow's name of the file's own pixels: RGB, L, P, CMYK, I;16, ..."""
+    more_frames: bool = False
+    """Whether frames or pages after the first are left out; known only where the pixels were read."""
+    rgb: UInt8[np.ndarray, "h w 3"] | None = None
+    """The picture, where the pixels were read."""
+
+
+def look_at(path: Path, config: ImageConfig, pixels: bool = True) -> Look:
+    """Read a picture as `read_picture` does, without resizing; or only its header, which says nothing of damage.
+
+    Raises DataError as `read_picture`.
+    """
+    with our_errors(path), large_ones_too(config), opened(path, config) as image:
+        kind, mode, size_hw = image.format or "", image.mode, (image.height, image.width)
+        if not pixels:
+            # Pillow gives TIFF its upright size by itself, and would decode a PNG in search of EXIF behind its pixels.
+            silent = not config.exif or kind == "TIFF" or (kind == "PNG" and "exif" not in image.info)
+            turned = not silent and exif_orientation(image) >= 5
+            return Look((size_hw[1], size_hw[0]) if turned else size_hw, kind, mode)
+        image.load()
+        shown = to_rgb(upright(image) if config.exif else image, path)
+        with quiet_pillow():
+            return Look((shown.height, shown.width), kind, mode, has_more(image), np.array(shown))
 
 
 def buckets(
@@ -105,88 +136,14 @@ def buckets(
     yield from waiting.values()
 
 
-def _decode(path: Path, config: ImageConfig) -> Image.Image:
-    """The first frame in the file's own mode; nothing is decoded before its size is known to be allowed."""
-    try:
-        if not path.exists():
-            raise DataError("there is no such picture", where=path, next_step="Check the folder and the list of ids.")
-        if not path.is_file():
-            raise DataError("not a picture but a folder or device", where=path, next_step="Give the path of a file.")
-        if path.stat().st_size == 0:
-            raise DataError("the picture is empty", where=path, found="0 bytes", next_step="Copy it again.")
-        Image.init()
-        with quiet_pillow(), path.open("rb") as file:
-            image = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
-            _check_area(path, "the picture", image.height, image.width, config.max_megapixels)
-            image.load()
-            return _upright(image) if config.exif else image
-    except DataError:
-        raise
-    except PermissionError as error:
-        raise DataError("the picture may not be read", where=path, next_step="Change its permissions.") from error
-    except Image.DecompressionBombError as error:
-        raise DataError("the picture is too large", where=path, found=error, next_step="Scale it down.") from error
-    except Image.UnidentifiedImageError as error:
-        with path.open("rb") as file:
-            start = file.read(12)
-        raise DataError(
-            "not a picture, whatever its name says",
-            where=path,
-            expected=f"one of {', '.join(FORMATS)}",
-            found=f"a file that starts with {start!r}",
-            next_step=_SAVE_AGAIN,
-        ) from error
-    except Exception as error:  # Damaged files make Pillow raise almost anything: OSError, struct.error, EOFError, ...
-        raise DataError(
-            "the picture is damaged or cut off",
-            where=path,
-            found=f"{type(error).__name__}: {error}",
-            next_step="Copy it again, or leave it out.",
-        ) from error
-
-
-def _check_area(path: Path, what: str, height: int, width: int, max_megapixels: float) -> None:
-    if min(height, width) < 1 or height * width > max_megapixels * 1e6:
-        raise DataError(
-            f"{what} has too many pixels or none",
-            where=path,
-            expected=f"1 to {max_megapixels:g} million",
-            found=f"{height} x {width} (height x width)",
-            next_step="Scale it down, or raise --image.max-megapixels.",
-        )
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """The picture turned as its EXIF orientation says; unreadable EXIF turns nothing."""
-    try:
-        orientation = image.getexif().get(_ORIENTATION)
-    except Exception:  # EXIF is decoration; a broken block must not cost the picture.
-        return image
-    return image.transpose(_TURN[orientation]) if orientation in _TURN else image
-
-
-def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
-    if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
-        return Image.fromarray(_to_8_bit(np.asarray(image), path)).convert("RGB")
-    with quiet_pillow():
-        if image.mode in {"LA", "PA", "RGBA", "RGBa"} or "transparency" in image.info:
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image.convert("RGBA"))
-        return image.convert("RGB")
-
-
-def _to_8_bit(values: np.ndarray, path: Path) -> UInt8[np.ndarray, "h w"]:
-    low, high = float(values.min()), float(values.max())  # NaN wherever there is one
-    top = 65535 if values.dtype.kind in "iu" else 1 if high <= 1 else 255
-    if not 0 <= low <= high <= top:
-        raise DataError(
-            "the values of this deep picture leave the range that can be shown",
-            where=path,
-            expected="0..65535 for integers, 0..1 or 0..255 for floating point",
-            found=f"{low:g} .. {high:g}",
-            next_step=_SAVE_AGAIN,
-        )
-    return np.rint(values * (255 / top)).astype(np.uint8)
+def _grid(height: int, width: int, patch: int, most: int | None) -> tuple[int, int]:
+    """Rows and columns of patches that cover a picture; fewer where they would be more than `most`."""
+    rows, columns = -(-height // patch), -(-width // patch)
+    if most is None or rows * columns <= most:
+        return rows, columns
+    shrink = math.sqrt(most / (rows * columns))
+    rows, columns = max(1, int(rows * shrink)), max(1, int(columns * shrink))
+    return min(rows, most), min(columns, most // min(rows, most))
 
 
 def _resized(image: Image.Image, size_hw: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
@@ -211,31 +168,3 @@ def _read_opencv(path: Path) -> UInt8[np.ndarray, "h w 3"]:
             "OpenCV cannot read this picture, though Pillow can", where=path, next_step="Pass --image.crf-decoder same."
         )
     return np.ascontiguousarray(bgr[..., ::-1])
-
-
-_quiet_lock = threading.Lock()
-_quiet_users = 0
-_quiet_filters: Any = None
-
-
-@contextmanager
-def quiet_pillow() -> Iterator[None]:
-    """Silence Pillow's warnings: what they tell is checked here, and a run may decode a million files.
-
-    Warning filters belong to the whole process, so the first thread to enter sets them and the last one out puts
-    them back; only warnings raised inside Pillow are touched.
-    """
-    global _quiet_users, _quiet_filters
-    with _quiet_lock:
-        if _quiet_users == 0:
-            _quiet_filters = warnings.catch_warnings()
-            _quiet_filters.__enter__()
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-        _quiet_users += 1
-    try:
-        yield
-    finally:
-        with _quiet_lock:
-            _quiet_users -= 1
-            if _quiet_users == 0:
-                _quiet_filters.__exit__(None, None, None)

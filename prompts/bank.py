@@ -45,7 +45,7 @@ def build_bank(
         raise ConfigError("there must be at least one template", where=f"vocabulary '{vocabulary.name}'")
     for template in used:
         check_template(template, "templates")
-    rows = [_words(entry, synonyms) for entry in vocabulary.classes]
+    rows = class_words(vocabulary, synonyms)
     if background:
         rows += [(word,) for word in vocabulary.background]
 
@@ -62,6 +62,11 @@ def build_bank(
         class_count=len(vocabulary.classes),
         source=hashlib.sha256(json.dumps(told).encode()).hexdigest(),
     )
+
+
+def class_words(vocabulary: Vocabulary, synonyms: Synonyms) -> list[tuple[str, ...]]:
+    """What each class is called in sentences, several words where synonyms have sentences of their own."""
+    return [_words(entry, synonyms) for entry in vocabulary.classes]
 
 
 def _mean(vectors: Sequence[Tensor]) -> Tensor:

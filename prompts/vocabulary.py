@@ -11,12 +11,14 @@ A vocabulary is a YAML file:
       - {name: bee, prompt: bee insect, synonyms: [insect], aliases: [honey bee]}
     background: [grass, sky]            # default: the words of voc12 that are no class here
 
-A plain list of names is a vocabulary too.
+A plain list of names is a vocabulary too: in YAML, in a text file with one name a line (.txt, .names, .lst; a line that
+begins with # is a remark), or as it is: `cat,dog,tree`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -27,12 +29,16 @@ import yaml
 
 from clip_es.errors import ConfigError, DataError, nearest
 from clip_es.prompts.templates import check_template
+from clip_es.safe_yaml import load_yaml
 
-PACKAGED = ("voc12", "coco14", "scenes")
+PACKAGED = ("voc12", "coco14", "scenes", "ade20k", "cityscapes", "context")
 """Vocabularies that come with the package."""
 
 TEMPLATE = "a clean origami {}."
 """The template of CLIP-ES."""
+
+LISTS = (".txt", ".names", ".lst")
+"""Suffixes of files with one name a line."""
 
 _LARGEST_FILE = 2**20
 _KEYS = ("name", "source", "template", "templates", "box_threshold", "classes", "background")
@@ -121,7 +127,7 @@ class Vocabulary:
 
 
 def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
-    """A packaged vocabulary by name (voc12, coco14, scenes), or a YAML file of the same form.
+    """A packaged vocabulary by name, a YAML file of the same form, a text file of names, or names with commas between.
 
     Raises ConfigError: no such name or file, or the file is no vocabulary; the message says where and why.
     """
@@ -129,11 +135,15 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
         content = (files("clip_es.prompts") / f"{name_or_path}.yaml").read_bytes()
         return _vocabulary(_parse(content, f"{name_or_path}.yaml"), f"{name_or_path}.yaml", str(name_or_path))
     path = Path(name_or_path).expanduser()
-    if not path.is_file():
+    if not _is_file(path):
+        if "," in str(name_or_path):
+            names = [name.strip() for name in str(name_or_path).split(",")]
+            return _vocabulary([name for name in names if name], "the list of names", "names")
         raise ConfigError(
             "there is no such vocabulary",
             where=path,
-            expected=f"a YAML file, or one of {', '.join(PACKAGED)}",
+            expected=f"a YAML file, a text file with one name a line, names such as cat,dog, or one of "
+            f"{', '.join(PACKAGED)}",
             next_step=nearest(str(name_or_path), PACKAGED) or None,
         )
     try:
@@ -143,31 +153,14 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
         raise ConfigError("the vocabulary cannot be read", where=path, found=error) from error
     if len(content) > _LARGEST_FILE:
         raise ConfigError("this is too large for a vocabulary", where=path, expected=f"at most {_LARGEST_FILE} bytes")
-    return _vocabulary(_parse(content, path), path, path.stem)
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML without references, which can make a small file unfold into a huge one, and without repeated keys."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(problem="references (*name) are not allowed", problem_mark=mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if str(key.value) in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key '{key.value}' stands twice", problem_mark=key.start_mark)
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
+    parse = _names if path.suffix.lower() in LISTS else _parse
+    return _vocabulary(parse(content, path), path, path.stem)
 
 
 def _parse(content: bytes, where: object) -> object:
     try:
-        return yaml.load(content, _Loader)  # a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        return load_yaml(content)
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise ConfigError(
             "this is not valid YAML",
@@ -175,6 +168,21 @@ def _parse(content: bytes, where: object) -> object:
             found=getattr(error, "problem", None) or str(error).splitlines()[0],
             next_step="Correct the line. Words with a colon, a brace or a comma go into quotes.",
         ) from error
+
+
+def _names(content: bytes, where: object) -> list[str]:
+    try:
+        lines = content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigError("this is not UTF-8 text", where=where, found=error, next_step="Save it as UTF-8.") from error
+    return [name for line in lines if (name := line.strip()) and not name.startswith("#")]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # A long list of names is no name that a file could have.
+        return False
 
 
 def _vocabulary(content: object, where: object, stem: str) -> Vocabulary:
@@ -192,6 +200,8 @@ def _vocabulary(content: object, where: object, stem: str) -> Vocabulary:
     threshold = content.get("box_threshold", 0.4)
     if isinstance(threshold, bool) or not isinstance(threshold, int | float):
         raise ConfigError("box_threshold must be a number", where=where, expected="0..1", found=repr(threshold))
+    if not 0 <= threshold <= 1:  # before it becomes a float, which a large whole number cannot
+        raise ConfigError("box_threshold is out of range", where=where, expected="0..1", found=str(threshold)[:40])
     classes = tuple(_entry(item, where) for item in _list(content["classes"], "classes", where))
     if "background" in content:
         background = _words(content["background"] or [], "background", where)
@@ -241,6 +251,8 @@ def _word(value: object, key: str, where: object) -> str:
             found=repr(value),
             next_step="YAML reads no, on and 7 as other things than words: put such a word into quotes.",
         )
+    if not value.isprintable() and re.search("[\\x00-\\x1f\\x7f\\ud800-\\udfff]", value.strip()):
+        raise ConfigError(f"'{key}' holds control characters", where=where, found=ascii(value)[:80])
     return value.strip()
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from clip_es.errors import DataError, nearest
 from clip_es.records import Dataset, Problem, coco14, folder, voc
-from clip_es.records.dataset import read_lines
+from clip_es.records.lines import read_lines
 from clip_es.records.voc import read_annotation
 
 NAMES = ("aeroplane", "bicycle", "bird", "boat", "person")
@@ -225,6 +226,55 @@ def test_real_annotations_are_read():
     if not path.is_file():
         pytest.skip("no VOC files beside the repository")
     assert read_annotation(path) == (["person", "person"], (338, 500))
+
+
+def flagged(*objects: tuple[str, str, str]) -> str:
+    things = "".join(
+        f"<object><name>{n}</name><difficult>{d}</difficult><truncated>{t}</truncated></object>" for n, d, t in objects
+    )
+    return f"<annotation>{things}</annotation>"
+
+
+def test_difficult_and_truncated_objects_are_labels_unless_dropped(tmp_path):
+    make_voc(tmp_path, {"a": flagged(("bird", "1", "0"), ("boat", "0", "1"), ("person", "0", ""), ("bird", "", ""))})
+    read = {
+        (difficult, truncated): voc(tmp_path, class_id=class_id, difficult=difficult, truncated=truncated)
+        for difficult in ("keep", "drop")
+        for truncated in ("keep", "drop")
+    }
+    assert {flags: data.records[0].class_ids for flags, data in read.items()} == {
+        ("keep", "keep"): (2, 3, 4),
+        ("drop", "keep"): (3, 4, 2),
+        ("keep", "drop"): (2, 4),
+        ("drop", "drop"): (4, 2),
+    }
+
+
+def test_a_picture_of_difficult_objects_alone_is_left_out_and_told(tmp_path):
+    make_voc(tmp_path, {"a": flagged(("bird", "1", "0")), "b": flagged(("boat", "0", "0")), "c": xml()})
+    data = voc(tmp_path, class_id=class_id, difficult="drop")
+    assert (ids(data), data.notes) == (["b"], ("1 picture left out: only difficult or truncated objects.",))
+    assert "lists no object" in reason(data)
+
+
+def test_without_labels_no_annotation_is_opened(tmp_path):
+    make_voc(tmp_path, {"a": "no XML", "b": xml("unicorn")})
+    data = voc(tmp_path, class_id=class_id, labelled=False)
+    assert ([r.class_ids for r in data.records], data.problems) == ([(), ()], ())
+    assert [r.size_hw for r in voc(tmp_path, class_id=class_id, labelled=False, need_size=True).records] == [(3, 5)]
+
+
+def test_truncated_objects_of_real_annotations_can_be_dropped():
+    path = Path(__file__).parents[2] / "shared/real/voc/Annotations/2011_000025.xml"
+    if not path.is_file():
+        pytest.skip("no VOC files beside the repository")
+    tree = ElementTree.fromstring(path.read_text())
+    words = ("name", "truncated", "difficult")
+    flags = [tuple(item.findtext(word) for word in words) for item in tree.iter("object")]
+    whole = [name for name, truncated, _ in flags if truncated != "1"]
+    assert read_annotation(path, truncated="drop")[0] == whole
+    assert read_annotation(path, difficult="drop")[0] == [name for name, _, difficult in flags if difficult != "1"]
+    assert read_annotation(path)[0] == [name for name, _, _ in flags]
 
 
 def test_the_fingerprint_follows_the_labels_and_not_the_place(tmp_path):

@@ -200,3 +200,37 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
 def test_an_alias_may_repeat_the_own_name():
     entry = ClassEntry("tvmonitor", aliases=("tv monitor", "TV"))
     assert Vocabulary("v", (entry,)).class_id("tv") == 0
+
+
+def test_names_with_commas_are_a_vocabulary():
+    words = load_vocabulary("traffic light, dog,tree,")
+    assert words.names == ("traffic light", "dog", "tree")
+    # The words of voc12 that are no class here compete for patches.
+    assert words.background == tuple(word for word in BACKGROUND if word != "tree")
+    assert words.class_id("traffic_light") == 0
+    assert load_vocabulary("dog,").names == ("dog",)
+
+
+@pytest.mark.parametrize("suffix", ["txt", "names", "lst"])
+def test_a_text_file_of_names_is_a_vocabulary(tmp_path, suffix):
+    (tmp_path / f"zoo.{suffix}").write_bytes("\ufeff# mine\r\nno\r\n\r\n  crème brûlée \r\nC: drive\r\n".encode())
+    words = load_vocabulary(tmp_path / f"zoo.{suffix}")
+    assert (words.name, words.names) == ("zoo", ("no", "crème brûlée", "C: drive"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(b"# nothing\n", "at least one class"), (b"a\nA\n", "cannot be told from"), (b"\xff\xfea\0", "not UTF-8")],
+)
+def test_a_bad_list_of_names_says_what_is_wrong(tmp_path, text, message):
+    (tmp_path / "zoo.txt").write_bytes(text)
+    with pytest.raises(ConfigError, match=message):
+        load_vocabulary(tmp_path / "zoo.txt")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"), [(",", "at least one class"), ("cat,Cat", "cannot be told from"), ("x" * 5000, "no such")]
+)
+def test_a_bad_list_on_the_command_line_says_what_is_wrong(names, message):
+    with pytest.raises(ConfigError, match=message):
+        load_vocabulary(names)

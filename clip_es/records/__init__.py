@@ -1,11 +1,29 @@
-"""Data sets as lists of records: VOC 2012 layout, a folder with a table, COCO 2014 with the published lists.
+"""Data sets as sequences of records: VOC, COCO, a folder with labels of many kinds, sets for evaluation.
 
 A reader returns every usable record and a row for every entry it could not use; one bad entry never stops the others.
 """
 
 from clip_es.records.coco import coco14
-from clip_es.records.dataset import ClassId, Dataset, OnBadLabel, Problem
+from clip_es.records.coco_instances import annotations_of, coco_instances
+from clip_es.records.dataset import ClassId, Dataset, OnBadLabel, Problem, Use
 from clip_es.records.folder import folder
+from clip_es.records.pixel_sets import ade20k, cityscapes, context
+from clip_es.records.table import Records
 from clip_es.records.voc import voc
 
-__all__ = ["ClassId", "Dataset", "OnBadLabel", "Problem", "coco14", "folder", "voc"]
+__all__ = [
+    "ClassId",
+    "Dataset",
+    "OnBadLabel",
+    "Problem",
+    "Records",
+    "Use",
+    "ade20k",
+    "annotations_of",
+    "cityscapes",
+    "coco14",
+    "coco_instances",
+    "context",
+    "folder",
+    "voc",
+]

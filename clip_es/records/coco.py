@@ -7,8 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from clip_es.errors import DataError
-from clip_es.records.dataset import Dataset, Entry, Labels, Listing, OnBadLabel, collect, printable, read_lines, refuse
-from clip_es.types import ImageRecord
+from clip_es.records.dataset import At, Dataset, Entry, Labels, OnBadLabel, check_id, collect, refuse
+from clip_es.records.lines import printable, read_lines
+from clip_es.records.listing import MASKS, PICTURES, Listing
+from clip_es.records.table import Records, Row
 
 CLASSES = 80
 
@@ -21,13 +23,15 @@ def coco14(
     class_count: int = CLASSES,
     truth: str | Path | None = None,
     on_bad_label: OnBadLabel = "fail",
+    labelled: bool = True,
 ) -> Dataset:
-    """Read COCO 2014.
+    """Read COCO 2014 from a published list; `coco_instances` reads COCO's own files.
 
     `root` holds the pictures in train2014 and val2014 (or in those folders below JPEGImages), and the list as
     `<split>.txt` unless `list_file` names it. A line of the list is `COCO_train2014_000000000009 45 49 50`: the id,
     then class ids 0..79 in the official order (not the ids 1..90 of the JSON files). `truth` is a folder of masks
     `<id>.png`, itself or in train2014 and val2014 below it, with values 0 background, k + 1 class k, 255 ignored.
+    Without `labelled` the class ids of the list are not looked at.
 
     Raises DataError: the folder or the list is missing or empty. What is wrong with one line becomes a row of
     `Dataset.problems`.
@@ -49,36 +53,48 @@ def coco14(
             expected="lines such as 'COCO_train2014_000000000009 45 49 50'",
             next_step="data/README.md says where the list comes from; name it with --list-file.",
         )
-    masks = [] if truth is None else [Path(truth), Path(truth) / "train2014", Path(truth) / "val2014"]
-    if masks and not masks[0].is_dir():
-        raise DataError("is not a folder", where=masks[0], next_step="Check the path.")
-    pictures = Listing(*folders, suffixes=Listing.PICTURES)
-    truths = Listing(*masks, suffixes=Listing.MASKS)
-    labels = Labels(partial(_class_id, class_count), on_bad_label)
+    pictures = Listing(*folders, suffixes=PICTURES)
+    truths = coco_masks(truth)
+    labels = Labels(partial(_class_id, class_count), on_bad_label, labelled)
 
-    def record(image_id: str, ids: list[str], where: str) -> ImageRecord:
-        ImageRecord(image_id, Path(where), ())
-        picture = pictures.find(image_id)
-        if picture is None:
+    listing = source.name
+
+    def where(number: int) -> At:
+        return At(listing, "line", number)
+
+    def read(image_id: str, ids: list[str], number: int) -> Row:
+        check_id(image_id, where(number))
+        place = pictures.place(image_id)
+        if place is None:
             raise DataError(
                 f"lists {image_id!r}, which has no picture",
-                where=where,
+                where=where(number),
                 expected=f"{image_id}.jpg in {root / 'train2014'} or {root / 'val2014'}",
                 next_step="Add the picture, or take the line out of the list.",
             )
-        return ImageRecord(image_id, picture, labels.ids(ids, where))
+        return Row(image_id, place, labels.ids(ids, where(number)))
 
     def entries() -> Iterator[Entry]:
         for number, line in read_lines(source):
-            where = f"{source.name} line {number}"
             if isinstance(line, DataError):
-                yield Entry(where, where, refuse(line))
+                yield Entry(str(where(number)), number, refuse(line))
             else:
                 image_id, *ids = line.split()
-                yield Entry(image_id, where, partial(record, image_id, ids, where))
+                yield Entry(image_id, number, partial(read, image_id, ids, number))
 
     name = f"coco14 {split if list_file is None else source.name}"
-    return collect(name, entries(), labels, truths.find, source)
+    find_truth = truths.find if truths else None
+    return collect(name, entries(), labels, Records(pictures.places), find_truth, source, where)
+
+
+def coco_masks(truth: str | Path | None, year: int = 2014) -> Listing | None:
+    """Masks in a folder, or in train2014 and val2014 below it. Raises DataError: there is no such folder."""
+    if truth is None:
+        return None
+    top = Path(truth)
+    if not top.is_dir():
+        raise DataError("is not a folder", where=top, next_step="Check the path.")
+    return Listing(top, top / f"train{year}", top / f"val{year}", suffixes=MASKS)
 
 
 def _class_id(class_count: int, text: str) -> int:

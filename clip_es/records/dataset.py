@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 from clip_es.errors import ClipEsError, DataError
+from clip_es.records.lines import printable, read_lines, unreadable
+from clip_es.records.listing import Listing
+from clip_es.records.table import Records, Row, TruthOf
+from clip_es.records.table import without_labels as bare
 from clip_es.types import ImageRecord
+
+__all__ = ["Dataset", "Labels", "Listing", "Problem", "collect", "printable", "read_lines", "unreadable"]
 
 ClassId = Callable[[str], int]
 """From a class name to its 0-based id; raises DataError for a name it does not know."""
@@ -23,10 +31,12 @@ OnBadLabel = Literal["fail", "skip"]
 STAGE = "records"
 """Stage of the rows that readers write; pictures that fail later carry another one."""
 
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+Use = Literal["keep", "drop"]
+"""Whether objects of some kind count as labels of their picture."""
 
-LARGEST_TEXT = 2**26
-"""Bytes. A list of a million pictures has 30 MB; what is larger than 64 MiB is not a list."""
+_PLAIN_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,198}", re.ASCII)
+_SPELLINGS = 65536
+"""Spellings of labels whose classes are remembered while a table is read."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +63,31 @@ class Dataset:
     """The usable pictures of a data set, in its order, and what is wrong with the others."""
 
     name: str
-    records: tuple[ImageRecord, ...]
+    records: Sequence[ImageRecord]
+    """Those of a reader are built when they are asked for (`Records`), so a million of them take 40 MB."""
     problems: tuple[Problem, ...] = ()
     truth: Mapping[str, Path] = field(default_factory=dict)
-    """Ground-truth mask by image id; only files that exist, only ids of `records`."""
+    """Ground-truth mask by image id; only files that exist, only for ids of `records`."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Labels that `on_bad_label="skip"` dropped, and how often."""
+    notes: tuple[str, ...] = ()
+    """What was left out as asked for, such as pictures without any object; a sentence each."""
+    truth_table: np.ndarray | None = None
+    """uint8 [256]: from a value of the truth's files to that of a mask (0 background, k + 1 class k, 255)."""
+    has_background: bool = True
+    """False where every pixel of the truth is a class or ignored: background then takes no part in the mIoU."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "truth", MappingProxyType(dict(self.truth)))
+        if isinstance(self.truth, dict):
+            object.__setattr__(self, "truth", MappingProxyType(dict(self.truth)))
         object.__setattr__(self, "left_out", MappingProxyType(dict(self.left_out)))
+
+    def read_truth(self, image_id: str) -> np.ndarray:
+        """The truth of a picture, uint8 [h w], with the values of our masks. Raises KeyError: none; DataError: bad."""
+        from clip_es.masks import read_mask  # which needs torch; a reader does not
+
+        labels = read_mask(self.truth[image_id])
+        return labels if self.truth_table is None else self.truth_table[labels]
 
     def fingerprint(self) -> str:
         """SHA-256 over ids, labels and stated sizes, in order; where the files lie does not matter."""
@@ -71,24 +96,36 @@ class Dataset:
             digest.update(f"{record.image_id}\t{record.class_ids}\t{record.size_hw}\n".encode())
         return digest.hexdigest()
 
+    def without_labels(self) -> Dataset:
+        """The same pictures with no class known."""
+        return replace(self, records=bare(self.records))
+
 
 class Labels:
-    """Looks labels up, and counts those that were left out."""
+    """Looks labels up, and counts those that were left out. With `wanted=False` no label is asked for."""
 
-    def __init__(self, class_id: ClassId, on_bad_label: OnBadLabel) -> None:
+    def __init__(self, class_id: ClassId, on_bad_label: OnBadLabel, wanted: bool = True) -> None:
         self._class_id = class_id
         self._skip = on_bad_label == "skip"
+        self.wanted = wanted
         self.left_out: dict[str, int] = {}
+        self._known: dict[str, int] = {}
 
     def ids(self, names: Iterable[str], where: object) -> tuple[int, ...]:
         """0-based class ids in the order of the names, each once.
 
         Raises DataError: a name is unknown (unless it is to be skipped), or no name is left.
         """
+        if not self.wanted:
+            return ()
         found: dict[int, None] = {}
         for name in names:
+            known = self._known.get(name)
+            if known is not None:
+                found[known] = None
+                continue
             try:
-                found[self._class_id(name)] = None
+                number = self._class_id(name)
             except DataError as error:
                 if self._skip:
                     self.left_out[name] = self.left_out.get(name, 0) + 1
@@ -101,6 +138,9 @@ class Labels:
                     found=error.found,
                     next_step=f"{error.next_step} {step}" if error.next_step else step,
                 ) from None
+            found[number] = None
+            if len(self._known) < _SPELLINGS:
+                self._known[name] = number
         if not found:
             raise DataError(
                 "lists no object",
@@ -111,136 +151,117 @@ class Labels:
         return tuple(found)
 
 
+class LeftOut(NamedTuple):
+    """A picture that is not used because the user asked for it, and why."""
+
+    why: str
+
+
+class At(NamedTuple):
+    """Where an entry stands, put into words only when somebody reads them."""
+
+    source: str
+    unit: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.source} {self.unit} {self.number}"
+
+
 class Entry(NamedTuple):
-    """One line of a list: what it calls the picture, where it stands, and how it becomes a record."""
+    """One entry of a list: what it calls the picture, its number, and how it becomes a row."""
 
     image_id: str
-    where: str
-    read: Callable[[], ImageRecord]
+    number: int
+    read: Callable[[], Row | LeftOut]
+
+
+def check_id(image_id: str, where: object) -> None:
+    """Raises DataError: not a plain file name. It comes before any path is made of the id."""
+    if not _PLAIN_ID.fullmatch(image_id):
+        ImageRecord(image_id, Path(str(where)), ())
 
 
 def collect(
-    name: str, entries: Iterable[Entry], labels: Labels, find_truth: Callable[[str], Path | None], source: object
+    name: str,
+    entries: Iterable[Entry],
+    labels: Labels,
+    records: Records,
+    find_truth: Callable[[str], Path | None] | None,
+    source: object,
+    where: Callable[[int], object],
 ) -> Dataset:
-    """Read every entry, keep the first of two with one id, and note what could not be read.
+    """Read every entry into `records`, keep the first of two with one id, and note what could not be read.
 
+    `where` says where the entry of a number stands. Memory: what `records` takes, and 24 bytes for each entry.
     Raises DataError: the source holds no entry at all.
     """
-    records: dict[str, ImageRecord] = {}
-    problems: list[Problem] = []
-    first: dict[str, str] = {}
-    for entry in entries:
+    hashes, numbers = array("q"), array("q")
+    failed: dict[int, Problem] = {}
+    reasons: dict[str, int] = {}
+    unused = array("Q")
+    for at, entry in enumerate(entries):
+        hashes.append(hash(entry.image_id))
+        numbers.append(entry.number)
         try:
-            if entry.image_id in first:
-                raise DataError(
-                    f"{printable(entry.image_id)!r} is listed twice; the first entry counts",
-                    where=entry.where,
-                    found=f"the same id at {first[entry.image_id]}",
-                    next_step="Take one of the two out, or rename the picture.",
-                )
-            first[entry.image_id] = entry.where
-            records[entry.image_id] = entry.read()
+            row = entry.read()
+            if isinstance(row, LeftOut):
+                reasons[row.why] = reasons.get(row.why, 0) + 1
+            else:
+                records.add(row)
+                continue
         except ClipEsError as error:
-            problems.append(Problem.of(entry.image_id, error))
+            failed[at] = Problem.of(entry.image_id, error)
         except OSError as error:
-            problems.append(Problem.of(entry.image_id, unreadable(entry.where, error)))
-    if not first:
+            failed[at] = Problem.of(entry.image_id, unreadable(where(entry.number), error))
+        unused.append(at)
+    if not hashes:
         raise DataError("lists no picture", where=source, expected="at least one entry", found="none")
-    truth = {image_id: mask for image_id in records if (mask := find_truth(image_id)) is not None}
-    return Dataset(name, tuple(records.values()), tuple(problems), truth, labels.left_out)
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, str | DataError]]:
-    """Lines of a UTF-8 text file with their numbers, blank ones left out; any line ending, with or without a mark.
-
-    A line that is not text comes as the error it is, so that the others go on.
-    Raises DataError: the file is missing, too large, or UTF-16.
-    """
-    try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST_TEXT + 1)
-    except OSError as error:
-        raise unreadable(path, error) from error
-    if len(data) > LARGEST_TEXT:
-        raise DataError("is too large for a list of pictures", where=path, expected=f"at most {LARGEST_TEXT:,} bytes")
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError("is a UTF-16 file", where=path, expected="UTF-8", next_step="Save it as UTF-8.")
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
-        if not line.strip():
-            continue
-        where = f"{path.name} line {number}"
-        try:
-            text = line.decode()
-        except UnicodeDecodeError:
-            found = printable(line.decode(errors="replace"), 60)
-            yield number, DataError("is not UTF-8 text", where=where, found=repr(found), next_step="Save it as UTF-8.")
-            continue
-        if "\0" in text:
-            found = repr(printable(text, 60))
-            yield number, DataError("holds a zero byte", where=where, found=found, next_step="Write the line anew.")
-            continue
-        yield number, text
-
-
-class Listing:
-    """Files of some folders by id, each folder listed once: a question for each of a million pictures would be slow."""
-
-    PICTURES = (".jpg", ".jpeg", ".png")
-    MASKS = (".png",)
-
-    def __init__(self, *folders: Path, suffixes: tuple[str, ...]) -> None:
-        self._files: dict[str, tuple[Path, str]] = {}
-        rank: dict[str, int] = {}
-        for folder in folders:
-            for name in _file_names(folder):
-                stem, dot, suffix = name.rpartition(".")
-                wanted = (dot + suffix).lower()
-                if stem and wanted in suffixes and suffixes.index(wanted) < rank.get(stem, len(suffixes)):
-                    rank[stem] = suffixes.index(wanted)
-                    self._files[stem] = folder, name
-
-    def find(self, image_id: str) -> Path | None:
-        """The file of an id; where there are several, the first folder and then the first suffix counts."""
-        found = self._files.get(image_id)
-        return found[0] / found[1] if found else None
-
-    def ids(self) -> list[str]:
-        """Every id that has a file, sorted."""
-        return sorted(self._files)
-
-
-def _file_names(folder: Path) -> Iterator[str]:
-    try:
-        with os.scandir(folder) as entries:
-            # Whatever is not surely a folder may be a picture: links are followed only when the file is opened.
-            yield from (entry.name for entry in entries if not entry.is_dir(follow_symlinks=False))
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except OSError as error:
-        raise unreadable(folder, error) from error
-
-
-def unreadable(where: object, error: OSError) -> DataError:
-    """The same trouble in our words."""
-    missing = isinstance(error, FileNotFoundError)
-    return DataError(
-        "does not exist" if missing else f"cannot be read: {error.strerror or error}",
-        where=error.filename or where,
-        next_step="Check the path." if missing else "Check the file and its permissions.",
+    used = np.ones(len(hashes), bool)
+    used[np.frombuffer(unused, np.uint64).astype(np.int64)] = False
+    repeated = _repeats(np.frombuffer(hashes, np.int64))
+    if repeated:
+        row_of = np.cumsum(used) - 1
+        dropped = [at for at in repeated if used[at]]
+        for at in dropped:
+            image_id = records.row(int(row_of[at])).image_id
+            error = DataError(
+                f"{printable(image_id)!r} is listed twice; the first entry counts",
+                where=where(numbers[at]),
+                found=f"the same id at {where(numbers[repeated[at]])}",
+                next_step="Take one of the two out, or rename the picture.",
+            )
+            failed[at] = Problem.of(image_id, error)
+        kept = np.ones(len(records), bool)
+        kept[row_of[dropped]] = False
+        records = records.pick(np.flatnonzero(kept))
+    return Dataset(
+        name,
+        records,
+        tuple(failed[at] for at in sorted(failed)),
+        TruthOf(records, find_truth) if find_truth else {},
+        labels.left_out,
+        tuple(f"{count:,} picture{'s' * (count > 1)} left out: {why}." for why, count in reasons.items()),
     )
 
 
-def refuse(error: DataError) -> Callable[[], ImageRecord]:
+def _repeats(hashes: np.ndarray) -> dict[int, int]:
+    """Entries whose id an earlier one has, and the first with it."""
+    in_order = np.sort(hashes)
+    twice = in_order[1:][in_order[1:] == in_order[:-1]]
+    first: dict[int, int] = {}
+    seen: dict[int, int] = {}
+    for at in np.flatnonzero(np.isin(hashes, twice)).tolist() if len(twice) else ():
+        one = seen.setdefault(int(hashes[at]), at)
+        if one != at:
+            first[at] = one
+    return first
+
+
+def refuse(error: DataError) -> Callable[[], Row]:
     """The reading of an entry that is already known to be bad."""
 
-    def read() -> ImageRecord:
+    def read() -> Row:
         raise error
 
     return read
-
-
-def printable(text: str, longest: int = 200) -> str:
-    """The text on one line, shortened, with control characters and lone surrogates spelled out."""
-    if len(text) > longest:
-        text = text[: longest - 3] + "..."
-    return _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)

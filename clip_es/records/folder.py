@@ -1,28 +1,20 @@
-"""A folder of pictures and a table: the header `image,labels`, names separated by `;`."""
+"""A folder of pictures, and a table of labels, or sub-folders named after the classes, or nothing."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from clip_es.errors import DataError
-from clip_es.records.dataset import (
-    ClassId,
-    Dataset,
-    Entry,
-    Labels,
-    Listing,
-    OnBadLabel,
-    collect,
-    printable,
-    read_lines,
-    refuse,
-)
-from clip_es.types import ImageRecord
+from clip_es.records.dataset import At, ClassId, Dataset, Entry, Labels, OnBadLabel, check_id, collect, refuse
+from clip_es.records.label_files import LabelFile, Line, Lines, open_labels
+from clip_es.records.lines import check_inside, printable
+from clip_es.records.listing import MASKS, PICTURES, SEPARATOR, Listing, Place, Tree, pictures_below
+from clip_es.records.table import Records, Row
 
-COLUMNS = ("image", "labels")
+WORDS = ("subfolders", "auto", "none")
+"""What may stand in place of a table: labels from the names of the sub-folders; no labels at all (the last two)."""
 
 
 def folder(
@@ -30,115 +22,150 @@ def folder(
     labels: str | Path,
     *,
     class_id: ClassId,
+    class_count: int | None = None,
     truth: str | Path | None = None,
     on_bad_label: OnBadLabel = "fail",
+    labelled: bool = True,
 ) -> Dataset:
-    """Read pictures and labels from a folder and a CSV file.
+    """Read pictures and labels.
 
-    The file has the header `image,labels` (further columns are ignored); `image` is a file name below `images`, with
-    `/` for sub-folders, `labels` are class names separated by `;`. The id of `a/b.jpg` is `a__b`. `truth` is a folder
-    of ground-truth masks, `<id>.png` or in the same sub-folders.
+    `labels` is a table (see `label_files` for the kinds), `subfolders` (the first folder below `images` names the class
+    of what is in it), or `auto` or `none`: every picture below `images`, with no class known. A table names a picture
+    by its path below `images`, with `/` for sub-folders, or by its id; the id of `a/b.jpg` is `a__b`. `class_count`:
+    how many classes there are, to check ids and columns. `truth` is a folder of ground-truth masks, `<id>.png` or in
+    the same sub-folders. Without `labelled` the pictures are those of the table and their labels are not looked at.
 
-    Raises DataError: a folder or the file is missing, a column is missing, or there is no row. What is wrong with one
-    row becomes a row of `Dataset.problems`.
+    Memory: 40 bytes for each picture, and ten for each file in the folders.
+    Raises DataError: a folder or the file is missing, the table is of an unknown kind, or nothing is listed. What is
+    wrong with one row becomes a row of `Dataset.problems`.
     """
-    images, table = Path(images), Path(labels)
-    masks = Path(truth) if truth is not None else None
-    for path in filter(None, (images, masks)):
+    images = Path(images)
+    for path in filter(None, (images, Path(truth) if truth is not None else None)):
         if not path.is_dir():
             raise DataError("is not a folder", where=path, next_step="Check the path.")
-    lookup = Labels(class_id, on_bad_label)
-    listing = Listing(masks, suffixes=Listing.MASKS) if masks else None
-    inside: dict[str, PurePosixPath] = {}
+    word = str(labels) if str(labels) in WORDS else None
+    labelled = labelled and word not in {"auto", "none"}
+    table = images if word else Path(labels)
+    file = (
+        LabelFile(_pictures(images, word), class_id, "picture")
+        if word
+        else open_labels(table, class_id, class_count, partial(pictures_below, images))
+    )
+    lookup = Labels(file.class_id, on_bad_label, labelled)
+    records = Records()
+    masks = Listing(Path(truth), suffixes=MASKS, nested=True) if truth is not None else None
+    find = (lambda inner: inner) if word else _Finder(images)
 
-    def record(name: str, names: str, where: str) -> ImageRecord:
-        inner = _inner_path(name, where)
-        image_id = _image_id(name)
-        ImageRecord(image_id, Path(where), ())
-        if not (images / inner).is_file():
+    source = table.name
+
+    def where(number: int) -> At:
+        return At(source, file.unit, number)
+
+    places: dict[str, int] = {}
+
+    def read(line: Line, name: str, parts: tuple[str, str], number: int) -> Row:
+        check_inside(line.image, where(number))
+        inner = find(name)
+        if inner is None:
+            check_id(image_id_of(line.image), where(number))
             raise DataError(
-                f"lists {name!r}, which is not there",
-                where=where,
-                expected=f"the file {images / inner}",
+                f"lists {line.image!r}, which is not there",
+                where=where(number),
+                expected=f"the file {images / line.image}",
                 next_step="Add the picture, correct the name, or take the row out.",
             )
-        inside[image_id] = inner
-        wanted = [label.strip() for label in names.split(";") if label.strip()]
-        return ImageRecord(image_id, images / inner, lookup.ids(wanted, where))
+        stem, suffix = parts if inner == name else _split(inner)
+        image_id = stem.replace("/", SEPARATOR)
+        check_id(image_id, where(number))
+        place = places.get(suffix)
+        if place is None:
+            place = places[suffix] = records.place(Place(images, suffix))
+        return Row(image_id, place, lookup.ids(line.labels, where(number)), None, "" if stem == image_id else stem)
 
-    def find_truth(image_id: str) -> Path | None:
-        if listing is None or masks is None:
-            return None
-        nested = masks / inside[image_id].with_suffix(".png")
-        return listing.find(image_id) or (nested if nested.is_file() else None)
+    def entries() -> Iterator[Entry]:
+        for number, line in file.lines:
+            if isinstance(line, DataError):
+                yield Entry(str(where(number)), number, refuse(line))
+            else:
+                name = _tidy(line.image)
+                parts = _split(name)
+                image_id = parts[0].replace("/", SEPARATOR) or str(where(number))
+                yield Entry(image_id, number, partial(read, line, name, parts, number))
 
-    return collect(f"folder {images.name}", _entries(table, record), lookup, find_truth, table)
+    find_truth = masks.find if masks else None
+    return collect(f"folder {images.name}", entries(), lookup, records, find_truth, table, where)
 
 
-def _entries(table: Path, record) -> Iterator[Entry]:
-    rows = read_lines(table)
-    image, labels, width = _header(table, next(rows, (1, ""))[1])
-    for number, line in rows:
-        where = f"{table.name} line {number}"
-        cells = line if isinstance(line, DataError) else _cells(line, where)
-        if isinstance(cells, list) and len(cells) != width:
-            cells = DataError(
-                f"has {len(cells)} columns",
-                where=where,
-                expected=f"{width}, as in the header",
-                found=repr(printable(str(line), 80)),
-                next_step="Separate the names of several labels by ';', or quote a name that holds a comma.",
+def _pictures(images: Path, word: str) -> Lines:
+    """Every picture of the folder, numbered."""
+    for number, name in enumerate(pictures_below(images), start=1):
+        first, slash, _ = name.partition("/")
+        if word == "subfolders" and not slash:
+            yield (
+                number,
+                DataError(
+                    f"{printable(name)!r} lies in no sub-folder, so it has no label",
+                    where=images,
+                    expected="a folder for each class, named like it",
+                    next_step="Move it into the folder of its class.",
+                ),
             )
-        if isinstance(cells, DataError):
-            yield Entry(where, where, refuse(cells))
         else:
-            name = cells[image].strip()
-            yield Entry(_image_id(name) or where, where, partial(record, name, cells[labels], where))
+            yield number, Line(name, (first,))
 
 
-def _header(table: Path, line: str | DataError) -> tuple[int, int, int]:
-    """Where the two columns stand, and how many there are."""
-    if isinstance(line, DataError):
-        raise line
-    cells = _cells(line, f"{table.name} line 1")
-    names = [cell.strip().lower() for cell in cells] if isinstance(cells, list) else []
-    if any(names.count(column) != 1 for column in COLUMNS):
-        raise DataError(
-            "does not have the columns `image` and `labels` once each",
-            where=table,
-            expected="a first line `image,labels`",
-            found=repr(printable(line, 80)),
-            next_step="Separate the columns by commas, the names within `labels` by ';'.",
-        )
-    return names.index("image"), names.index("labels"), len(names)
+class _Finder:
+    """From a tidy name in a table to a path below the folder: a file of that name, or a picture of that id."""
+
+    def __init__(self, images: Path) -> None:
+        self._tree = Tree(images)
+        self._by_id: Callable[[str], str | None] | None = None
+
+    def __call__(self, name: str) -> str | None:
+        if self._tree.has(name):
+            return name
+        if PurePosixPath(name).suffix.lower() in PICTURES:
+            return None
+        if self._by_id is None:
+            self._by_id = _ids_below(self._tree.top)
+        return self._by_id(name.replace("/", SEPARATOR))
 
 
-def _cells(line: str, where: str) -> list[str] | DataError:
-    """Cells of one line. No name holds a line break, so an opening quote without an end spoils only its own line."""
-    try:
-        return next(csv.reader([line], strict=True, skipinitialspace=True))
-    except csv.Error as error:
-        return DataError(
-            "is not a row of a CSV file",
-            where=where,
-            found=f"{error}: {printable(line, 60)!r}",
-            next_step="Close the quotes and double those inside a name.",
-        )
+def _ids_below(images: Path) -> Callable[[str], str | None]:
+    listing = Listing(images, suffixes=PICTURES, nested=True)
+    heads = [place.folder.relative_to(images).as_posix() for place in listing.places]
+
+    def find(image_id: str) -> str | None:
+        # Dictionaries of COCO's labels call a picture 9 whose file is COCO_train2014_000000000009.jpg.
+        for name in (image_id, *(_coco_names(image_id) if image_id.isascii() and image_id.isdigit() else ())):
+            code = listing.place(name)
+            if code is not None:
+                place = listing.places[code]
+                inner = name[place.prefix :] + place.suffix
+                return inner if heads[code] == "." else f"{heads[code]}/{inner}"
+        return None
+
+    return find
 
 
-def _image_id(name: str) -> str:
-    """The name without its suffix, sub-folders joined by two underscores."""
-    path = PurePosixPath(name)
-    return "__".join(path.with_suffix("").parts) if path.name else ""
+def _coco_names(number: str) -> Iterator[str]:
+    for before in ("", "COCO_train2014_", "COCO_val2014_"):
+        for folder in ("", "train2014__", "val2014__", "train2017__", "val2017__"):
+            yield f"{folder}{before}{number:0>12}"
 
 
-def _inner_path(name: str, where: str) -> PurePosixPath:
-    path = PurePosixPath(name)
-    if not path.name or path.is_absolute() or ".." in path.parts or "\\" in name:
-        raise DataError(
-            f"names the picture {printable(name)!r}",
-            where=where,
-            expected="a file name relative to the folder of the pictures, with / for sub-folders and without '..'",
-            next_step="Correct the name.",
-        )
-    return path
+def image_id_of(name: str) -> str:
+    """The name without a picture's suffix, sub-folders joined by two underscores."""
+    return _split(_tidy(name))[0].replace("/", SEPARATOR)
+
+
+def _split(inner: str) -> tuple[str, str]:
+    """A name and its suffix; what is not the suffix of a picture belongs to the name."""
+    stem, dot, end = inner.rpartition(".")
+    if not stem or stem.endswith("/") or f".{end.lower()}" not in PICTURES:
+        return inner, ""
+    return stem, dot + end
+
+
+def _tidy(name: str) -> str:
+    return PurePosixPath(name).as_posix() if "./" in name or "//" in name or name.endswith("/") else name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,15 +17,16 @@ from clip_es.records.dataset import (
     Dataset,
     Entry,
     Labels,
-    Listing,
+    LeftOut,
     OnBadLabel,
+    Use,
+    check_id,
     collect,
-    printable,
-    read_lines,
     refuse,
-    unreadable,
 )
-from clip_es.types import ImageRecord
+from clip_es.records.lines import printable, read_lines, unreadable
+from clip_es.records.listing import MASKS, PICTURES, Listing
+from clip_es.records.table import Records, Row
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -36,6 +37,12 @@ LARGEST_XML = 2**20
 LONGEST_SIDE = 1_000_000
 """Pixels. A stated side beyond this is a slip, not a size."""
 
+_YES = {"1", "true", "yes"}
+"""How annotation tools write that an object is difficult or truncated; all else means that it is not."""
+
+Read = Callable[[str, int], "Row | LeftOut"]
+"""From an id and the number of its line to a row."""
+
 
 def voc(
     root: str | Path,
@@ -45,14 +52,19 @@ def voc(
     list_file: str | Path | None = None,
     on_bad_label: OnBadLabel = "fail",
     need_size: bool = False,
+    difficult: Use = "keep",
+    truncated: Use = "keep",
+    labelled: bool = True,
 ) -> Dataset:
     """Read a data set in the layout of VOC 2012.
 
     `root` holds JPEGImages, Annotations, ImageSets/Segmentation and, where there is ground truth, SegmentationClassAug
     or SegmentationClass. `split` names a list in ImageSets/Segmentation, `list_file` a list elsewhere: one id per line,
     further columns ignored. `train_aug` without a list is every id of SegmentationClassAug that is not in val.
-    Labels are those of `object/name` in the order of the file, each once; difficult and truncated objects count, as
-    published. `need_size` refuses pictures whose annotation states no height and width.
+    Labels are those of `object/name` in the order of the file, each once. Difficult and truncated objects count, as
+    published, unless they are to be dropped; a picture with no other object is then left out. `need_size` refuses
+    pictures whose annotation states no height and width. Without `labelled` no class is known of any picture, and the
+    annotations are only opened where their size is needed.
 
     Raises DataError: the folder or the list is missing or empty. What is wrong with one picture becomes a row of
     `Dataset.problems`.
@@ -60,24 +72,29 @@ def voc(
     root = Path(root)
     _check_root(root)
     source = Path(list_file) if list_file is not None else _list_of(root, split)
-    pictures = Listing(root / "JPEGImages", suffixes=Listing.PICTURES)
-    augmented = Listing(root / "SegmentationClassAug", suffixes=Listing.MASKS)
-    plain = Listing(root / "SegmentationClass", suffixes=Listing.MASKS)
-    labels = Labels(class_id, on_bad_label)
+    pictures = Listing(root / "JPEGImages", suffixes=PICTURES)
+    augmented = Listing(root / "SegmentationClassAug", suffixes=MASKS)
+    plain = Listing(root / "SegmentationClass", suffixes=MASKS)
+    labels = Labels(class_id, on_bad_label, labelled)
+    folder = root / "Annotations"
 
-    def record(image_id: str, where: str) -> ImageRecord:
-        # The type refuses ids that could leave the folder, so it is made before any path is.
-        ImageRecord(image_id, Path(where), ())
-        picture = pictures.find(image_id)
-        if picture is None:
+    def where(number: int) -> str:
+        return f"{source.name} line {number}" if source else "SegmentationClassAug"
+
+    def read(image_id: str, number: int) -> Row | LeftOut:
+        check_id(image_id, where(number))
+        place = pictures.place(image_id)
+        if place is None:
             raise DataError(
                 f"lists {image_id!r}, which has no picture",
-                where=where,
-                expected=f"{root / 'JPEGImages' / image_id}.jpg (or .jpeg, .png)",
+                where=where(number),
+                expected=f"{root / 'JPEGImages' / image_id}.jpg (or {', '.join(PICTURES[1:])})",
                 next_step="Add the picture, or take the id out of the list.",
             )
-        annotation = root / "Annotations" / f"{image_id}.xml"
-        names, size_hw = read_annotation(annotation)
+        if not labelled and not need_size:
+            return Row(image_id, place, ())
+        annotation = folder / f"{image_id}.xml"
+        names, size_hw, dropped = _read(annotation, difficult, truncated)
         if need_size and size_hw is None:
             raise DataError(
                 "states no usable size",
@@ -85,41 +102,56 @@ def voc(
                 expected="whole numbers in size/height and size/width",
                 next_step="Fix the file, or pass --image.size-from picture.",
             )
-        return ImageRecord(image_id, picture, labels.ids(names, annotation), size_hw)
+        if labelled and dropped and not names:
+            return LeftOut("only difficult or truncated objects")
+        return Row(image_id, place, labels.ids(names, annotation), size_hw)
 
     def entries() -> Iterator[Entry]:
         if source is None:
-            left_out = {entry.image_id for entry in _listed(_val_list(root), record)}
+            left_out = {entry.image_id for entry in _listed(_val_list(root), read)}
             for image_id in augmented.ids():
                 if image_id not in left_out:
-                    yield Entry(image_id, "SegmentationClassAug", partial(record, image_id, "SegmentationClassAug"))
+                    yield Entry(image_id, 0, partial(read, image_id, 0))
         else:
-            yield from _listed(source, record)
+            yield from _listed(source, read)
 
     return collect(
         f"voc12 {split if list_file is None else Path(list_file).name}",
         entries(),
         labels,
+        Records(pictures.places),
         lambda image_id: augmented.find(image_id) or plain.find(image_id),
         source or root / "SegmentationClassAug",
+        where,
     )
 
 
-def read_annotation(path: Path) -> tuple[list[str], tuple[int, int] | None]:
+def read_annotation(
+    path: Path, difficult: Use = "keep", truncated: Use = "keep"
+) -> tuple[list[str], tuple[int, int] | None]:
     """Names of the objects in the order of the file, and (height, width) where the file states a usable size.
 
-    No entity, external reference or document type is followed: such a file is refused.
-    Raises DataError: missing, unreadable, not XML, or an object without a name.
+    Objects marked difficult or truncated may be dropped. No entity, external reference or document type is followed:
+    such a file is refused. Raises DataError: missing, unreadable, not XML, or an object without a name.
     """
+    return _read(path, difficult, truncated)[:2]
+
+
+def _read(path: Path, difficult: Use, truncated: Use) -> tuple[list[str], tuple[int, int] | None, int]:
+    """As `read_annotation`, and how many objects were dropped."""
     tree = _parse(path)
-    names = []
+    drop = [flag for flag, use in (("difficult", difficult), ("truncated", truncated)) if use == "drop"]
+    names, dropped = [], 0
     for number, element in enumerate(tree.findall("object"), start=1):
         name = (element.findtext("name") or "").strip()
         if not name:
             raise DataError(f"object {number} has no name", where=path, next_step="Name it, or remove it.")
-        names.append(name)
+        if any((element.findtext(flag) or "").strip().lower() in _YES for flag in drop):
+            dropped += 1
+        else:
+            names.append(name)
     height, width = (_pixels(tree.findtext(f"size/{side}")) for side in ("height", "width"))
-    return names, (height, width) if height and width else None
+    return names, (height, width) if height and width else None, dropped
 
 
 def _parse(path: Path) -> Element:
@@ -156,14 +188,13 @@ def _pixels(text: str | None) -> int | None:
     return int(value) if math.isfinite(value) and 1 <= value <= LONGEST_SIDE and value == int(value) else None
 
 
-def _listed(source: Path, record) -> Iterator[Entry]:
+def _listed(source: Path, read: Read) -> Iterator[Entry]:
     for number, line in read_lines(source):
-        where = f"{source.name} line {number}"
         if isinstance(line, DataError):
-            yield Entry(where, where, refuse(line))
+            yield Entry(f"{source.name} line {number}", number, refuse(line))
         else:
             image_id = line.split()[0]
-            yield Entry(image_id, where, partial(record, image_id, where))
+            yield Entry(image_id, number, partial(read, image_id, number))
 
 
 def _check_root(root: Path) -> None:

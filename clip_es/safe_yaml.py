@@ -1,0 +1,48 @@
+"""YAML of a file that nobody vouches for: plain values, no references, no repeated keys, one kind of error."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import yaml
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without references, which can make a small file unfold into a huge one, and without repeated keys."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="references (*name) are not allowed", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (yaml.YAMLError, RecursionError):
+            raise
+        except Exception as error:  # PyYAML meets `!!bool x` with KeyError, `!!int ''` with IndexError, and so on
+            value = getattr(node, "value", "")
+            problem = f"{value!r} is no value of the type {node.tag.rpartition(':')[2]}"[:200]
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key '{key.value}' stands twice", problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(content: bytes | str) -> object:
+    """The content of a YAML text. Raises yaml.YAMLError, whatever is wrong with it; nothing of it is ever run."""
+    try:
+        return yaml.load(content, _Loader)  # a SafeLoader
+    except yaml.YAMLError:
+        raise
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+    except Exception as error:  # such as bytes that are no text
+        raise yaml.YAMLError(f"{type(error).__name__}: {error}"[:200]) from error
