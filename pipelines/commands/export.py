@@ -1,0 +1,191 @@
+"""`clip-es export`, `import` and `worst`: masks to other tools, edits back, and the pictures that need a person."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from clip_es.disk import write_atomic
+from clip_es.formats import FormatName, ReadableName, Source
+from clip_es.formats.folder import read_mark
+from clip_es.formats.pictures import PictureMode
+from clip_es.pipelines.console import bar, say, show_table
+from clip_es.pipelines.export import export
+from clip_es.pipelines.import_masks import import_masks, imported_ids
+from clip_es.pipelines.run_folder import FOLDERS, LabelKind, Run
+from clip_es.pipelines.worst import PictureScore, Ranking, ScoreName, all_scores, rank
+from clip_es.pipelines.worst_sheet import write_sheet
+from clip_es.records import Problem
+
+_SHOWN = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """A run's masks as a data set in the format of another tool."""
+
+    run_folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
+    """Folder of a run."""
+    format: FormatName
+    """PNG masks: voc, cvat, mmseg, huggingface. JSON: coco-rle, coco-panoptic, labelme. Text: yolo-seg."""
+    out: Path
+    """A new folder. A stopped export begins again there; a finished one is never touched."""
+    labels: LabelKind = "masks"
+    """masks: unsure pixels are undecided (255). decided: every pixel has its likeliest label."""
+    images: Path | None = None
+    """Folder of the pictures; None: where run.yaml says they are."""
+    pictures: PictureMode = "link"
+    """Put the pictures beside the masks as hard links (no space; else copies), as copies, or not at all."""
+    vocabulary: str | None = None
+    """Names of the classes: a name or a YAML file; None: as run.yaml says."""
+    split: str | None = None
+    """Name of the list or sub-folder; None: train, or default for cvat."""
+
+    def run(self) -> int:
+        """Write the data set."""
+        run = Run.open(self.run_folder, self.vocabulary)
+        with bar("export", len(run.image_ids)) as progress:
+            made = export(
+                run,
+                self.format,
+                self.out,
+                labels=self.labels,
+                images=self.images,
+                pictures=self.pictures,
+                split=self.split,
+                done=lambda: progress.advance(progress.task_ids[0]),
+            )
+        _tell(made.problems, "left out")
+        say(f"{made.pictures} pictures as {self.format} in {self.out}")
+        return 1 if made.problems else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """Masks that a person has edited override those of their run."""
+
+    run_folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
+    """Folder of the run they came from."""
+    format: ReadableName
+    """What the edited masks are in."""
+    source: Annotated[Path, tyro.conf.arg(name="from")]
+    """A folder, a zip archive (never unpacked) or a single file."""
+    labels: LabelKind | None = None
+    """What had been exported; None: what the folder's mark says, otherwise masks."""
+    reviewed: bool = False
+    """A person has looked at the whole of every picture: all its pixels become sure, not the edited ones alone."""
+    vocabulary: str | None = None
+    """Names of the classes: a name or a YAML file; None: as run.yaml says."""
+
+    def run(self) -> int:
+        """Write masks/, labels/ and confidence/ of the edited pictures."""
+        run = Run.open(self.run_folder, self.vocabulary)
+        stated = read_mark(self.source).get("labels")
+        kind: LabelKind = self.labels or ("decided" if stated == "decided" else "masks")
+        with Source(self.source) as source:
+            made = import_masks(run, source, self.format, compared_with=kind, reviewed=self.reviewed)
+        _tell(made.problems, "refused")
+        say(
+            f"{made.edited} pictures edited ({made.pixels} pixels differ from RUN/{FOLDERS[kind]}), "
+            f"{made.unchanged} unchanged, {len(made.problems)} refused"
+        )
+        return 1 if made.problems else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worst:
+    """The pictures a run is least sure of, exported for a person to mend."""
+
+    run_folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
+    """Folder of a run."""
+    out: Path
+    """A new folder for the pictures, their masks, worst.csv (all pictures) and worst.html (those exported)."""
+    count: int = 20
+    """How many."""
+    format: ReadableName = "labelme"
+    """What they are exported in; `clip-es import` reads it back."""
+    by: ScoreName = "expected-miou"
+    """expected-miou: the mIoU that the confidences promise. mean-confidence: of all pixels. decided-share: not 255."""
+    labels: LabelKind = "decided"
+    """decided: the likeliest labels, to be mended. masks: unsure pixels are marked as undecided, to be filled."""
+    again: bool = False
+    """Also those that came back from a person before."""
+    truth: Path | None = None
+    """Folder of ground-truth PNGs: tells how well each score predicts the true mIoU of a picture."""
+    images: Path | None = None
+    """Folder of the pictures; None: where run.yaml says they are."""
+    pictures: PictureMode = "link"
+    """Put the pictures beside the masks as hard links (no space; else copies), as copies, or not at all."""
+    vocabulary: str | None = None
+    """Names of the classes: a name or a YAML file; None: as run.yaml says."""
+
+    def run(self) -> int:
+        """Rank, print, export."""
+        run = Run.open(self.run_folder, self.vocabulary)
+        skip = set() if self.again else imported_ids(run.folder)
+        with bar("score", len(run.image_ids)) as progress:
+            ranking = rank(
+                run, self.by, truth=self.truth, skip=skip, done=lambda: progress.advance(progress.task_ids[0])
+            )
+        chosen = ranking.pictures[: max(self.count, 0)]
+        made = export(
+            run,
+            self.format,
+            self.out,
+            labels=self.labels,
+            images=self.images,
+            pictures=self.pictures,
+            only=[picture.image_id for picture in chosen],
+            about={"worst_by": self.by},
+        )
+        write_atomic(self.out / "worst.csv", _csv(ranking.pictures))
+        write_sheet(self.out / "worst.html", run, chosen, self.by, self.images, self.pictures)
+        self._show(ranking, chosen)
+        _tell((*ranking.problems, *made.problems), "left out")
+        say(f"{made.pictures} pictures as {self.format} in {self.out}; look at {self.out / 'worst.html'}")
+        say(f"Edit them, then: clip-es import {self.run_folder} --format {self.format} --from {self.out}")
+        return 1 if ranking.problems or made.problems else 0
+
+    def _show(self, ranking: Ranking, chosen: Sequence[PictureScore]) -> None:
+        names = all_scores()
+        truth = any(picture.miou is not None for picture in ranking.pictures)
+        rows = [_row(picture, names, truth) for picture in chosen[:_SHOWN]]
+        show_table(
+            f"the {len(chosen)} of {len(ranking.pictures)} pictures with the lowest {self.by}, per cent",
+            ("picture", *names, *(["true mIoU"] if truth else [])),
+            rows,
+        )
+        if len(chosen) > _SHOWN:
+            say(f"... all of them in {self.out / 'worst.csv'}")
+        for name in names if truth else ():
+            say(f"rank correlation of {name} with true mIoU: {ranking.correlation(name)}")
+
+
+def _row(picture: PictureScore, names: Sequence[ScoreName], truth: bool) -> list[object]:
+    scores = [100 * picture.scores[name] for name in names]
+    miou = "unknown" if picture.miou is None else 100 * picture.miou
+    return [picture.image_id, *scores, *([miou] if truth else [])]
+
+
+def _csv(pictures: Sequence[PictureScore]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    names = all_scores()
+    writer.writerow(("image_id", *(name.replace("-", "_") for name in names), "true_miou"))
+    for picture in pictures:
+        miou = "" if picture.miou is None else f"{picture.miou:.6f}"
+        writer.writerow((picture.image_id, *(f"{picture.scores[name]:.6f}" for name in names), miou))
+    return text.getvalue().encode()
+
+
+def _tell(problems: Sequence[Problem], what: str) -> None:
+    for problem in problems[:5]:
+        say(f"{what} {problem.image_id}: {problem.reason}")
+    if len(problems) > 5:
+        say(f"... and {len(problems) - 5} more")
