@@ -9,6 +9,9 @@ import pytest
 from clip_es.pipelines.demo import copy_photographs, run_demo
 from clip_es.scenes.dataset import ScenesConfig
 
+# mmengine warns of its own old ways.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
 ROWS = [
     "GradCAM on logits",
     "+ softmax over the labels",
@@ -23,7 +26,7 @@ ROWS = [
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo") / "run"
-    return out, run_demo(out, ScenesConfig(train=12, val=24))
+    return out, run_demo(out, ScenesConfig(train=12, val=24), iterations=3)
 
 
 def test_the_demo_leaves_a_run_a_ladder_and_a_report(demo):
@@ -35,6 +38,10 @@ def test_the_demo_leaves_a_run_a_ladder_and_a_report(demo):
     page = (out / "report.html").read_text()
     assert "The ladder" in page
     assert "Real photographs" in page
+    assert "A segmenter trained on masks" in page
+    assert summary["segmenter_miou"] == pytest.approx(result.segmenter.miou)
+    assert 0 < summary["segmenter_miou"] < 100
+    assert (out.with_name("run-segmenter") / "final.pth").is_file()
     assert len(list((out.with_name("run-photographs") / "run" / "masks").iterdir())) == 4
 
 

@@ -14,15 +14,18 @@ from clip_es.scenes.dataset import ScenesConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """Draw scenes, make masks from their labels, evaluate them, climb the ladder, and write a report to look at."""
+    """Draw scenes, make masks from their labels, climb the ladder, train a segmenter, and write a report to look at."""
 
     out: Path = Path("runs/demo")
     """Folder of the run; the scenes lie beside it."""
     scenes: Annotated[ScenesConfig, tyro.conf.arg(name="scenes")] = field(
-        default_factory=lambda: ScenesConfig(train=200, val=200)
+        default_factory=lambda: ScenesConfig(train=400, val=200)
     )
+
+    iterations: int = 300
+    """Steps of the segmenter's training."""
 
     def run(self) -> int:
         """Everything, in minutes."""
-        run_demo(self.out, self.scenes)
+        run_demo(self.out, self.scenes, self.iterations)
         return 0

@@ -1,0 +1,158 @@
+"""`clip-es predict` and `clip-es export-onnx`: what a trained segmenter is for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from clip_es.config import CrfConfig
+from clip_es.pipelines.commands.masks import versions
+from clip_es.pipelines.console import bar, say
+from clip_es.pipelines.mask_maker import Stopwatch
+from clip_es.pipelines.predict import PredictConfig, pictures_to_predict, predict
+from clip_es.refine.crf import resolve_backend
+from clip_es.segmentor.inference import Segmenter, TestViews
+from clip_es.segmentor.onnx_export import OPSET, TOLERANCE, Way, export_onnx
+from clip_es.store import BESIDE, RunStore, parse_shard, read_failures, shard
+
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict:
+    """Masks for any pictures with a trained segmenter: folder in, folder out.
+
+    Calling again continues. One bad picture is a row in OUT/failures.csv, the others are done, and the exit code is 1.
+    """
+
+    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
+    """final.pth of a training, or any checkpoint of mmengine or mmsegmentation."""
+    images: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
+    """Folder of pictures (sub-folders too: a/b.jpg becomes a__b.png), a .txt with one path a line, or one picture."""
+    out: Path
+    """Folder of the results. The same call with the same folder continues."""
+    config: Path | None = None
+    """Config of the model, an mmengine file that is run as such. None: config.py beside the checkpoint, never run."""
+    list_file: Path | None = None
+    """Only these pictures of the folder, one id or path a line."""
+    scales: tuple[float, ...] = (1.0,)
+    """Look at the picture at several sizes, such as 0.5 0.75 1.0 1.25 1.5 1.75, and average."""
+    flip: bool = False
+    """Look at the mirrored picture as well, and average."""
+    crf: bool = False
+    """Sharpen borders with the dense CRF, whose settings are the --refine.crf flags."""
+    threshold: float = 0.0
+    """Pixels less confident than this become 255."""
+    confidence: bool = False
+    """Also write confidence/ (0..255) and labels/ (without 255): a folder that can itself be trained on."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ..."""
+    dtype: DType = "float32"
+    """Arithmetic of the model; the softmax is always float32."""
+    shard: str = "1/1"
+    """i/n: do every n-th picture, beginning with the i-th. All shards may share one --out."""
+    max_megapixels: float = 100.0
+    """Pictures with more million pixels are refused before they are decoded."""
+    crf_config: Annotated[CrfConfig, tyro.conf.arg(name="refine.crf")] = field(default_factory=CrfConfig)
+
+    def run(self) -> int:
+        """Predict what is not there yet."""
+        index, count = parse_shard(self.shard)
+        views = TestViews(tuple(self.scales), self.flip)
+        settings = PredictConfig(views, self.crf_config if self.crf else None, self.threshold, self.max_megapixels)
+        segmenter = Segmenter.load(self.checkpoint, self.config, device=self.device, dtype=self.dtype)
+        if settings.crf:
+            backend = resolve_backend(settings.crf.backend, segmenter.device.type)
+            settings = replace(settings, crf=replace(settings.crf, backend=backend))
+        records, problems = pictures_to_predict(self.images, len(segmenter.names), self.list_file, self.out)
+        compared = {
+            "method": "predict",
+            "config": settings,
+            "dtype": self.dtype,
+            "confidence": self.confidence,
+            "sha256": {"checkpoint": segmenter.source, "config": segmenter.config_source},
+        }
+        about = {
+            "checkpoint": self.checkpoint,
+            "classes": segmenter.names[1:],
+            "label_0": segmenter.names[0],
+            "images": [str((self.images if self.images.is_dir() else self.images.parent).resolve())],
+            "device": str(segmenter.device),
+            "versions": versions(),
+        }
+        stopwatch = Stopwatch()
+        beside = BESIDE if self.confidence else ()
+        with RunStore.open(self.out, compared, about=about, shard=(index, count), beside=beside) as store:
+            store.note(problems)
+            mine = shard(records, index, count)
+            todo = store.unfinished(mine)
+            say(f"{len(mine)} pictures, {len(mine) - len(todo)} done before, {len(todo)} to do")
+            with bar("predict", len(todo)) as progress:
+                predict(
+                    todo,
+                    segmenter,
+                    store,
+                    settings,
+                    stopwatch=stopwatch,
+                    done=lambda: progress.advance(progress.task_ids[0]),
+                )
+            summary = store.finish(stopwatch.seconds)
+            failed = store.failed_here
+        times = ", ".join(f"{stage} {value:.1f} s" for stage, value in stopwatch.seconds.items())
+        say(f"{summary.done} pictures done, {failed} failed" + (f" ({times})" if times else ""))
+        for problem in read_failures(self.out / "failures.csv")[:5] if failed else ():
+            say(f"  {problem.image_id} [{problem.stage}] {problem.reason}")
+        say(f"Masks: {self.out / 'masks'}")
+        return 1 if failed else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOnnx:
+    """Write a trained segmenter as ONNX: `image` float32 [n 3 h w], RGB 0..255, to `logits` [n label h w].
+
+    Normalisation is part of the file; resizing, sliding windows and the CRF are not. The file is run with onnxruntime
+    and held against PyTorch before it gets its name; if they differ, nothing is written and the exit code is 2.
+    """
+
+    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
+    """final.pth of a training, or any checkpoint of mmengine or mmsegmentation."""
+    out: Path
+    """The file to write."""
+    config: Path | None = None
+    """Config of the model, an mmengine file that is run as such. None: config.py beside the checkpoint, never run."""
+    size: tuple[int, int] = (512, 512)
+    """Height and width the model is traced with; the only ones it then takes where sizes cannot be free."""
+    fixed: bool = False
+    """Fix batch and size, which some runtimes need."""
+    way: Way = "auto"
+    """Which of torch's exporters: torch.export follows sizes through reshapes, tracing is quicker and the older one.
+    auto: the first of them that agrees with PyTorch, with free sizes if possible."""
+    opset: int = OPSET
+    """Version of ONNX's operators."""
+    tolerance: float = TOLERANCE
+    """Largest difference of a probability that is taken for rounding."""
+
+    def run(self) -> int:
+        """Export, compare, say how well they agree."""
+        segmenter = Segmenter.load(self.checkpoint, self.config, device="cpu")
+        made = export_onnx(
+            segmenter,
+            self.out,
+            size_hw=self.size,
+            fixed=self.fixed,
+            way=self.way,
+            opset=self.opset,
+            tolerance=self.tolerance,
+        )
+        shapes = ", ".join(" x ".join(map(str, shape)) for shape in made.checked)
+        say(f"{made.path}: opset {made.opset}, by {made.way}, {len(segmenter.names)} labels, free: {made.free}")
+        say(
+            f"Against PyTorch at {shapes}: probabilities differ by at most {made.difference:.2g}, "
+            f"{100 * made.other_labels:.3f} % of the pixels have another label"
+        )
+        if made.failures:
+            say(f"Not taken: {'; '.join(made.failures)}")
+        return 0

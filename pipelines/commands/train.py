@@ -1,0 +1,138 @@
+"""`clip-es train`: from the masks of a run to a segmenter."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from clip_es.errors import ConfigError, DataError
+from clip_es.pipelines.console import bar, say
+from clip_es.prompts import load_vocabulary
+from clip_es.segmentor.launch import train
+from clip_es.segmentor.pairs import about
+from clip_es.segmentor.settings import TrainData, TrainSettings, class_names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train a segmenter of mmsegmentation (extra `segmentor`) on the masks of a run, or on any folder of masks.
+
+    Several GPUs: torchrun --nproc-per-node 8 -m clip_es.pipelines.cli train RUN ... --launcher pytorch.
+    """
+
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The --out of `clip-es masks`, or a folder of mask PNGs (with --images, --vocabulary and --loss plain)."""
+    out: Path
+    """Folder of checkpoints, log, TensorBoard's events and final.pth."""
+    images: Path | None = None
+    """Folder of the pictures. None: where the masks were made from."""
+    list_file: Path | None = None
+    """Ids to train on, one a line. None: every mask of the folder."""
+    vocabulary: str | None = None
+    """voc12, coco14, scenes, or a YAML file. None: the one the masks were made with."""
+    val: Path | None = None
+    """Root of a data set in the layout of VOC, with drawn truth for validation."""
+    val_split: str = "val"
+    """Its list in ImageSets/Segmentation."""
+    val_images: Path | None = None
+    """In place of --val: a folder of pictures ..."""
+    val_masks: Path | None = None
+    """... and one of their drawn masks."""
+    val_list_file: Path | None = None
+    """Ids to validate with. None: --val-split, or every mask of --val-masks."""
+    resume: bool = False
+    """Continue the training in --out from its newest whole checkpoint; begin where there is none."""
+    check: bool = True
+    """Look at all masks before the training: sizes, labels, missing files."""
+    verbose: bool = False
+    """mmengine's own log on the terminal, too."""
+    settings: Annotated[TrainSettings, tyro.conf.arg(name="")] = field(default_factory=TrainSettings)
+
+    def run(self) -> int:
+        """Train, with a bar and a line for each validation."""
+        data = self.data()
+        first = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+        with bar("training", 1) as progress:
+            tell = _Teller(progress) if first else None
+            result = train(
+                self.settings,
+                data,
+                self.out,
+                resume=self.resume,
+                check=self.check,
+                tell=tell,
+                quiet=not self.verbose,
+            )
+        if first:
+            known = "" if result.miou is None else f", mIoU {result.miou:.2f} on {self.val or self.val_masks}"
+            say(f"{result.iterations} iterations{known}")
+            say(f"Model: {result.model}   Log and TensorBoard: {self.out}")
+        return 0
+
+    def data(self) -> TrainData:
+        """What to train on and to validate with. Raises ConfigError, DataError."""
+        is_run = (self.run_folder / "run.yaml").is_file()
+        if not is_run and not (self.run_folder.is_dir() and any(self.run_folder.glob("*.png"))):
+            raise DataError(
+                "is neither the folder of a run nor one of masks",
+                where=self.run_folder,
+                expected="run.yaml, or PNG files",
+                found="no such folder" if not self.run_folder.is_dir() else "neither",
+                next_step="Pass the --out of `clip-es masks`.",
+            )
+        masks, pictures, listed = self.val_masks, self.val_images, self.val_list_file
+        if self.val is not None:
+            if masks is not None:
+                raise ConfigError("--val and --val-masks are two ways to say one thing", next_step="Pass one of them.")
+            masks, pictures = self.val / "SegmentationClass", pictures or self.val / "JPEGImages"
+            listed = listed or self.val / "ImageSets" / "Segmentation" / f"{self.val_split}.txt"
+        return TrainData(
+            classes=class_names(self._names(is_run)),
+            run=self.run_folder if is_run else None,
+            masks=None if is_run else self.run_folder,
+            images=self.images,
+            list_file=self.list_file,
+            val_masks=masks,
+            val_images=pictures,
+            val_list_file=listed,
+        )
+
+    def _names(self, is_run: bool) -> Sequence[str]:
+        known = about(self.run_folder) if is_run else {}
+        if self.vocabulary is None and isinstance(known.get("classes"), list):
+            return [str(name) for name in known["classes"]]
+        vocabulary = self.vocabulary or known.get("vocabulary")
+        if vocabulary is None:
+            raise ConfigError("nobody knows the classes of these masks", next_step="Pass --vocabulary.")
+        return load_vocabulary(str(vocabulary)).names
+
+
+class _Teller:
+    """Moves the bar; where no terminal is, a line now and then with the time left."""
+
+    def __init__(self, progress) -> None:
+        self.progress, self.task = progress, progress.task_ids[0]
+        self.began: tuple[int, float] | None = None
+        self.loss = float("nan")
+
+    def __call__(self, iteration: int, total: int, loss: float | None, miou: float | None) -> None:
+        if miou is not None:
+            say(f"iteration {iteration} of {total}: mIoU {miou:.2f}")
+            return
+        self.loss = self.loss if loss is None else loss
+        if self.began is None:
+            # The first one pays for everything that is only done once; a resumed training begins in the middle.
+            self.began = iteration, time.monotonic()
+            self.progress.reset(self.task, total=total, completed=iteration)
+        self.progress.update(self.task, completed=iteration, total=total, description=f"loss {self.loss:.3f}")
+        if not sys.stderr.isatty() and (iteration % max(1, total // 20) == 0 or iteration == total):
+            done, since = iteration - self.began[0], time.monotonic() - self.began[1]
+            left = f", {since / done * (total - iteration) / 60:.1f} min left" if done else ""
+            say(f"iteration {iteration} of {total}: loss {self.loss:.3f}{left}")

@@ -1,0 +1,216 @@
+"""From a trained segmenter and pictures without labels to a run folder of masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+
+from clip_es.config import CrfConfig, ImageConfig
+from clip_es.errors import ClipEsError, ConfigError, DataError
+from clip_es.images import look_at
+from clip_es.pipelines.ahead import ahead
+from clip_es.pipelines.mask_maker import Stopwatch
+from clip_es.pipelines.picture_files import picture_id, pictures_below
+from clip_es.records.dataset import Problem, read_lines
+from clip_es.refine.crf import crf
+from clip_es.segmentor.inference import Segmenter, TestViews
+from clip_es.store import RunStore, StoreError
+from clip_es.types import UNDECIDED, ClassMaps, ImageRecord, Picture, PseudoMask
+
+LEAST = 0.01
+"""A label that nowhere in a picture reaches this probability is not shown to the CRF, which costs time and memory for
+each; with the usual weights it could not win a pixel there."""
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """What decides the bytes of predicted masks, besides the model."""
+
+    views: TestViews = field(default_factory=TestViews)
+    crf: CrfConfig | None = None
+    """The CRF that follows the softmax; None: none."""
+    threshold: float = 0.0
+    """Pixels less confident than this become 255."""
+    max_megapixels: float = 100.0
+    """Pictures with more million pixels are refused before they are decoded."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ConfigError("the threshold is a confidence", expected="0..1", found=self.threshold)
+        ImageConfig(max_megapixels=self.max_megapixels)  # It knows the range.
+
+
+def predict(
+    records: Iterable[ImageRecord],
+    segmenter: Segmenter,
+    store: RunStore,
+    config: PredictConfig,
+    *,
+    stopwatch: Stopwatch,
+    done: Callable[[], object] = lambda: None,
+) -> None:
+    """Predict and store the masks of all records; a picture that fails becomes a row of failures.csv.
+
+    Pictures are decoded while the model looks at others. `done` is called once for each. Raises StoreError: the disk
+    does not take the files. ConfigError: what would fail for every picture, such as a missing CRF.
+    """
+    image = ImageConfig(max_megapixels=config.max_megapixels)
+    for record, rgb in ahead(partial(_read, image), records, threads=2, most=4):
+        stage = "read"
+        try:
+            if isinstance(rgb, Exception):
+                raise rgb
+            stage = "predict"
+            with stopwatch("predict"):
+                probabilities = segmenter.probabilities(rgb, config.views)
+            if config.crf:
+                stage = "crf"
+                with stopwatch("crf"):
+                    probabilities = smooth(record.image_id, rgb, probabilities, config.crf)
+            stage = "store"
+            with stopwatch("store"):
+                store.save(record, decided(probabilities, config.threshold))
+        except (StoreError, ConfigError):
+            raise
+        except Exception as error:  # One picture, such as one too large for the memory, must not cost the others.
+            store.fail(record, stage, error)
+        done()
+
+
+def decided(probabilities: Float32[Tensor, "label h w"], threshold: float = 0.0) -> PseudoMask:
+    """The likeliest label of each pixel, the first of equals, with its probability; 255 below the threshold."""
+    confidence, winner = (t.cpu().numpy() for t in (probabilities.amax(dim=0), probabilities.argmax(dim=0)))
+    labels = winner.astype(np.uint8)
+    confidence = np.clip(confidence, 0, 1, dtype=np.float32)
+    return PseudoMask(
+        labels=np.where(confidence < threshold, np.uint8(UNDECIDED), labels),
+        confidence=confidence,
+        class_ids=tuple(range(len(probabilities) - 1)),
+        decided=labels,
+    )
+
+
+def smooth(
+    image_id: str, rgb: UInt8[np.ndarray, "h w 3"], probabilities: Float32[Tensor, "label h w"], config: CrfConfig
+) -> Float32[Tensor, "label h w"]:
+    """The probabilities after the dense CRF, whose unary energy is their -log; labels that are nowhere become 0.
+
+    Raises ConfigError: the CRF's backend is not installed.
+    """
+    kept = (probabilities.amax(dim=(1, 2)) >= LEAST) | _winners(probabilities)
+    kept[0] = True
+    ids = kept.nonzero()[:, 0].tolist()
+    if len(ids) == 1:
+        return probabilities
+    maps = ClassMaps(
+        scores=probabilities[ids[1:]].clamp(0, 1),
+        class_ids=tuple(label - 1 for label in ids[1:]),
+        background=probabilities[0].clamp(0, 1),
+    )
+    found = crf(Picture(image_id=image_id, rgb=rgb, patches=rgb[:1, :1], patch=1), maps, config)
+    assert found.background is not None
+    result = torch.zeros_like(probabilities)
+    result[ids[1:]] = found.scores.to(result)
+    result[0] = found.background.to(result)
+    return result
+
+
+def pictures_to_predict(
+    images: Path, labels: int, list_file: Path | None = None, out: Path | None = None
+) -> tuple[list[ImageRecord], list[Problem]]:
+    """Records that may hold every class of a model of so many `labels`, and what of the list cannot be used.
+
+    `images` is a folder, a text file of paths (relative ones count from its own folder), or one picture. `list_file`
+    chooses some of a folder's pictures, one id or path a line. Pictures below `out` are left out.
+    Raises DataError: nothing there, or no picture in it.
+    """
+    if images.is_dir():
+        found = pictures_below(images)
+        if out is not None and out.resolve().is_relative_to(images.resolve()):
+            home = out.resolve()
+            found = {k: [p for p in v if not p.resolve().is_relative_to(home)] for k, v in found.items()}
+        found = {k: v for k, v in found.items() if v}
+        chosen = _all_of(found) if list_file is None else _chosen(found, list_file)
+    elif list_file is not None:
+        raise ConfigError("a list chooses among the pictures of a folder", where=images, expected="a folder")
+    elif images.suffix.lower() in {".txt", ".lst", ".list"} and images.is_file():
+        chosen = _listed(images)
+    elif images.is_file():
+        chosen = [(picture_id(Path(images.name)), images)]
+    else:
+        raise DataError("there are no such pictures", where=images, expected="a folder, a list of paths, or a picture")
+    classes = tuple(range(labels - 1))
+    records: dict[str, ImageRecord] = {}
+    problems: list[Problem] = []
+    for image_id, path in chosen:
+        try:
+            if isinstance(path, DataError):
+                raise path
+            if image_id in records:
+                raise DataError(
+                    "another picture has the same id; the first counts",
+                    where=path,
+                    found=str(records[image_id].path),
+                    next_step="Rename one of the two.",
+                )
+            records[image_id] = ImageRecord(image_id, path, classes)
+        except ClipEsError as error:
+            problems.append(Problem.of(image_id, error))
+    if not records and not problems:
+        raise DataError("there is no picture to look at", where=images, found="no file that looks like one")
+    return list(records.values()), problems
+
+
+_Chosen = list[tuple[str, "Path | DataError"]]
+
+
+def _all_of(found: dict[str, list[Path]]) -> _Chosen:
+    return [(image_id, path) for image_id, paths in found.items() for path in paths]
+
+
+def _chosen(found: dict[str, list[Path]], list_file: Path) -> _Chosen:
+    result: _Chosen = []
+    for number, line in read_lines(list_file):
+        where = f"{list_file.name} line {number}"
+        if isinstance(line, DataError):
+            result.append((where, line))
+            continue
+        word = PurePosixPath(line.split()[0].lstrip("/"))
+        spellings = (str(word), picture_id(Path(word)), word.name, word.stem)
+        image_id = next((name for name in spellings if name in found), None)
+        if image_id is None:
+            error = DataError("lists a picture that is not there", where=where, found=repr(str(word)))
+            result.append((word.name or where, error))
+        else:
+            result.append((image_id, found[image_id][0]))
+    return result
+
+
+def _listed(list_file: Path) -> _Chosen:
+    result: _Chosen = []
+    for number, line in read_lines(list_file):
+        if isinstance(line, DataError):
+            result.append((f"{list_file.name} line {number}", line))
+            continue
+        path = Path(line.strip())
+        inside = not path.is_absolute() and ".." not in path.parts
+        result.append((picture_id(path if inside else Path(path.name)), list_file.parent / path))
+    return result
+
+
+def _read(config: ImageConfig, record: ImageRecord) -> UInt8[np.ndarray, "h w 3"]:
+    rgb = look_at(record.path, config).rgb
+    assert rgb is not None
+    return rgb
+
+
+def _winners(probabilities: Float32[Tensor, "label h w"]) -> Tensor:
+    """Labels that are the likeliest somewhere."""
+    return torch.bincount(probabilities.argmax(dim=0).flatten(), minlength=len(probabilities)) > 0

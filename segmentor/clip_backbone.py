@@ -1,0 +1,77 @@
+"""A frozen CLIP as the backbone of a segmenter, with a few convolutions beside it for the edges.
+
+Imported by `clip_es.segmentor.prepare`, which also registers it; needs mmsegmentation.
+"""
+
+from __future__ import annotations
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from clip_es.encoder import load_encoder
+from clip_es.encoder.encode import PIXEL_MEAN, PIXEL_STD
+from clip_es.errors import ConfigError, ShapeError
+
+
+class FrozenClip(BaseModule):
+    """Tokens of some blocks of CLIP's vision tower as feature maps, behind the features of a small convolutional stem.
+
+    `weights` is what `clip-es masks --weights` takes. The tower is not trained and knows kinds of things after very
+    few masks, but its grid is one cell for 16 pixels; the stem is trained, sees edges and sits on a quarter of the
+    picture's grid. Gives one map [batch stem H/4 W/4], then one [batch width H/patch W/patch] for each of `blocks`,
+    counted from 1. Pictures must be whole patches (`data_preprocessor=dict(size_divisor=...)`) and normalised with
+    `MEAN` and `STD`. Raises ConfigError: the tower has no such block. ShapeError: no whole patches.
+    """
+
+    MEAN = tuple(255 * value for value in PIXEL_MEAN)
+    STD = tuple(255 * value for value in PIXEL_STD)
+
+    def __init__(
+        self,
+        weights: str = "scenes",
+        blocks: tuple[int, ...] = (2, 4),
+        stem: int = 48,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        encoder = load_encoder(weights, device="cpu")
+        self.tower = encoder.model.visual.requires_grad_(False)
+        self.patch = encoder.patch
+        self.blocks = tuple(blocks)
+        layers = len(self.tower.transformer.blocks)
+        if not self.blocks or not all(1 <= block <= layers for block in self.blocks):
+            raise ConfigError("the tower has no such block", expected=f"some of 1..{layers}", found=blocks)
+        self.stem = nn.Sequential(
+            *_convolution(3, stem // 2, 2), *_convolution(stem // 2, stem, 2), *_convolution(stem, stem, 1)
+        )
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """The stem's map and those of the tower."""
+        if pixels.shape[-2] % self.patch or pixels.shape[-1] % self.patch:
+            raise ShapeError(
+                "the backbone takes whole patches",
+                expected=f"multiples of {self.patch}",
+                found=tuple(pixels.shape[-2:]),
+                next_step=f"Set size_divisor={self.patch} in the test_cfg of the data_preprocessor.",
+            )
+        grid = (pixels.shape[-2] // self.patch, pixels.shape[-1] // self.patch)
+        maps = [self.stem(pixels)]
+        with torch.no_grad():
+            tokens = self.tower.embed(pixels, self.tower.positions(grid))
+            for number, block in enumerate(self.tower.transformer.blocks[: max(self.blocks)], start=1):
+                tokens = block(tokens)
+                if number in self.blocks:
+                    seen = self.tower.ln_post(tokens) if number == max(self.blocks) else tokens
+                    maps.append(seen[:, 1:].transpose(1, 2).reshape(len(seen), -1, *grid))
+        return tuple(maps)
+
+    def train(self, mode: bool = True) -> FrozenClip:
+        """The tower stays as it is."""
+        super().train(mode)
+        self.tower.eval()
+        return self
+
+
+def _convolution(inside: int, outside: int, stride: int) -> list[nn.Module]:
+    return [nn.Conv2d(inside, outside, 3, stride, 1, bias=False), nn.BatchNorm2d(outside), nn.ReLU(inplace=True)]

@@ -1,0 +1,195 @@
+"""Which picture belongs to which mask, and whether they fit: asked before a training, not in the middle of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from clip_es.errors import ClipEsError, ConfigError, DataError
+from clip_es.images import quiet_pillow
+from clip_es.masks import read_mask
+from clip_es.records.dataset import Listing, read_lines
+from clip_es.safe_yaml import load_yaml
+from clip_es.types import UNDECIDED
+
+_PICTURES = (*Listing.PICTURES, ".webp", ".bmp", ".tif", ".tiff")
+_ORIENTATION, _TURNED = 0x0112, {5, 6, 7, 8}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A picture, its mask and the confidence of the mask."""
+
+    image_id: str
+    image: Path
+    mask: Path
+    confidence: Path | None
+
+
+def find_pairs(
+    run: str | Path | None = None,
+    images: str | Path | None = None,
+    masks: str | Path | None = None,
+    confidence: str | Path | None = None,
+    list_file: str | Path | None = None,
+) -> list[Pair]:
+    """The pairs of a run's folder, or of a folder of masks, in the order of the list or of the names.
+
+    Of a run the labels before the 255 rule are taken, with its confidence; pictures come from `images` or from where
+    run.yaml says they were. Looks at names alone.
+
+    Raises ConfigError: neither run nor masks, or nobody knows where the pictures are. DataError: a folder is missing,
+    no pair is left, a mask has no picture, a listed id no mask, or a run's mask no confidence.
+    """
+    if (run is None) == (masks is None):
+        raise ConfigError("a data set is one of two", expected="run=FOLDER or masks=FOLDER", found=f"{run}, {masks}")
+    if run is not None:
+        run = Path(run)
+        check_run(run)
+        masks, confidence, images = run / "labels", run / "confidence", images or run_images(run)
+    masks, images = Path(str(masks)), None if images is None else Path(images)
+    confidence = None if confidence is None else Path(confidence)
+    for folder in (masks, images, confidence):
+        if folder is not None and not folder.is_dir():
+            raise DataError("is not a folder", where=folder, next_step="Check the path.")
+    if images is None:
+        raise ConfigError(
+            "nobody knows where the pictures of the masks are",
+            where=masks,
+            expected="the folder of the pictures",
+            next_step="Pass --images DIR (images=... in a config).",
+        )
+    pictures, labels = Listing(images, suffixes=_PICTURES), Listing(masks, suffixes=Listing.MASKS)
+    sure = None if confidence is None else Listing(confidence, suffixes=Listing.MASKS)
+    ids = labels.ids() if list_file is None else _listed(Path(list_file))
+    if not ids:
+        raise DataError("there is no mask to train on", where=list_file or masks, found="an empty split")
+    found = []
+    for image_id in ids:
+        mask, image = labels.find(image_id), pictures.find(image_id) or _nested(images, image_id)
+        certain = None if sure is None else sure.find(image_id)
+        if mask is None:
+            raise DataError(
+                f"lists {image_id!r}, which has no mask", where=list_file, expected=str(masks / f"{image_id}.png")
+            )
+        if image is None:
+            raise DataError(
+                "the mask has no picture",
+                where=mask,
+                expected=f"{images / image_id}.jpg (or {', '.join(_PICTURES[1:])})",
+                next_step="Pass the folder of the pictures with --images, or remove the mask.",
+            )
+        if sure is not None and certain is None:
+            raise DataError(
+                "the mask has no confidence",
+                where=mask,
+                expected=str(Path(str(confidence)) / f"{image_id}.png"),
+                next_step="Make the masks again, or train with --loss plain on the folder of masks itself.",
+            )
+        found.append(Pair(image_id, image, mask, certain))
+    return found
+
+
+def check_run(run: Path) -> None:
+    """Whether this is the folder of a run. Raises DataError."""
+    if not (run / "run.yaml").is_file():
+        raise DataError(
+            "is not the folder of a run",
+            where=run,
+            expected="run.yaml, labels and confidence, as `clip-es masks` writes them",
+            found="no such folder" if not run.is_dir() else "no run.yaml",
+            next_step="Pass the --out of `clip-es masks`, or a folder of masks with --loss plain.",
+        )
+
+
+def about(run: Path) -> dict:
+    """What a run's run.yaml says about itself. Raises DataError."""
+    path = run / "run.yaml"
+    try:
+        there = load_yaml(path.read_bytes())
+        found = there.get("about", {}) if isinstance(there, dict) else None
+    except (OSError, yaml.YAMLError) as error:
+        raise DataError("cannot be read", where=path, found=error) from error
+    if not isinstance(found, dict):
+        raise DataError("is not a table of settings", where=path, found=type(found).__name__)
+    return found
+
+
+def run_images(run: Path) -> Path | None:
+    """The folder a run's pictures came from, where its run.yaml knows."""
+    known = about(run).get("images")
+    return Path(known) if isinstance(known, str) else None
+
+
+def check_labels(labels: np.ndarray, class_count: int, where: Path) -> None:
+    """Raises DataError: a label is none of the `class_count` classes (background counted) and not 255."""
+    wrong = labels[(labels >= class_count) & (labels != UNDECIDED)]
+    if wrong.size:
+        raise DataError(
+            "the mask holds a label that is none of the classes",
+            where=where,
+            expected=f"0..{class_count - 1}, or {UNDECIDED} for undecided",
+            found=", ".join(map(str, np.unique(wrong)[:5])),
+            next_step="Pass the vocabulary the masks were made with, or make them again.",
+        )
+
+
+def problems(
+    pairs: Sequence[Pair], class_count: int, progress: Callable[[Iterable[Pair]], Iterable[Pair]] = iter
+) -> list[ClipEsError]:
+    """Every pair that would stop a training: sizes that differ, labels out of range, damaged files.
+
+    Of pictures and confidence only the headers are read, masks are decoded.
+    """
+    found: list[ClipEsError] = []
+    for pair in progress(pairs):
+        try:
+            labels = read_mask(pair.mask)
+            check_labels(labels, class_count, pair.mask)
+            for other in filter(None, (pair.image, pair.confidence)):
+                size = _size_of(other)
+                if size != labels.shape:
+                    raise DataError(
+                        "mask and picture are of different size" if other == pair.image else "not as large as its mask",
+                        where=pair.mask if other == pair.image else other,
+                        expected=f"{size[0]} x {size[1]} as {other}" if other == pair.image else f"{labels.shape}",
+                        found=f"{labels.shape[0]} x {labels.shape[1]}" if other == pair.image else f"{size}",
+                        next_step="Make the mask again from this picture.",
+                    )
+        except ClipEsError as error:
+            found.append(error)
+    return found
+
+
+def _size_of(path: Path) -> tuple[int, int]:
+    """Height and width as the picture is seen: after its EXIF orientation."""
+    try:
+        with quiet_pillow(), Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(_ORIENTATION) in _TURNED
+    except Exception as error:  # Damaged files make Pillow raise almost anything.
+        raise DataError("cannot be opened as a picture", where=path, found=error, next_step="Copy it again.") from error
+    return (width, height) if turned else (height, width)
+
+
+def _listed(path: Path) -> list[str]:
+    ids: dict[str, None] = {}
+    for _, line in read_lines(path):
+        if isinstance(line, DataError):
+            raise line
+        ids[line.split()[0]] = None
+    return list(ids)
+
+
+def _nested(images: Path, image_id: str) -> Path | None:
+    """The picture a/b.jpg of the id a__b, as `clip-es masks folder` names it."""
+    *folders, stem = image_id.split("__")
+    if not folders or not stem or ".." in folders:
+        return None
+    place = images.joinpath(*folders)
+    return next((path for suffix in _PICTURES if (path := place / f"{stem}{suffix}").is_file()), None)
