@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from clip_es.errors import ConfigError, DataError
 from clip_es.pipelines.console import say, show_table, track
-from clip_es.pipelines.evaluate import evaluate, pair
+from clip_es.pipelines.evaluate import evaluate, masks_below, pair, read_ids
 from clip_es.prompts import load_vocabulary
+from clip_es.records.dataset import read_lines
 from clip_es.store import write_atomic
+from clip_es.types import UNDECIDED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +26,13 @@ class Evaluate:
     masks: Path
     """Folder of predicted PNGs. RUN/labels has a label for every pixel, RUN/masks leaves unsure ones at 255."""
     truth: Path
-    """Folder of ground-truth PNGs with the same names."""
+    """Folder of ground-truth PNGs with the same names; in sub-folders, a/b.png is the truth of a/b.png or a__b.png."""
     vocabulary: str = "voc12"
-    """Names of the classes: voc12, coco14, scenes, or a YAML file."""
+    """Names of the classes: voc12, coco14, scenes, or a YAML file. Label 0 is background, k + 1 the k-th class."""
+    classes: str | None = None
+    """In place of a vocabulary: how many labels there are, or a text file with one name a line, label 0 first."""
+    list_file: Path | None = None
+    """Only these pictures, one id a line; one without a mask is reported, and the exit code is 1."""
     undecided: Literal["miss", "ignore"] = "miss"
     """A predicted 255 counts against the true class, or not at all."""
     out: Path | None = None
@@ -33,8 +40,9 @@ class Evaluate:
 
     def run(self) -> int:
         """Print IoU of each class, mIoU and accuracies."""
-        names = ("background", *(entry.name for entry in load_vocabulary(self.vocabulary).classes))
-        pairs = pair(self.masks, self.truth)
+        names = self.names()
+        ids = None if self.list_file is None else read_ids(self.list_file)
+        pairs = pair(self.masks, self.truth, ids)
         result = evaluate(
             pairs, len(names), self.undecided, progress=lambda items: track(items, "evaluate", len(pairs))
         )
@@ -46,11 +54,37 @@ class Evaluate:
             "mean_accuracy": 100 * scores.mean_accuracy,
             "frequency_weighted_iou": 100 * scores.frequency_weighted_iou,
         }
+        every = 100 * result.miou_of_all
+        shown = figures | ({"miou, with classes only predicted": every} if every != figures["miou"] else {})
         show_table("IoU of each class", ("class", "IoU"), iou.items())
-        show_table(f"{result.images} masks", ("figure", "per cent"), figures.items())
+        show_table(f"{result.images} masks", ("figure", "per cent"), shown.items())
+        if ids is None and (alone := len(masks_below(self.truth)) - len(pairs)):
+            say(f"{alone} pictures with truth have no mask and were not counted; --list-file holds the masks to a list")
         for name, reason in result.failures:
             say(f"left out {name}: {reason}")
         if self.out:
-            record = {"images": result.images, **figures, "iou": iou, "undecided": self.undecided}
+            record = {"images": result.images, **figures, "miou_of_all": every, "iou": iou, "undecided": self.undecided}
             write_atomic(self.out, (json.dumps(record, indent=2) + "\n").encode())
         return 1 if result.failures else 0
+
+    def names(self) -> tuple[str, ...]:
+        """Name of each label, 0 first. Raises ConfigError, DataError: none can be had."""
+        if self.classes is None:
+            return ("background", *load_vocabulary(self.vocabulary).names)
+        if self.classes.isascii() and self.classes.isdigit():
+            if not 1 <= int(self.classes) <= UNDECIDED:
+                raise ConfigError("an 8-bit mask tells 1 to 255 labels apart", where="--classes", found=self.classes)
+            return tuple(str(label) for label in range(int(self.classes)))
+        names = []
+        for _, line in read_lines(Path(self.classes)):
+            if isinstance(line, DataError):
+                raise line
+            names.append(line.strip())
+        if len(set(names)) != len(names) or not 1 <= len(names) <= UNDECIDED:
+            raise DataError(
+                "is no list of class names",
+                where=self.classes,
+                expected="1 to 255 lines, each with another name, label 0 first",
+                found=f"{len(names)} names, {len(names) - len(set(names))} of them a second time",
+            )
+        return tuple(names)

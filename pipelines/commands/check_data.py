@@ -1,0 +1,343 @@
+"""`clip-es check voc12|coco14|folder|...`: a data set before the run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from clip_es.config import RunConfig
+from clip_es.encoder import load_encoder
+from clip_es.encoder.download import OFFICIAL, cache_folder
+from clip_es.errors import ClipEsError, ConfigError
+from clip_es.pipelines.check_data import KINDS, SERIOUS, DataCheck, check_data
+from clip_es.pipelines.commands.masks import _Masks
+from clip_es.pipelines.commands.sources import (
+    Ade20kSource,
+    CityscapesSource,
+    Coco14Source,
+    Coco17Source,
+    ContextSource,
+    FolderSource,
+    Voc12Source,
+)
+from clip_es.pipelines.console import say, show_table, track
+from clip_es.pipelines.estimate import Estimate, estimate
+from clip_es.pipelines.mask_maker import LabelSource, MaskMaker
+from clip_es.pipelines.spread import cores
+from clip_es.prompts import Vocabulary, load_vocabulary
+from clip_es.records import Dataset, OnBadLabel
+from clip_es.store import KeepCams, write_atomic
+
+_WORTH_WORKERS = 300
+"""Pictures from which on starting further processes (some seconds) pays."""
+
+_MOST_CLASSES_SHOWN = 40
+_COLUMNS = ("severity", "kind", "image_id", "file", "detail", "remedy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """What all sources of pictures share."""
+
+    vocabulary: str = "voc12"
+    """voc12, coco14, scenes, or a YAML file: classes, prompts, background words, template."""
+    fast: bool = False
+    """Read headers only: a thousand pictures a second or more, but damage, masks and repeated pictures stay unseen."""
+    workers: int | None = None
+    """Further processes that decode; None: chosen by cores and number of pictures."""
+    estimate: bool = True
+    """Make the masks of a few pictures and say what the run will take in time, memory and disk."""
+    measure: int = 4
+    """Pictures on which the estimate is measured, from small to large."""
+    weights: str = "ViT-B/16"
+    """Weights the run will have, for the estimate; they are not fetched for it."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ..., for the estimate."""
+    batch_size: int = 8
+    """Most pictures of one size the run will encode together, for the estimate."""
+    keep_cams: KeepCams = "none"
+    """Whether the run will keep maps, for the estimate."""
+    on_bad_label: OnBadLabel = "fail"
+    """An unknown label is a problem of its picture, or is left out."""
+    template: tuple[str, ...] = ()
+    """Sentences the run will have in place of the vocabulary's, for the estimate."""
+    preset: str = "default"
+    """As for `clip-es masks`: sets the defaults of the flags below."""
+    shown: int = 5
+    """Files shown of each kind of problem."""
+    out: Path | None = None
+    """Also write all findings to this file: .csv, or .json with the label balance and the estimate."""
+    config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Check(CheckOptions):
+    """Base of the commands: each knows how to read its data set."""
+
+    @property
+    def label_source(self) -> LabelSource:
+        """Whether labels are given, found by the run itself, or not there at all."""
+        return "given"
+
+    @classmethod
+    def preset_default(cls, args: Sequence[str]) -> object:
+        """The defaults under the `--preset` among the arguments, as `clip-es masks` has them."""
+        return _Masks.preset_default.__func__(cls, args)  # pyright: ignore[reportFunctionMemberAccess]
+
+    def dataset(
+        self,
+        vocabulary: Vocabulary,
+        on_bad_label: OnBadLabel = "fail",
+        need_size: bool = False,
+        labelled: bool = True,
+    ) -> Dataset:
+        """The records to look at; comes from the source."""
+        raise NotImplementedError
+
+    def run(self) -> int:
+        """Print the label balance, problems with their remedies, and the estimate; 1 where there are problems."""
+        if self.out and self.out.suffix.lower() not in {".csv", ".json"}:
+            raise ConfigError("the report is CSV or JSON", where=self.out, expected="a name that ends in .csv or .json")
+        if min(self.shown, self.workers or 0) < 0 or self.measure < 1:
+            raise ConfigError(
+                "counts cannot be negative, and one picture at least is measured",
+                found=f"--shown {self.shown}, --workers {self.workers}, --measure {self.measure}",
+            )
+        vocabulary = load_vocabulary(self.vocabulary)
+        need_size = self.config.image.size_from == "annotation"
+        labelled = self.label_source == "given"
+        dataset = self.dataset(vocabulary, self.on_bad_label, need_size, labelled)
+        # Only a second reading tells which labels are unknown and how often.
+        again = dataset.problems and self.on_bad_label == "fail"
+        skipped = self.dataset(vocabulary, "skip", need_size, labelled) if again else None
+        result = check_data(
+            dataset,
+            vocabulary,
+            self.config.image,
+            pixels=not self.fast,
+            workers=self._workers(len(dataset.records)),
+            skipped=skipped,
+            progress=lambda items, what, total: track(items, what, total),
+        )
+        _show_labels(result)
+        expected, reason = self._estimate(dataset, vocabulary, result) if self.estimate else (None, "")
+        _show_findings(result, self.shown)
+        if expected:
+            _show_estimate(expected)
+        elif reason:
+            say(f"No estimate: {reason}")
+        troubles = expected.troubles if expected else ()
+        for trouble in troubles:
+            say(f"Problem: {trouble}")
+        if self.out:
+            write_atomic(self.out, _report(result, expected, self.out.suffix.lower()))
+            say(f"All findings: {self.out}")
+        count = len(result.problems) + len(troubles)
+        say(
+            f"{result.name}: {result.listed} entries, {result.usable} usable, {count or 'no'} "
+            f"problem{'' if count == 1 else 's'}"
+        )
+        return 1 if count else 0
+
+    def _workers(self, pictures: int) -> int:
+        if self.workers is not None:
+            return self.workers
+        return cores() if cores() > 1 and pictures >= _WORTH_WORKERS and not self.fast else 0
+
+    def _estimate(self, dataset: Dataset, vocabulary: Vocabulary, result: DataCheck) -> tuple[Estimate | None, str]:
+        if self.weights in OFFICIAL and not (cache_folder() / OFFICIAL[self.weights].file_name).is_file():
+            return None, f"{self.weights} is not on this machine yet; the first run fetches it. Or pass --weights."
+        try:
+            encoder = load_encoder(self.weights, device=self.device, config=self.config.encoder)
+            maker = MaskMaker(
+                encoder, vocabulary, config=self.config, templates=self.template or None, labels=self.label_source
+            )
+            return estimate(
+                dataset.records,
+                result.sizes_hw,
+                maker,
+                count=self.measure,
+                batch_size=self.batch_size,
+                keep=self.keep_cams,
+                out=self.out or Path(),
+            ), ""
+        except ClipEsError as error:
+            return None, str(error)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckVoc12(Voc12Source, _Check):
+    """Look for whatever would stop or spoil a run on a folder in the layout of PASCAL VOC 2012."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckCoco14(Coco14Source, _Check):
+    """Look for whatever would stop or spoil a run on COCO 2014 with a published label list."""
+
+    vocabulary: str = "coco14"
+    """voc12, coco14, scenes, or a YAML file: classes, prompts, background words, template."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckCoco17(Coco17Source, _Check):
+    """Look for whatever would stop or spoil a run on COCO 2017."""
+
+    vocabulary: str = "coco14"
+    """voc12, coco14, scenes, or a YAML file: classes, prompts, background words, template."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckAde20k(Ade20kSource, _Check):
+    """Look for whatever would stop or spoil a run on ADE20K."""
+
+    vocabulary: str = "ade20k"
+    """A vocabulary of the set's 150 classes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckCityscapes(CityscapesSource, _Check):
+    """Look for whatever would stop or spoil a run on Cityscapes."""
+
+    vocabulary: str = "cityscapes"
+    """A vocabulary of the set's 19 classes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckContext(ContextSource, _Check):
+    """Look for whatever would stop or spoil a run on Pascal Context."""
+
+    vocabulary: str = "context"
+    """A vocabulary of the set's 59 classes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckFolder(FolderSource, _Check):
+    """Look for whatever would stop or spoil a run on pictures of your own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckScenes(Voc12Source, _Check):
+    """Look for whatever would stop or spoil a run on scenes drawn by `clip-es scenes make`."""
+
+    weights: str = "scenes"
+    """Weights the run will have, for the estimate."""
+    vocabulary: str = "scenes"
+    """voc12, coco14, scenes, or a YAML file: classes, prompts, background words, template."""
+    root: Path = Path("runs/scenes")
+    """Folder of the scenes; `clip-es scenes make` draws one."""
+    split: str = "val"
+    """Name of a list in ImageSets/Segmentation."""
+
+    def dataset(
+        self,
+        vocabulary: Vocabulary,
+        on_bad_label: OnBadLabel = "fail",
+        need_size: bool = False,
+        labelled: bool = True,
+    ) -> Dataset:
+        """The scenes of the split, under their own name."""
+        found = super().dataset(vocabulary, on_bad_label, need_size, labelled)
+        return replace(found, name=f"scenes {self.split}")
+
+
+def _show_labels(result: DataCheck) -> None:
+    if not any(label.pictures for label in result.labels):
+        return say("No labels are given.") if result.usable else None
+    used = sorted((label for label in result.labels if label.pictures), key=lambda label: -label.pictures)
+    rows = [
+        (label.name, label.pictures, 100 * label.pictures / max(result.usable, 1), label.alone, _few(label.always_with))
+        for label in used
+    ]
+    title = f"Label balance of {result.usable} pictures"
+    if len(rows) > _MOST_CLASSES_SHOWN:
+        half = _MOST_CLASSES_SHOWN // 2
+        title += f": the {half} most and the {half} least frequent of {len(rows)}"
+        rows = [*rows[:half], *rows[-half:]]
+    show_table(title, ("class", "pictures", "% of pictures", "as only label", "never without"), rows)
+    if result.unknown_labels:
+        rows = [(name, times, hint) for name, times, hint in result.unknown_labels[:20]]
+        show_table("Labels the vocabulary does not know", ("label", "times", ""), rows)
+
+
+def _show_findings(result: DataCheck, shown: int) -> None:
+    for note in result.notes:
+        say(f"Note: {note}")
+    for kind, group in groupby(result.findings, key=lambda finding: finding.kind):
+        findings = list(group)
+        what, remedy = KINDS[kind]
+        say(f"{'Problem' if kind in SERIOUS else 'Note'}, {len(findings)} times: {what}. {remedy}")
+        for finding in findings[:shown]:
+            say("  " + ": ".join(part for part in (finding.file, finding.detail) if part))
+        if len(findings) > shown:
+            say(f"  ... and {len(findings) - shown} more; --out FILE.csv writes all of them")
+
+
+def _show_estimate(expected: Estimate) -> None:
+    stages = ", ".join(f"{stage} {1000 * s:.0f} ms" for stage, s in expected.seconds_by_stage.items() if s >= 0.0005)
+    height, width = expected.largest_hw
+    memory = f"{expected.memory_mib:.0f} MiB for the main process"
+    memory += "" if expected.memory_free_mib is None else f" of {expected.memory_free_mib:.0f} MiB free"
+    memory += "" if expected.gpu_memory_mib is None else f", {expected.gpu_memory_mib:.0f} MiB on the GPU"
+    rows = [
+        ("time", f"{_clock(expected.seconds)} for {expected.pictures} pictures"),
+        ("of each", f"{stages} (mean of {expected.measured})"),
+        ("memory", f"{memory}; {'measured' if expected.measured_largest else 'extrapolated'} at {height} x {width}"),
+        ("disk", f"{expected.disk_mib:.0f} MiB of {expected.disk_free_mib:.0f} MiB free"),
+    ]
+    if expected.workers:
+        rows.insert(1, ("with", f"{expected.workers} processes for the CRF"))
+    show_table("What the run will take", ("", ""), rows)
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _few(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _report(result: DataCheck, expected: Estimate | None, suffix: str) -> bytes:
+    rows = [
+        {
+            "severity": "problem" if finding.kind in SERIOUS else "note",
+            "kind": finding.kind,
+            "image_id": finding.image_id,
+            "file": finding.file,
+            "detail": finding.detail,
+            "remedy": KINDS[finding.kind][1],
+        }
+        for finding in result.findings
+    ]
+    if suffix == ".csv":
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerows([_COLUMNS, *([row[column] for column in _COLUMNS] for row in rows)])
+        return text.getvalue().encode(errors="replace")
+    heights_widths = result.sizes_hw[result.sizes_hw.any(axis=1)]
+    sizes = np.median(heights_widths, axis=0).tolist() if len(heights_widths) else None
+    content = {
+        "dataset": result.name,
+        "entries": result.listed,
+        "usable": result.usable,
+        "problems": len(result.problems),
+        "median_height_width": sizes,
+        "labels": [asdict(label) for label in result.labels],
+        "unknown_labels": [{"label": name, "times": times} for name, times, _ in result.unknown_labels],
+        "reader_notes": list(result.notes),
+        "findings": rows,
+        "estimate": asdict(expected) if expected else None,
+    }
+    return (json.dumps(content, indent=2) + "\n").encode()
