@@ -6,15 +6,39 @@ computes what that code computes, quirks included. README.md lists the differenc
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from clip_es.errors import ConfigError
+from clip_es.method_config import CliperConfig, ClipSegConfig, LocalizeConfig, MethodName, TaggingConfig, Variant
 
-Variant = Literal["gradcam", "hirescam", "layercam", "gradcam++", "xgradcam", "eigengradcam"]
-RefinerName = Literal["affinity", "spectral", "crf", "par"]
+__all__ = [
+    "DEFAULT",
+    "PRESETS",
+    "REFERENCE",
+    "AffinityConfig",
+    "Backend",
+    "ClipSegConfig",
+    "CliperConfig",
+    "CrfConfig",
+    "DiffusionConfig",
+    "DinoConfig",
+    "EncoderConfig",
+    "ImageConfig",
+    "LocalizeConfig",
+    "MaskConfig",
+    "MethodName",
+    "ParConfig",
+    "RefinerName",
+    "RunConfig",
+    "SpectralConfig",
+    "TaggingConfig",
+    "Variant",
+]
+
+RefinerName = Literal["affinity", "spectral", "diffusion", "dino", "crf", "par"]
 Backend = Literal["auto", "pydensecrf", "native", "torch"]
 
 
@@ -37,9 +61,15 @@ class ImageConfig:
     """Whose height and width count where they differ. Published: the annotation's."""
     crf_decoder: Literal["same", "opencv"] = "same"
     """Who decodes the picture for the CRF: the same picture, or OpenCV once more, as published."""
+    max_patches: int | None = 4096
+    """The encoder sees larger pictures scaled down to this many patches; masks keep the picture's size. Attention takes
+    memory by the square: for ViT-B/16 2 GB at 4096 patches (1024 x 1024 pixels), 200 GB for a telephone's 12 million
+    pixels. None: as published, no limit."""
 
     def __post_init__(self) -> None:
-        _within("max_megapixels", self.max_megapixels, 0.001, 178, "million pixels; Pillow decodes no more")
+        if self.max_patches is not None:
+            _within("max_patches", self.max_patches, 1, 2**20, "patches of a picture")
+        _within("max_megapixels", self.max_megapixels, 0.001, 10_000, "million pixels, each 3 bytes several times over")
 
 
 @dataclass(frozen=True)
@@ -48,22 +78,13 @@ class EncoderConfig:
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of all blocks but the last. From the softmax over labels on it is always float32."""
+    activation: Literal["auto", "quick_gelu", "gelu"] = "auto"
+    """quick_gelu: x sigmoid(1.702 x), OpenAI's. gelu: the plain one, of most CLIPs that open_clip has trained (LAION).
+    Keys do not tell it. auto: as a config.json or open_clip_config.json beside the file says, else OpenAI's."""
     half_weights: bool = True
     """Round the weights to float16 values first, as OpenAI's loader does."""
     half_positions: bool = True
     """Round the interpolated position embedding to float16 values, as the published code does."""
-
-
-@dataclass(frozen=True)
-class LocalizeConfig:
-    """Softmax-GradCAM: where the label is, in competition with the other labels and the background words."""
-
-    variant: Variant = "gradcam"
-    """gradcam is CLIP-ES. The others come from pytorch-grad-cam (extra `gradcam`)."""
-    softmax: bool = True
-    """Explain softmax scores. Off: plain logits, in which nothing competes."""
-    background: bool = True
-    """Let the background words compete. Off: only the labels of the picture do."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +176,8 @@ class ParConfig:
 class SpectralConfig:
     """Segments of one picture from its patch features and colours, and the maps averaged over them."""
 
+    features: str = "clip"
+    """Whose patch features: clip, or a local folder of a DINO in transformers' layout, as the published work has it."""
     eigenvectors: int = 5
     """How many are used, the constant one not counted."""
     segments: int | None = 16
@@ -187,6 +210,54 @@ class SpectralConfig:
 
 
 @dataclass(frozen=True)
+class DiffusionConfig:
+    """Maps carried along Stable Diffusion's self-attention (extra `diffusion`)."""
+
+    model: str = "stabilityai/stable-diffusion-2-1-base"
+    """A folder in the diffusers layout, or a hub name. The 2.1-base weights have left that hub name; mirrors exist, and
+    1.5 and 1.4 work too."""
+    threshold: float = 0.1
+    """Entries of an attention below this share of their column's maximum are dropped."""
+    mode: Literal["chain", "mean", "single"] = "chain"
+    """The product of all heads; their average; or one head alone."""
+    single: int = 1
+    """Which head, for `single`."""
+    timestep: int = 45
+    """Index into the scheduler's 50 steps at which the picture is noised."""
+    side: int = 512
+    """The picture is stretched to a square of this side, pixels; a multiple of 8."""
+    seed: int = 0
+    """Of the noise; the published code draws it anew each time."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1 or not 0 <= self.timestep < 50 or self.side < 8 or self.side % 8:
+            raise ConfigError(
+                "these settings of the diffusion refiner cannot work",
+                expected="threshold 0..1, timestep 0..49, side a multiple of 8",
+                found=(self.threshold, self.timestep, self.side),
+            )
+
+
+@dataclass(frozen=True)
+class DinoConfig:
+    """Maps carried between patches that look alike to a DINO (extra `diffusion`, for transformers)."""
+
+    model: str = ""
+    """A local folder of a DINO or DINOv2 in transformers' layout."""
+    sharpness: float = 3.0
+    """Factor on the cosines before the softmax."""
+    offset: float = 1.2
+    """Pairs whose cosine is below this many times the mean cosine do not count."""
+    max_patches: int = 4096
+    """Larger pictures are scaled down to this many patches."""
+
+    def __post_init__(self) -> None:
+        _within("sharpness", self.sharpness, 0, 1e3, "factor")
+        _within("offset", self.offset, -100, 100, "times the mean cosine")
+        _within("max_patches", self.max_patches, 1, 2**20, "patches")
+
+
+@dataclass(frozen=True)
 class MaskConfig:
     """From maps to a mask."""
 
@@ -195,6 +266,8 @@ class MaskConfig:
     background_power: float = 1.0
     """Without a CRF: the background score is (1 - best map) to this power. 1 equals a threshold of 0.5 on the maps,
     2 one of 0.38, 3 one of 0.32."""
+    background: bool = True
+    """Let background win pixels. Off for data sets in which every pixel has a class; they switch it off themselves."""
     half: bool = False
     """Compare the scores in float16, as published."""
 
@@ -208,33 +281,55 @@ class MaskConfig:
 class RunConfig:
     """How pictures become masks."""
 
+    method: MethodName = "clip-es"
+    """How labels are found. clip-es: Softmax-GradCAM. cliper: patches of all layers against the words; works without
+    labels too. clipseg: a decoder that was trained on masks."""
     refine: tuple[RefinerName, ...] = ("affinity", "crf")
-    """Refiners in the order in which they run; `--refine` alone switches all off."""
+    """Refiners in the order in which they run: those on the patch grid, diffusion or dino, those at full size;
+    `--refine` alone switches all off."""
     image: ImageConfig = field(default_factory=ImageConfig)
     encoder: Annotated[EncoderConfig, tyro.conf.arg(name="")] = field(default_factory=EncoderConfig)
     localize: LocalizeConfig = field(default_factory=LocalizeConfig)
+    tagging: TaggingConfig = field(default_factory=TaggingConfig)
+    cliper: CliperConfig = field(default_factory=CliperConfig)
+    clipseg: ClipSegConfig = field(default_factory=ClipSegConfig)
     affinity: Annotated[AffinityConfig, tyro.conf.arg(name="refine.affinity")] = field(default_factory=AffinityConfig)
     crf: Annotated[CrfConfig, tyro.conf.arg(name="refine.crf")] = field(default_factory=CrfConfig)
     spectral: Annotated[SpectralConfig, tyro.conf.arg(name="refine.spectral")] = field(default_factory=SpectralConfig)
+    diffusion: Annotated[DiffusionConfig, tyro.conf.arg(name="refine.diffusion")] = field(
+        default_factory=DiffusionConfig
+    )
+    dino: Annotated[DinoConfig, tyro.conf.arg(name="refine.dino")] = field(default_factory=DinoConfig)
     par: Annotated[ParConfig, tyro.conf.arg(name="refine.par")] = field(default_factory=ParConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     arithmetic: Literal["fast", "published"] = "fast"
     """published: the order of operations of the published code, for its very bits on a CPU; slower. A GPU is fast."""
 
     def __post_init__(self) -> None:
-        if self.arithmetic == "published" and self.localize != LocalizeConfig():
+        if "dino" in self.refine and not self.dino.model:
+            raise ConfigError("the dino refiner needs a model", next_step="Pass --refine.dino.model FOLDER.")
+        if self.arithmetic == "published" and (self.localize != LocalizeConfig() or self.method != "clip-es"):
             raise ConfigError(
                 "the published arithmetic exists for the published localizer only",
-                expected="--arithmetic fast, or no --localize flag",
-                found=self.localize,
+                expected="--arithmetic fast, or no --localize flag and no other --method",
+                found=self.localize if self.method == "clip-es" else self.method,
             )
+
+    def in_use(self, labels: str = "given") -> dict[str, Any]:
+        """The settings that decide anything, by field: not those of other methods, nor of refiners left out, nor how
+        labels are found where `labels` is not "auto"."""
+        methods = {"clip-es": "localize", "cliper": "cliper", "clipseg": "clipseg"}
+        refiners = {"affinity", "spectral", "diffusion", "dino", "crf", "par"}
+        idle = {name for method, name in methods.items() if method != self.method} | (refiners - set(self.refine))
+        idle |= {"tagging"} - ({"tagging"} if labels == "auto" else set())
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in idle}
 
 
 DEFAULT = RunConfig()
 
 REFERENCE = replace(
     DEFAULT,
-    image=ImageConfig(exif=False, resize="own-mode", size_from="annotation", crf_decoder="opencv"),
+    image=ImageConfig(exif=False, resize="own-mode", size_from="annotation", crf_decoder="opencv", max_patches=None),
     affinity=AffinityConfig(border="drop"),
     crf=CrfConfig(image="wrapped", half=True, backend="pydensecrf"),
     mask=MaskConfig(half=True),

@@ -25,7 +25,8 @@ def decide(size_hw: tuple[int, int], maps: ClassMaps, config: MaskConfig) -> Pse
     Where no refiner knows the background, its score is (1 - best map) to the power `config.background_power`.
     Confidence is the winner's probability where a refiner gave probabilities (the CRF), otherwise the winner's share
     of the sum of all scores, background included. Pixels below the threshold become 255; `decided` keeps what they
-    were. Raises ShapeError: a class id that an 8-bit mask cannot hold.
+    were. With `config.background` off only classes win, and confidence is the winner's share of their sum; a picture
+    without any class stays background. Raises ShapeError: a class id that an 8-bit mask cannot hold.
     Source: CLIP-ES, `eval_cam.py` and `eval_cam_with_crf.py`. Differs: confidence without a CRF is our addition.
     """
     if any(k >= MAX_CLASSES for k in maps.class_ids):
@@ -34,9 +35,14 @@ def decide(size_hw: tuple[int, int], maps: ClassMaps, config: MaskConfig) -> Pse
         )
     scores = label_scores(upsample(maps, size_hw), config.background_power, config.half)
     names = np.array([0, *(k + 1 for k in maps.class_ids)], dtype=np.uint8)
+    if not config.background and maps.class_ids:
+        names, scores = names[1:], scores[1:]
     decided = names[scores.argmax(axis=0)]
     confidence = scores.max(axis=0).astype(np.float32)
-    if maps.background is None:
+    if not config.background:
+        total = scores.sum(axis=0, dtype=np.float32)
+        confidence = np.divide(confidence, total, out=np.zeros_like(confidence), where=total > 0)
+    elif maps.background is None:
         confidence /= scores.sum(axis=0, dtype=np.float32)
     threshold = config.threshold
     if threshold is None:

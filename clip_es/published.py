@@ -23,9 +23,10 @@ from clip_es.encoder import Encoder
 from clip_es.encoder.tokenize import tokenize
 from clip_es.encoder.vit import SelfAttention
 from clip_es.errors import ConfigError
-from clip_es.localize import Localization
+from clip_es.localize.base import Localization
+from clip_es.localize.clip_es import ClipEs
 from clip_es.refine.affinity import box_mask
-from clip_es.types import ClassMaps, EncodedImage, TextBank
+from clip_es.types import ClassMaps, EncodedImage, Picture, TextBank
 
 
 @contextmanager
@@ -91,6 +92,19 @@ def localize(encoder: Encoder, seen: EncodedImage, bank: TextBank, class_ids: Se
         raw=_stack(raws),
         weights=_stack(weights),
     )
+
+
+class PublishedClipEs(ClipEs):
+    """CLIP-ES as a `Localizer`, in the published order of operations."""
+
+    def encode(self, pictures: Sequence[Picture]) -> list[EncodedImage]:
+        """As `ClipEs`, with one thread."""
+        with one_thread():
+            return super().encode(pictures)
+
+    def locate(self, picture: Picture, seen: EncodedImage, class_ids: Sequence[int] | None) -> Localization:
+        """`localize` of this module."""
+        return localize(self.encoder, seen, self.bank, self.asked(class_ids))
 
 
 def spread(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,6 +21,14 @@ def min_max(x: Float[Tensor, "class gh gw"]) -> Float[Tensor, "class gh gw"]:
         return x
     x = x - x.amin(dim=(-2, -1), keepdim=True)
     return x / (1e-7 + x.amax(dim=(-2, -1), keepdim=True))
+
+
+def even_at(x: Float[Tensor, "class gh gw"], threshold: float) -> Float[Tensor, "class gh gw"]:
+    """Values in [0, 1] raised to the power that brings `threshold`, between 0 and 1, to 0.5.
+
+    Order and both ends stay; against background as 1 - best, a map now wins exactly where it was above the threshold.
+    """
+    return x ** (math.log(0.5) / math.log(threshold))
 
 
 def upsample(maps: ClassMaps, size_hw: tuple[int, int]) -> ClassMaps:

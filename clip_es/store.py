@@ -23,8 +23,10 @@ import yaml
 
 from clip_es.disk import Lock, StoreError, append, drop_torn_line, make_folder, names_in, write_atomic
 from clip_es.errors import ConfigError, ShapeError
+from clip_es.found_labels import PIECE, TABLE, FoundLabels, label_figures, merged, note
 from clip_es.masks import write_confidence, write_mask
 from clip_es.records.dataset import STAGE, Problem, printable
+from clip_es.safe_yaml import load_yaml
 from clip_es.types import ImageRecord, PseudoMask
 
 __all__ = [
@@ -43,6 +45,9 @@ KeepCams = Literal["none", "maps", "full"]
 """Whether the maps behind a mask are kept: not at all, on the patch grid, or with the probabilities at full size."""
 
 Item = TypeVar("Item")
+
+BESIDE = ("confidence", "labels")
+"""What stands beside the masks of a run."""
 
 _COLUMNS = ("image_id", "stage", "error", "reason")
 _CAMS = {"class_ids": np.int64, "scores": np.float32, "cam": np.float32, "refined": np.float32}
@@ -72,9 +77,10 @@ class RunStore:
     One store for each process and shard: a second one on the same shard is refused while the first is open.
     """
 
-    def __init__(self, folder: Path, keep: KeepCams, lock: Lock, piece: Path) -> None:
+    def __init__(self, folder: Path, keep: KeepCams, lock: Lock, piece: Path, beside: tuple[str, ...]) -> None:
         self.folder = folder
         self.keep: KeepCams = keep
+        self._beside = beside
         self.failed_here = 0
         """Rows this call has added: entries it could not read and pictures that failed. The exit code follows it."""
         self._lock = lock
@@ -83,6 +89,8 @@ class RunStore:
         self._skipped: set[str] = set()
         self._finished = self._scan()
         drop_torn_line(piece)
+        self._found_piece = piece.with_name(piece.name.replace(_PIECE, PIECE, 1))
+        drop_torn_line(self._found_piece)
 
     @classmethod
     def open(
@@ -93,12 +101,14 @@ class RunStore:
         about: Mapping[str, Any] | None = None,
         keep: KeepCams = "none",
         shard: tuple[int, int] = (1, 1),
+        beside: tuple[str, ...] = BESIDE,
     ) -> RunStore:
         """Make the folder of a new run, or continue one that has the same settings.
 
         `settings` is everything that decides the bytes of the masks: config, hashes of weights, vocabulary and data
         set. It must be equal when a run is continued. `about` is written beside it and never compared: versions, date,
-        device. Both become run.yaml. `shard` (i, n) names this call's part, 1 <= i <= n.
+        device. Both become run.yaml. `shard` (i, n) names this call's part, 1 <= i <= n. `beside`: which of
+        `confidence` and `labels` are written beside the masks; a training needs both.
 
         Raises ConfigError: the folder holds something else or a run with other settings, or another process writes the
         same shard. StoreError: the disk is full or read-only, or permission is denied.
@@ -130,9 +140,9 @@ class RunStore:
             )
         try:
             _settle(folder / "run.yaml", wanted, _plain(about or {}, _ABOUT))
-            for part in ("masks", "confidence", "labels", *(["cams"] if keep != "none" else [])):
+            for part in ("masks", *beside, *(["cams"] if keep != "none" else [])):
                 make_folder(folder / part)
-            return cls(folder, keep, lock, folder / f"{_PIECE}{name}.csv")
+            return cls(folder, keep, lock, folder / f"{_PIECE}{name}.csv", beside)
         except BaseException:
             lock.release()
             raise
@@ -150,11 +160,18 @@ class RunStore:
                 left.append(record)
         return left
 
-    def save(self, record: ImageRecord, mask: PseudoMask, cams: Mapping[str, np.ndarray] | None = None) -> None:
+    def save(
+        self,
+        record: ImageRecord,
+        mask: PseudoMask,
+        cams: Mapping[str, np.ndarray] | None = None,
+        found: FoundLabels | None = None,
+    ) -> None:
         """Write the files of one picture, each whole or not at all, the mask last.
 
         `cams` is written only where the run keeps maps: class_ids int64 [K], scores float32 [K+B], cam and refined
-        float32 [K gh gw], and where it keeps all of them probabilities float32 [1+K H W].
+        float32 [K gh gw], and where it keeps all of them probabilities float32 [1+K H W]. `found`: the labels, where
+        they were not given; they become a line of labels.csv.
 
         Raises ShapeError: mask or maps are not those of the record. StoreError: the disk does not take them; the run
         should stop.
@@ -166,13 +183,16 @@ class RunStore:
                 expected=record.class_ids,
                 found=mask.class_ids,
             )
-        files = {
-            f"confidence/{record.image_id}.png": _encoded(write_confidence, mask.confidence),
-            f"labels/{record.image_id}.png": _encoded(write_mask, mask.decided),
-        }
+        files = {}
+        if "confidence" in self._beside:
+            files[f"confidence/{record.image_id}.png"] = _encoded(write_confidence, mask.confidence)
+        if "labels" in self._beside:
+            files[f"labels/{record.image_id}.png"] = _encoded(write_mask, mask.decided)
         if self.keep != "none":
             files[f"cams/{record.image_id}.npz"] = _encoded_cams(record, cams, self.keep)
         files[f"masks/{record.image_id}.png"] = _encoded(write_mask, mask.labels)
+        if found is not None:
+            note(self._found_piece, record.image_id, found)
         for name, data in files.items():
             write_atomic(self.folder / name, data)
         self._finished.add(record.image_id)
@@ -204,7 +224,10 @@ class RunStore:
         with _merge_lock(self.folder):
             rows = self._merge()
             summary = Summary(done=len(self._finished), failed=len(rows), skipped=len(self._skipped))
-            _add_to_summary(self.folder, {"images": asdict(summary), **_plain(figures or {}, "figures")}, seconds or {})
+            told = {"images": asdict(summary), **_plain(figures or {}, "figures")}
+            if (table := self.folder / TABLE).exists():
+                told["labels"] = label_figures(table)
+            _add_to_summary(self.folder, told, seconds or {})
         self._lock.release()
         return summary
 
@@ -230,7 +253,7 @@ class RunStore:
 
     def _scan(self) -> set[str]:
         """Ids all of whose files are there, by name alone; removes what dead writers left."""
-        parts = {"confidence": ".png", "labels": ".png", **({"cams": ".npz"} if self.keep != "none" else {})}
+        parts = {**dict.fromkeys(self._beside, ".png"), **({"cams": ".npz"} if self.keep != "none" else {})}
         finished = {name[:-4] for name in names_in(self.folder / "masks") if name.endswith(".png")}
         for part, suffix in parts.items():
             finished &= {name[: -len(suffix)] for name in names_in(self.folder / part) if name.endswith(suffix)}
@@ -240,23 +263,24 @@ class RunStore:
         """Bring failures.csv up to date from the pieces of this shard and of dead ones. Needs the lock `merge`."""
         self._finished = self._scan()
         table = self.folder / "failures.csv"
-        pieces = sorted(self.folder / name for name in names_in(self.folder) if name.startswith(_PIECE))
+        own = self._piece.stem.removeprefix(_PIECE)
+        pieces = [name for name in names_in(self.folder) if name.startswith((_PIECE, PIECE))]
         locks: list[Lock] = []
         try:
-            rows, merged = read_failures(table), []
-            for piece in pieces:
-                if piece != self._piece:
-                    lock = Lock.take(self.folder, piece.stem.removeprefix(_PIECE))
-                    if lock is None:
-                        continue  # Its writer lives and will merge it.
+            shards = [own]
+            for shard in sorted({Path(name).stem.partition("-")[2] for name in pieces} - {own}):
+                lock = Lock.take(self.folder, shard)
+                if lock is not None:  # Otherwise its writer lives and will merge its pieces.
                     locks.append(lock)
-                rows += read_failures(piece)
-                merged.append(piece)
+                    shards.append(shard)
+            done = [self.folder / f"{_PIECE}{shard}.csv" for shard in shards]
+            rows = [row for path in (table, *done) for row in read_failures(path)]
             failed = {row.image_id: row for row in rows if row.stage != STAGE and row.image_id not in self._finished}
             unread = [row for row in rows if row.stage == STAGE] if self._problems is None else self._problems
             result = sorted({*failed.values(), *unread}, key=astuple)
             write_atomic(table, _csv(result), durable=True)
-            for piece in merged:
+            self._merge_found([self.folder / f"{PIECE}{shard}.csv" for shard in shards])
+            for piece in done:
                 piece.unlink(missing_ok=True)
         except OSError as error:
             raise StoreError.of(table, error) from error
@@ -264,6 +288,16 @@ class RunStore:
             for lock in locks:
                 lock.release()
         return result
+
+    def _merge_found(self, pieces: Sequence[Path]) -> None:
+        """Bring labels.csv up to date from the pieces; there are none where labels were given."""
+        there = [path for path in pieces if path.exists()]
+        if there:
+            table = self.folder / TABLE
+            texts = [path.read_bytes() for path in (table, *there) if path.exists()]
+            write_atomic(table, merged(texts, self._finished), durable=True)
+            for path in there:
+                path.unlink(missing_ok=True)
 
 
 def update_summary(folder: str | Path, figures: Mapping[str, Any]) -> None:
@@ -374,7 +408,7 @@ def _settle(path: Path, wanted: dict[str, Any], about: dict[str, Any]) -> None:
     if not path.exists() and write_atomic(path, text.encode(), durable=True, replace=False):
         return
     try:
-        there = yaml.safe_load(path.read_bytes())
+        there = load_yaml(path.read_bytes())
         if not isinstance(there, dict):
             raise ValueError("not a table of settings")
     except (OSError, yaml.YAMLError, ValueError) as error:
@@ -432,11 +466,18 @@ def _add_to_summary(folder: Path, figures: Mapping[str, Any], seconds: Mapping[s
     """Figures replace those of the same name, seconds add up."""
     path = folder / "summary.json"
     try:
-        old = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        old = {}
-    total = dict(old.get("seconds", {}))
+        read = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        read = {}
+    # What is no summary is written anew.
+    old = read if isinstance(read, dict) else {}
+    seconds_before = old.get("seconds")
+    total = {
+        stage: value
+        for stage, value in (seconds_before if isinstance(seconds_before, dict) else {}).items()
+        if isinstance(value, int | float)
+    }
     for stage, value in seconds.items():
         total[stage] = total.get(stage, 0.0) + float(value)
     text = json.dumps({**old, **figures, "seconds": total}, indent=2, ensure_ascii=False)
-    write_atomic(path, f"{text}\n".encode(), durable=True)
+    write_atomic(path, f"{text}\n".encode(errors="replace"), durable=True)

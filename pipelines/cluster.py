@@ -22,6 +22,7 @@ import torch
 
 from clip_es.config import RunConfig
 from clip_es.errors import ClipEsError, ConfigError
+from clip_es.found_labels import FoundLabels
 from clip_es.pipelines.finisher import light
 from clip_es.pipelines.mask_maker import Located, MaskMaker, MaskResult, Stopwatch, finish
 from clip_es.pipelines.pseudo_masks import locate_all, make_masks, store_result
@@ -48,15 +49,23 @@ class UnitResult:
     """What a worker hands back for a unit; takes the place of the run folder there."""
 
     keep: KeepCams
-    saved: list[tuple[ImageRecord, PseudoMask, dict[str, np.ndarray] | None]] = field(default_factory=list)
+    saved: list[tuple[ImageRecord, PseudoMask, dict[str, np.ndarray] | None, FoundLabels | None]] = field(
+        default_factory=list
+    )
     failed: list[tuple[ImageRecord, str, Exception]] = field(default_factory=list)
     cams: list[tuple[ImageRecord, dict[str, np.ndarray]]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     node: str = ""
 
-    def save(self, record: ImageRecord, mask: PseudoMask, cams: dict[str, np.ndarray] | None = None) -> None:
+    def save(
+        self,
+        record: ImageRecord,
+        mask: PseudoMask,
+        cams: dict[str, np.ndarray] | None = None,
+        found: FoundLabels | None = None,
+    ) -> None:
         """As `RunStore.save`."""
-        self.saved.append((record, mask, cams))
+        self.saved.append((record, mask, cams, found))
 
     def save_cams(self, record: ImageRecord, cams: dict[str, np.ndarray]) -> None:
         """As `RunStore.save_cams`."""
@@ -204,8 +213,8 @@ def _keep(result: UnitResult, store: RunStore, maker: MaskMaker) -> None:
         store.save_cams(record, cams)
     for record, stage, error in result.failed:
         store.fail(record, stage, error)
-    for record, mask, cams in result.saved:
-        store.save(record, mask, cams)
+    for record, mask, cams, found in result.saved:
+        store.save(record, mask, cams, found)
 
 
 def _make_unit(

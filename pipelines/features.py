@@ -57,7 +57,7 @@ class SavedArrays:
         try:
             with (self.folder / f"{key}.npy").open("rb") as file:
                 return np.lib.format.read_array(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+        except Exception:  # numpy raises almost anything over a damaged header
             return None
 
     def save(self, key: str, array: np.ndarray) -> None:

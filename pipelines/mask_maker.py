@@ -5,23 +5,34 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
 
 from clip_es import published
 from clip_es.config import DEFAULT, RunConfig
 from clip_es.encoder import Encoder, load_encoder
-from clip_es.errors import DataError
+from clip_es.errors import ConfigError, DataError
+from clip_es.found_labels import FoundLabels
 from clip_es.images import read_picture
-from clip_es.localize import Localization, localize
+from clip_es.localize.base import Localization, Localizer
+from clip_es.localize.methods import Parts, build_localizer
+from clip_es.localize.tagging import tag
 from clip_es.masks import decide
 from clip_es.prompts import Synonyms, Vocabulary, build_bank, load_vocabulary
-from clip_es.refine import affinity, at_full_size, on_grid
+from clip_es.prompts.bank import class_words
+from clip_es.refine import affinity, at_full_size, keep_heights, on_grid
 from clip_es.refine.crf import resolve_backend
 from clip_es.types import ClassMaps, EncodedImage, ImageRecord, Picture, PseudoMask, TextBank
+
+LabelSource = Literal["given", "auto", "none"]
+"""Where the classes of a picture come from: its data set, CLIP's own reading of the picture, or the method itself."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +43,11 @@ class Located:
     found: Localization
     """Maps before refinement (M_c), the scores they explain, the raw GradCAM."""
     refined: ClassMaps
-    """Maps after the refiners that work on the grid (V_c after the affinity)."""
+    """Maps after the refiners that work on the grid (V_c after the affinity) and after the diffusion."""
     exact: bool = False
     """Whether the published order of operations continues at full size."""
+    found_labels: FoundLabels | None = None
+    """The classes of `refined`, where they were not given but found."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +61,10 @@ class MaskResult:
 
 
 class Stopwatch:
-    """Wall seconds by stage, summed over pictures and threads."""
+    """Seconds by stage, summed over pictures and threads: of the wall, or of another clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock = clock
         self.seconds: dict[str, float] = defaultdict(float)
         self._lock = threading.Lock()
 
@@ -63,11 +77,11 @@ class Stopwatch:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start = self.clock()
         try:
             yield
         finally:
-            self.add({stage: time.perf_counter() - start})
+            self.add({stage: self.clock() - start})
 
     def add(self, seconds: Mapping[str, float]) -> None:
         """Take over what another stopwatch has measured."""
@@ -88,8 +102,13 @@ class MaskMaker:
         *,
         templates: Sequence[str] | None = None,
         synonyms: Synonyms = "sentence",
+        labels: LabelSource = "given",
     ) -> None:
-        """`templates` and `synonyms` say how the bank is made where none is given. Raises ConfigError, DataError."""
+        """`templates` and `synonyms` say how the bank is made where none is given, `labels` where the classes of a
+        picture come from.
+
+        Raises ConfigError, DataError; WeightsError: weights that the method or a refiner needs cannot be had.
+        """
         self.encoder = encoder
         self.vocabulary = vocabulary
         self.config = config = resolved(config, encoder.device.type)
@@ -97,9 +116,22 @@ class MaskMaker:
         self.exact = config.arithmetic == "published" and encoder.device.type == "cpu"
         encode = partial(published.encode_text, encoder) if self.exact else None
         self.bank = bank or build_bank(encoder, vocabulary, templates=templates, synonyms=synonyms, encode=encode)
+        self.labels: LabelSource = labels
+        self.localizer: Localizer = build_localizer(
+            Parts(
+                encoder,
+                self.bank,
+                config,
+                class_words(vocabulary, synonyms),
+                templates,
+                vocabulary.class_id,
+                labelled=labels != "none",
+                exact=self.exact,
+            )
+        )
         self.stopwatch = Stopwatch()
         spread = published.spread if self.exact else affinity.spread
-        self._grid_refiners = on_grid(config, vocabulary.box_threshold, spread)
+        self._grid_refiners = on_grid(config, vocabulary.box_threshold, spread, encoder.device)
 
     @classmethod
     def load(
@@ -114,48 +146,80 @@ class MaskMaker:
         return cls(encoder, load_vocabulary(vocabulary), config=config)
 
     def to(self, device: str) -> MaskMaker:
-        """This maker, with its model on another device."""
+        """This maker, with its models on another device."""
         self.encoder.model.to(device)
+        for part in (self.localizer, *(refine for _, refine in self._grid_refiners)):
+            if move := getattr(part, "to", None):
+                move(device)
         return self
 
-    def __call__(self, image: str | Path, labels: Sequence[str]) -> MaskResult:
-        """The mask of one picture file, given the names of the classes in it.
+    def __call__(self, image: str | Path, labels: Sequence[str] | None = None) -> MaskResult:
+        """The mask of one picture file, given the names of the classes in it; without names they are found.
 
-        Raises DataError: the file is no usable picture, or a name is not in the vocabulary.
+        Raises DataError: the file is no usable picture, or a name is not in the vocabulary. ConfigError: no names for a
+        maker that was made for given labels.
         """
         path = Path(image)
-        class_ids = tuple(dict.fromkeys(self.vocabulary.class_id(name) for name in labels))
-        picture = self.read(ImageRecord(path.stem, path, class_ids))
+        class_ids = None if labels is None else tuple(dict.fromkeys(self.vocabulary.class_id(n) for n in labels))
+        if class_ids is None and self.labels == "given":
+            raise ConfigError(
+                "the labels of the picture are not given",
+                where=path,
+                next_step='Pass them, or make it with labels="auto".',
+            )
+        picture = self.read(ImageRecord(path.stem, path, class_ids or ()))
         return self.finish(self.locate(picture, self.encode([picture])[0], class_ids))
 
     def read(self, record: ImageRecord) -> Picture:
         """Decode a picture and resize a copy of it for the encoder. Raises DataError."""
         with self.stopwatch("read"):
-            return read_picture(record, self.encoder.patch, self.config.image)
+            return read_picture(record, self.encoder.patch, self.config.image, self.localizer.seen_hw)
 
     def encode(self, pictures: Sequence[Picture]) -> list[EncodedImage]:
         """Pictures of one grid size through the frozen encoder."""
-        with self.stopwatch("encode"), published.one_thread() if self.exact else nullcontext():
-            return self.encoder.encode([p.patches for p in pictures], attention_layers=self.config.affinity.layers)
+        with self.stopwatch("encode"):
+            return self.localizer.encode(pictures)
 
-    def locate(self, picture: Picture, seen: EncodedImage, class_ids: Sequence[int]) -> Located:
-        """Find the labels on the patch grid. Raises DataError: the picture has no label."""
-        if not class_ids:
+    def locate(self, picture: Picture, seen: EncodedImage, class_ids: Sequence[int] | None = None) -> Located:
+        """Find the classes on the patch grid: those given, or, where this maker was made so, those it finds itself.
+
+        Labels that are given count whatever the maker was made for. Raises DataError: the picture has no label.
+        """
+        return self.refine(picture, seen, *self.find(picture, seen, class_ids))
+
+    def find(
+        self, picture: Picture, seen: EncodedImage, class_ids: Sequence[int] | None = None
+    ) -> tuple[Localization, FoundLabels | None]:
+        """The first half of `locate`: maps before any refiner, and the classes where they were not given but found."""
+        if self.labels == "given" and not class_ids:
             raise DataError(
                 "the picture has no label, so there is nothing to look for",
                 where=picture.image_id,
                 next_step="Name at least one class, or leave the picture out.",
             )
+        wanted, tags = class_ids or None, None
+        if wanted is None and self.labels == "auto":
+            with self.stopwatch("labels"):
+                tags = tag(self.encoder, picture, seen, self.bank, self.config.tagging)
+            wanted = tags.class_ids
         with self.stopwatch("localize"):
-            if self.exact:
-                found = published.localize(self.encoder, seen, self.bank, class_ids)
-            else:
-                found = localize(self.encoder, seen, self.bank, class_ids, self.config.localize)
+            found = _nothing(seen) if tags and not wanted else self.localizer.locate(picture, seen, wanted)
+        names = tuple(self.vocabulary.classes[k].name for k in found.maps.class_ids)
+        if tags:
+            return found, FoundLabels(names, tags.confidence, tags.sure)
+        return found, None if wanted else FoundLabels(names, _floats(found.scores))
+
+    def refine(
+        self, picture: Picture, seen: EncodedImage, found: Localization, labels: FoundLabels | None = None
+    ) -> Located:
+        """The second half of `locate`: the refiners that need a network."""
         maps = found.maps
         for name, refine in self._grid_refiners:
             with self.stopwatch(name):
                 maps = refine(picture, seen, maps)
-        return Located(picture, found, maps, self.exact)
+        if self.localizer.keeps_height:
+            maps = keep_heights(found.maps, maps)
+        return Located(picture, found, maps, self.exact, labels)
 
     def finish(self, located: Located) -> MaskResult:
         """From the patch grid to the mask; needs no encoder, so another process may do it."""
@@ -172,7 +236,20 @@ def finish(located: Located, config: RunConfig, stopwatch: Stopwatch) -> MaskRes
             maps = refine(picture, maps)
     with stopwatch("decide"):
         mask = decide(picture.size_hw, maps, config.mask)
+        if located.found_labels and not maps.class_ids and located.found_labels.sure is not None:
+            # Background alone has no competitor: it is as sure as that there is nothing.
+            mask = replace(mask, confidence=np.full_like(mask.confidence, located.found_labels.sure))
     return MaskResult(located, maps, mask)
+
+
+def _nothing(seen: EncodedImage) -> Localization:
+    """The answer to no question."""
+    maps = seen.tokens.new_zeros(0, *seen.grid_hw)
+    return Localization(ClassMaps(maps, ()), maps.new_zeros(0), maps, None)
+
+
+def _floats(values: Tensor) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
 
 
 def resolved(config: RunConfig, device: str) -> RunConfig:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from clip_es.config import MaskConfig
@@ -73,7 +75,7 @@ def locate_all(
     batch_size: int,
     give_up: Callable[[ImageRecord, str, Exception], None],
 ) -> Iterator[tuple[ImageRecord, Located]]:
-    """The pictures in whose patches the labels were found; `give_up` is called for each of the others."""
+    """The pictures with their maps on the patch grid; `give_up` is called for each of the others."""
     by_id = {record.image_id: record for record in records}
     for batch in buckets(_read(records, maker, give_up, 2 * batch_size), batch_size):
         for picture, seen in _encode(batch, maker, lambda p, e: give_up(by_id[p.image_id], "encode", e)):
@@ -83,7 +85,8 @@ def locate_all(
             except Exception as error:
                 give_up(record, "localize", error)
             else:
-                yield record, located
+                # Where labels were found and not given, they are the record's from here on.
+                yield replace(record, class_ids=located.refined.class_ids), located
 
 
 def store_result(
@@ -92,7 +95,7 @@ def store_result(
     """Save the mask, or note why there is none; the maps are kept either way where the run keeps them."""
     try:
         if isinstance(result, MaskResult):
-            store.save(record, result.mask, cams(result, store.keep, config))
+            store.save(record, result.mask, cams(result, store.keep, config), located.found_labels)
         else:
             _fail(store, record, "refine", result)
             if store.keep != "none":
@@ -115,6 +118,9 @@ def cams(result: MaskResult, keep: KeepCams, config: MaskConfig) -> dict[str, np
 def grid_cams(located: Located) -> dict[str, np.ndarray]:
     """Those of the arrays that are known on the patch grid."""
     refined = located.refined.scores if located.refined.unscaled is None else located.refined.unscaled
+    grid_hw = located.found.maps.scores.shape[1:]
+    if refined.shape[1:] != grid_hw and len(refined):  # Diffusion has a grid of its own.
+        refined = F.interpolate(refined[None], size=grid_hw, mode="area")[0]
     return {
         "class_ids": np.asarray(located.refined.class_ids, dtype=np.int64),
         "scores": _numpy(located.found.scores),

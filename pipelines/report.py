@@ -150,7 +150,7 @@ def gallery_row(
     for k, start, end in zip(located.refined.class_ids, before, after, strict=True):
         column = [(f"{names[k]}: map", overlay_heat(rgb, start))]
         if located.refined is not located.found.maps:
-            column.append((f"{names[k]}: spread by affinity", overlay_heat(rgb, end)))
+            column.append((f"{names[k]}: refined", overlay_heat(rgb, end)))
         columns.append(column)
     if truth is not None:
         columns.append([("truth", overlay_labels(rgb, truth))])

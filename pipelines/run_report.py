@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clip_es.errors import ClipEsError
+from clip_es.localize.methods import weakly_supervised
 from clip_es.masks import read_mask
 from clip_es.pipelines.evaluate import Evaluation
 from clip_es.pipelines.mask_maker import MaskMaker
@@ -27,8 +28,10 @@ def run_page(
 ) -> Page:
     """The page of a run, for those who want to add to it before it is written."""
     summary = json.loads((out / "summary.json").read_text())
-    page = Page(f"{title}: {dataset.name}", "Segmentation masks from image-level labels with a frozen CLIP (CLIP-ES).")
+    page = Page(f"{title}: {dataset.name}", lead(maker))
     numbers: dict[str, object] = {"pictures": summary["images"]["done"], "failed": summary["images"]["failed"]}
+    if "labels" in summary:
+        numbers |= {"labels found": summary["labels"]["found"], "without": summary["labels"]["pictures_without"]}
     if scores:
         numbers["mIoU"] = 100 * scores.scores.miou
         numbers["pixel accuracy"] = 100 * scores.scores.pixel_accuracy
@@ -58,6 +61,20 @@ def run_page(
     return page
 
 
+def lead(maker: MaskMaker) -> str:
+    """What the masks of a run rest on, in a sentence or two."""
+    sources = {
+        "given": "image-level labels",
+        "auto": "labels that CLIP itself found",
+        "none": "the words of a vocabulary, without labels",
+    }
+    method = {"clip-es": "CLIP-ES", "cliper": "CLIPer", "clipseg": "CLIPSeg"}[maker.config.method]
+    told = f"Segmentation masks from {sources[maker.labels]} with a frozen CLIP ({method})."
+    if weakly_supervised(maker.localizer):
+        return told
+    return f"{told} Not weakly supervised: its decoder was trained on {maker.localizer.supervision}."
+
+
 def gallery(out: Path, dataset: Dataset, maker: MaskMaker, count: int) -> list[GalleryRow]:
     """Rows for at most `count` finished pictures of a run, evenly spread; their maps are made once more."""
     names = [entry.name for entry in maker.vocabulary.classes]
@@ -73,7 +90,7 @@ def gallery(out: Path, dataset: Dataset, maker: MaskMaker, count: int) -> list[G
                     located,
                     read_mask(out / "masks" / f"{record.image_id}.png"),
                     names,
-                    None if truth is None else read_mask(truth),
+                    None if truth is None else dataset.read_truth(record.image_id),
                 )
             )
         except ClipEsError:

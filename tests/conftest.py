@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +36,41 @@ def golden_voc(tmp_path: Path) -> Path:
 def voc_tree() -> Callable[[Path, list[Path]], Path]:
     """Makes a VOC tree of folders with image.jpg, annotation.xml and gt.png."""
     return _voc_tree
+
+
+@pytest.fixture
+def made_up_coco() -> Callable:
+    """tests/made_up_coco.py's make_coco(root, count=30, year=2014, part="train", seed=0) -> MadeUpCoco."""
+    return beside("made_up_coco").make_coco
+
+
+@pytest.fixture
+def made_up_run() -> Callable:
+    """tests/made_up_run.py's make_run(root, count=8, *, side=48, seed=0, vocabulary=None) -> MadeUpRun."""
+    return beside("made_up_run").make_run
+
+
+@pytest.fixture(scope="session")
+def write_segmenter() -> Callable[..., Path]:
+    """tests/tiny_segmenter.py's write_segmenter(folder, classes=5, *, names=(), test=..., steps="") -> checkpoint."""
+    return beside("tiny_segmenter").write_segmenter
+
+
+@pytest.fixture(scope="session")
+def tiny_training():
+    """tests/tiny_training.py: a run's folder and a config small enough to train in a test."""
+    return beside("tiny_training")
+
+
+def beside(name: str):
+    """A module that lies beside the tests, which are not a package."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
 
 
 def _voc_tree(root: Path, cases: list[Path]) -> Path:

@@ -23,6 +23,7 @@ from clip_es.localize.clipseg import (
     prepare,
     text_prompts,
 )
+from clip_es.localize.clipseg_masking import masked_prompt
 from clip_es.localize.clipseg_prompts import (
     VISUAL_PROMPTS,
     VisualPromptConfig,
@@ -133,6 +134,19 @@ def test_a_training_step_has_the_recorded_gradients(forward, decoder):
 def test_a_multilabel_mask_counts_the_background_threefold():
     case = arrays("multilabel_rule")
     assert torch.equal(multilabel(case["logits"]), case["label"].long())
+
+
+@pytest.mark.parametrize(
+    ("masking", "name"), [("class-last", "cls_last"), ("class-all", "cls_all"), ("patches-all", "all_all")]
+)
+def test_masked_attention_gives_the_recorded_vector(encoder, forward, masking, name):
+    case = arrays("clip_masking")
+    pixels = forward["support64"][:1]
+    close(masked_prompt(encoder, pixels, case["mask"][0] > 0, masking), case[name], 5e-5)
+    everything = torch.ones(64, 64, dtype=torch.bool)
+    close(masked_prompt(encoder, pixels, everything, masking), case["plain"], 5e-5)
+    with pytest.raises(DataError, match="empty"):
+        masked_prompt(encoder, pixels, ~everything, masking)
 
 
 # ---------------------------------------------------------------- example pictures as prompts
@@ -290,14 +304,14 @@ def picture(height, width, seed=0):
 
 def test_pictures_of_any_shape_get_a_map_for_each_prompt(encoder, decoder):
     prompts = torch.randn(2, 24, generator=torch.Generator().manual_seed(0))
-    wide = ClipSegConfig(side=None)
+    wide = ClipSegConfig(side=0)
     found = clipseg(encoder, decoder, [picture(50, 90), picture(33, 16)], [prompts, prompts[:1]], [(4, 2), (0,)], wide)
     assert [one.maps.class_ids for one in found] == [(4, 2), (0,)]
     assert [tuple(one.maps.scores.shape) for one in found] == [(2, 64, 96), (1, 48, 16)]
     torch.testing.assert_close(found[0].maps.scores, found[0].raw.sigmoid())
     square = clipseg(encoder, decoder, [picture(50, 90)], [prompts], [(4, 2)], ClipSegConfig(side=64))[0]
     assert square.maps.scores.shape == (2, 64, 64)
-    grid = clipseg(encoder, decoder, [picture(50, 90)], [prompts], [(4, 2)], ClipSegConfig(side=64, on_grid=True))[0]
+    grid = clipseg(encoder, decoder, [picture(50, 90)], [prompts], [(4, 2)], ClipSegConfig(side=64), True)[0]
     torch.testing.assert_close(grid.maps.scores[0, 0, 0], square.maps.scores[0, :16, :16].mean())
     nothing = clipseg(encoder, decoder, [picture(50, 90)], [prompts[:0]], [()], wide)[0]
     assert nothing.maps.scores.shape == (0, 64, 96)

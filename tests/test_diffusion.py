@@ -1,6 +1,8 @@
 """The diffusion refiner on a tiny Stable Diffusion made of diffusers' own classes."""
 
 import json
+import pickle
+import shutil
 import zlib
 from pathlib import Path
 
@@ -8,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from clip_es.config import DiffusionConfig
 from clip_es.errors import ConfigError, WeightsError
+from clip_es.pipelines.cli import main
+from clip_es.refine import split
 from clip_es.refine.diffusion import (
     Diffusion,
-    DiffusionConfig,
+    DiffusionRefiner,
     attention_at,
     capture,
     latents,
@@ -20,6 +25,7 @@ from clip_es.refine.diffusion import (
     self_attention,
     squared,
 )
+from clip_es.scenes.dataset import ScenesConfig, make
 from clip_es.types import ClassMaps, EncodedImage, Picture
 
 GOLDEN = Path(__file__).parent / "golden/cliper"
@@ -112,19 +118,26 @@ def test_settings_are_checked():
         DiffusionConfig(side=100)
 
 
-def test_a_whole_folder_is_loaded(model, tmp_path, golden):
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    """The tiny model in the layout of diffusers, with a tiny text tower."""
     transformers = pytest.importorskip("transformers")
+    root = tmp_path_factory.mktemp("sd")
     for part in ("unet", "vae", "scheduler"):
-        getattr(model, part).save_pretrained(tmp_path / part)
-    (tmp_path / "words").mkdir()
-    vocab, merges = tmp_path / "words/vocab.json", tmp_path / "words/merges.txt"
+        getattr(model, part).save_pretrained(root / part)
+    (root / "words").mkdir()
+    vocab, merges = root / "words/vocab.json", root / "words/merges.txt"
     vocab.write_text(json.dumps({"<|startoftext|>": 0, "<|endoftext|>": 1}))
     merges.write_text("#version: 0.2\n")
-    transformers.CLIPTokenizer(str(vocab), str(merges), model_max_length=7).save_pretrained(tmp_path / "tokenizer")
+    transformers.CLIPTokenizer(str(vocab), str(merges), model_max_length=7).save_pretrained(root / "tokenizer")
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     text = transformers.CLIPTextConfig(**sizes, vocab_size=8, max_position_embeddings=7, eos_token_id=1)
-    transformers.CLIPTextModel(text).save_pretrained(tmp_path / "text_encoder")
-    loaded = load_diffusion(tmp_path)
+    transformers.CLIPTextModel(text).save_pretrained(root / "text_encoder")
+    return root
+
+
+def test_a_whole_folder_is_loaded(model, folder, golden):
+    loaded = load_diffusion(folder)
     assert loaded.prompt.shape == (1, 7, 16)
     config = DiffusionConfig(side=64)
     ours = self_attention(Diffusion(loaded.vae, loaded.unet, loaded.scheduler, model.prompt), rgb(golden), config)
@@ -133,3 +146,52 @@ def test_a_whole_folder_is_loaded(model, tmp_path, golden):
 
 def rgb(golden):
     return golden["image_uint8"].numpy()
+
+
+# ---------------------------------------------------------------- in a run
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("scenes"), ScenesConfig(train=1, val=2, side=(64, 80)))
+
+
+@pytest.mark.parametrize(
+    ("method", "chain"),
+    [("clip-es", ("affinity", "diffusion", "crf")), ("cliper", ("diffusion",))],
+)
+def test_it_works_behind_any_localizer(scenes, folder, tmp_path, method, chain):
+    flags = ["--root", str(scenes), "--out", str(tmp_path / "run"), "--method", method, "--refine", *chain]
+    flags += ["--refine.diffusion.model", str(folder), "--refine.diffusion.side", "64", "--keep-cams", "maps"]
+    assert main(["masks", "scenes", *flags, "--report-pictures", "1"]) == 0
+    for path in (tmp_path / "run/cams").glob("*.npz"):
+        cams = np.load(path)
+        assert cams["cam"].shape == cams["refined"].shape
+        assert np.abs(cams["cam"] - cams["refined"]).max() > 0.01
+    assert "diffusion" in json.loads((tmp_path / "run/summary.json").read_text())["seconds"]
+
+
+def test_a_folder_without_its_parts_stops_the_run_before_any_picture(scenes, folder, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path / "sd")
+    shutil.rmtree(tmp_path / "sd/vae")
+    flags = ["--root", str(scenes), "--out", str(tmp_path / "run"), "--refine", "diffusion"]
+    assert main(["masks", "scenes", *flags, "--refine.diffusion.model", str(tmp_path / "sd")]) == 2
+    assert "no vae" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_copy_in_another_process_fetches_the_network_there(folder, golden):
+    refiner = DiffusionRefiner(DiffusionConfig(model=str(folder), side=64))
+    picture = Picture("one", rgb(golden), np.ascontiguousarray(rgb(golden)[:48, :80]), 16)
+    seen = EncodedImage(torch.zeros(16, 4), torch.zeros(15, 15), torch.zeros(1, 16, 16), (3, 5))
+    maps = ClassMaps(torch.rand(2, 3, 5, generator=torch.Generator().manual_seed(0)), (3, 1))
+    sent = pickle.dumps(refiner)
+    assert len(sent) < 2000
+    assert torch.equal(pickle.loads(sent)(picture, seen, maps).scores, refiner(picture, seen, maps).scores)
+    assert refiner(picture, seen, ClassMaps(torch.zeros(0, 3, 5), ())).class_ids == ()
+
+
+def test_it_stands_between_the_patch_grid_and_full_size():
+    assert split(("affinity", "diffusion", "crf")) == (["affinity", "diffusion"], ["crf"])
+    with pytest.raises(ConfigError, match="affinity diffusion crf"):
+        split(("diffusion", "affinity", "crf"))

@@ -53,6 +53,21 @@ def test_a_power_of_the_background_is_a_threshold_on_the_maps(power, limit):
     assert made.labels.tolist() == [[0, 1]]
 
 
+def test_where_every_pixel_has_a_class_background_wins_none():
+    maps = maps_of([0.6, 0.2, 0.0], [0.2, 0.1, 0.0], class_ids=(7, 2))
+    made = labels(maps, background=False)
+    assert made.labels.tolist() == [[8, 8, 8]]
+    assert made.confidence[0].tolist() == pytest.approx([0.75, 2 / 3, 0])
+    sure = labels(maps_of([0.04, 0.29], [0.01, 0.01], class_ids=(7, 2), background=[0.95, 0.7]), background=False)
+    assert sure.decided.tolist() == [[8, 8]]
+    assert sure.labels.tolist() == [[255, 8]]
+
+
+def test_a_picture_without_any_class_stays_background():
+    empty = ClassMaps(torch.zeros(0, 1, 2), ())
+    assert labels(empty, background=False).labels.tolist() == [[0, 0]]
+
+
 def test_probabilities_of_a_refiner_are_taken_as_they_are():
     maps = maps_of([0.04, 0.97, 0.5], background=[0.96, 0.03, 0.5])
     made = labels(maps)

@@ -19,7 +19,7 @@ else:
 
 ROOT = Path(__file__).parents[1]
 MAPPED = ("prompts", "pipelines", "segmentor")
-DATA = ("clip_es/py.typed", "prompts/voc12.yaml", "prompts/coco14.yaml", "prompts/scenes.yaml")
+DATA = ("clip_es/py.typed", "prompts/voc12.yaml", "prompts/coco14.yaml", "prompts/scenes.yaml", "prompts/ade20k.yaml")
 """Files without which an installed package does not do what its README says."""
 
 

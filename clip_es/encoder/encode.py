@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from clip_es.config import EncoderConfig
 from clip_es.encoder.tokenize import tokenize
 from clip_es.encoder.vit import CLIP, SelfAttention, TowerSizes
-from clip_es.encoder.weights import checked, load_weights, tower_sizes, weights_hash
+from clip_es.encoder.weights import checked, load_weights, told_activation, tower_sizes, weights_hash
 from clip_es.errors import ConfigError, ShapeError
 from clip_es.types import EncodedImage
 
@@ -31,6 +33,8 @@ def load_encoder(weights: str | Path, *, device: str = "auto", config: EncoderCo
     `device` is `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, ...
     Raises WeightsError: the weights cannot be had or used. ConfigError: no such device.
     """
+    if config.activation == "auto" and (told := told_activation(weights)):
+        config = replace(config, activation=told)
     return build_encoder(load_weights(weights), device=device, config=config)
 
 
@@ -49,7 +53,11 @@ def build_encoder(state: Mapping[str, Tensor], *, device: str = "auto", config: 
         _round_to_half(model)
     if config.dtype == "bfloat16":
         model.visual.transformer.resblocks[:-1].to(torch.bfloat16)
-    return Encoder(model.to(place), source=weights_hash(state), config=config)
+    source = weights_hash(state)
+    if config.activation == "gelu":
+        # Another activation makes another model of the same weights, and other text vectors.
+        model, source = model.with_plain_gelu(), hashlib.sha256(f"{source} gelu".encode()).hexdigest()
+    return Encoder(model.to(place), source=source, config=config)
 
 
 class Encoder:
@@ -58,7 +66,7 @@ class Encoder:
     model: CLIP
     """Both towers; the last vision block, `ln_post` and `proj` are what a localizer explains."""
     source: str
-    """SHA-256 of the weights as they were given."""
+    """SHA-256 of the weights as they were given, and of their activation where it is not OpenAI's."""
     config: EncoderConfig
 
     def __init__(self, model: CLIP, *, source: str, config: EncoderConfig = _DEFAULT) -> None:

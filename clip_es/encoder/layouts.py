@@ -7,8 +7,8 @@
 | transformers CLIPModel         | `vision_model.embeddings...`  | names; q, k, v apart; projections transposed |
 | a slim file of ours (scenes)   | `token_rows`                  | rows of unused tokens are left out           |
 
-Keys do not tell the activation. Ours is OpenAI's, x sigmoid(1.702 x); open_clip's own trainings mostly use the plain
-GELU (its model names without `-quickgelu`), and give poor maps here.
+Keys do not tell the activation. OpenAI's is x sigmoid(1.702 x); open_clip's own trainings mostly use the plain GELU
+(its model names without `-quickgelu`): `EncoderConfig.activation`.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ turning pictures into `EncodedImage` is `encode.py`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -55,6 +56,25 @@ class QuickGELU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(1.702 * x)
 
+    @staticmethod
+    def slope(x: Tensor) -> Tensor:
+        """The derivative."""
+        gate = torch.sigmoid(1.702 * x)
+        return gate * (1 + 1.702 * x * (1 - gate))
+
+
+class PlainGELU(nn.Module):
+    """x times the normal distribution function of x, the activation of most CLIPs that open_clip has trained."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(x)
+
+    @staticmethod
+    def slope(x: Tensor) -> Tensor:
+        """The derivative."""
+        below = 0.5 * (1 + torch.erf(x * 0.5**0.5))
+        return below + x * torch.exp(-0.5 * x * x) * (2 * math.pi) ** -0.5
+
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention with the parameter names of `torch.nn.MultiheadAttention`."""
@@ -102,7 +122,7 @@ class MLP(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.c_fc = nn.Linear(width, 4 * width)
-        self.gelu = QuickGELU()
+        self.gelu: QuickGELU | PlainGELU = QuickGELU()
         self.c_proj = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -197,6 +217,13 @@ class CLIP(nn.Module):
         self.ln_final = nn.LayerNorm(sizes.text_width)
         self.text_projection = nn.Parameter(sizes.text_width**-0.5 * torch.randn(sizes.text_width, sizes.embed))
         self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
+
+    def with_plain_gelu(self) -> CLIP:
+        """This model with the plain GELU in both towers."""
+        for module in self.modules():
+            if isinstance(module, MLP):
+                module.gelu = PlainGELU()
+        return self
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Token ids [b length] to text vectors [b embed], not normalised.

@@ -6,14 +6,17 @@ No pickle is executed: TorchScript archives go through `archive.py`, other torch
 from __future__ import annotations
 
 import hashlib
+import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from clip_es.encoder.archive import archive_root, read_archive
+from clip_es.encoder.compare import misfits
 from clip_es.encoder.download import OFFICIAL, download
 from clip_es.encoder.layouts import to_openai
 from clip_es.encoder.vit import CLIP, TowerSizes
@@ -60,6 +63,10 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         )
     try:
         content = _read(file)
+        check_claims(content, file)
+        return checked(content, where=file)
+    except WeightsError:
+        raise
     except Exception as error:  # damaged files make their readers raise almost anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WeightsError(
@@ -69,7 +76,51 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             found=f"{file.stat().st_size} bytes; {reason}",
             next_step="Fetch or copy the file again, and compare its size and SHA-256 with the published ones.",
         ) from error
-    return checked(content, where=file)
+
+
+def check_claims(content: Mapping[str, object], file: Path) -> None:
+    """Refuse tensors that are larger than the file: a view with stride 0 can claim any size.
+
+    Raises WeightsError.
+    """
+    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    claimed = sum(value.numel() * value.element_size() for value in tensors.values())
+    most = 2 * file.stat().st_size  # tied weights stand under two names
+    if claimed > most:
+        raise WeightsError(
+            "its tensors claim more bytes than the file has",
+            where=file,
+            expected=f"at most {most:,}",
+            found=f"{claimed:,}",
+            next_step="Fetch the file again, or save each tensor as contiguous numbers.",
+        )
+
+
+def told_activation(weights: str | Path) -> Literal["quick_gelu", "gelu"] | None:
+    """The activation that a description beside a weights file names; None where nothing does.
+
+    transformers' config.json has `hidden_act` for each tower, open_clip_config.json has `quick_gelu`. Official names,
+    `scenes` and files without such a neighbour are told nothing about.
+    """
+    folder = Path(weights).expanduser().parent
+    if not Path(weights).expanduser().is_file():
+        return None
+    for name in ("open_clip_config.json", "config.json"):
+        try:
+            with (folder / name).open("rb") as file:
+                told = json.loads(file.read(2**20))
+        except (OSError, ValueError):
+            continue
+        if not isinstance(told, dict):
+            continue
+        if isinstance(model := told.get("model_cfg"), dict):
+            return "quick_gelu" if model.get("quick_gelu") else "gelu"
+        towers = [told.get("vision_config"), told]
+        for tower in towers:
+            act = tower.get("hidden_act") if isinstance(tower, dict) else None
+            if act in ("quick_gelu", "gelu"):
+                return act
+    return None
 
 
 def checked(state: Mapping[str, Tensor], where: object = None) -> dict[str, Tensor]:
@@ -97,21 +148,13 @@ def tower_sizes(state: Mapping[str, Tensor], where: object = None) -> TowerSizes
         raise _resnet(where)
     sizes = _sizes(state, where)
     with torch.device("meta"):
-        wanted = {key: tuple(value.shape) for key, value in CLIP(sizes).state_dict().items()}
-    wrong = [f"no '{key}'" for key in wanted if key not in state]
-    wrong += [f"unknown '{key}'" for key in state if key not in wanted]
-    wrong += [
-        f"'{key}' of shape {list(state[key].shape)} instead of {list(shape)}"
-        for key, shape in wanted.items()
-        if key in state and tuple(state[key].shape) != shape
-    ]
+        wrong = misfits(state, CLIP(sizes))
     if wrong:
-        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
         raise WeightsError(
             "the keys are not those of a CLIP ViT",
             where=where,
             expected=_EXPECTED,
-            found=", ".join(wrong[:4]) + more,
+            found=wrong,
             next_step=_GET_ONE,
         )
     return sizes

@@ -2,37 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from clip_es.config import LocalizeConfig
 from clip_es.encoder.encode import Encoder
-from clip_es.errors import ShapeError
+from clip_es.errors import ConfigError
+from clip_es.localize.base import Localization, check_known
 from clip_es.localize.closed_form import Answer, LastBlock, Question, explain, explain_autograd
 from clip_es.localize.variants import explain_variant
+from clip_es.method_config import LocalizeConfig
 from clip_es.scaling import min_max
-from clip_es.types import ClassMaps, EncodedImage, TextBank
+from clip_es.types import ClassMaps, EncodedImage, Picture, TextBank
 
 _DEFAULT = LocalizeConfig()
 
 
-@dataclass(frozen=True)
-class Localization:
-    """The maps of a picture's labels, and the numbers behind them."""
+class ClipEs:
+    """CLIP-ES as a `Localizer`."""
 
-    maps: ClassMaps
-    """M_c: after ReLU and two min-max scalings, on the patch grid."""
-    scores: Float32[Tensor, " text"]
-    """What was explained: softmax scores of the labels, then of the background words (none where these are switched
-    off). Logits where the softmax is switched off, or where a label has no competitor."""
-    raw: Float32[Tensor, "class gh gw"]
-    """The maps before ReLU and scaling."""
-    weights: Float32[Tensor, "class dim"] | None
-    """Mean over patches of d score / d ln_1, one row for each label; None for the variants."""
+    supervision = "none"
+    finds_classes = False
+    keeps_height = False
+    sources: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(self, encoder: Encoder, bank: TextBank, config: LocalizeConfig = _DEFAULT, layers: int = 8) -> None:
+        """`layers`: over how many of the last ones the attention is averaged."""
+        self.encoder, self.bank, self.config, self.layers = encoder, bank, config, layers
+
+    def seen_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        """The picture's own size."""
+        return size_hw
+
+    def encode(self, pictures: Sequence[Picture]) -> list[EncodedImage]:
+        """`Encoder.encode`."""
+        return self.encoder.encode([picture.patches for picture in pictures], attention_layers=self.layers)
+
+    def locate(self, picture: Picture, seen: EncodedImage, class_ids: Sequence[int] | None) -> Localization:
+        """`localize`. Raises ConfigError: no labels are given."""
+        return localize(self.encoder, seen, self.bank, self.asked(class_ids), self.config)
+
+    def asked(self, class_ids: Sequence[int] | None) -> Sequence[int]:
+        """The labels. Raises ConfigError: there are none to be had."""
+        if class_ids is None:
+            raise ConfigError(
+                "CLIP-ES explains labels, so it cannot work without any",
+                next_step="Pass --labels auto to have them found first, or --method cliper.",
+            )
+        return class_ids
 
 
 def localize(
@@ -85,14 +105,7 @@ def scale_twice(raw: Float[Tensor, "class gh gw"]) -> Float[Tensor, "class gh gw
 
 
 def _question(encoder: Encoder, bank: TextBank, class_ids: Sequence[int], config: LocalizeConfig) -> Question:
-    unknown = [k for k in class_ids if not 0 <= k < bank.class_count]
-    if unknown:
-        raise ShapeError(
-            "these classes are not in the text bank",
-            expected=f"0..{bank.class_count - 1}",
-            found=unknown,
-            next_step="Build the bank from the vocabulary that the labels come from.",
-        )
+    check_known(class_ids, bank)
     rows = [bank.vectors[list(class_ids)]]
     if config.background:
         rows.append(bank.background)

@@ -8,8 +8,9 @@ Training free; with labels it makes class maps like any localizer, without label
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -23,63 +24,13 @@ from clip_es.encoder.capture import enter, normalised, watch
 from clip_es.encoder.encode import Encoder
 from clip_es.encoder.vit import SelfAttention
 from clip_es.errors import ConfigError, ShapeError, nearest
-from clip_es.localize.clip_es import Localization
+from clip_es.localize.base import Localization, check_known
+from clip_es.method_config import CliperConfig, LastAttention
 from clip_es.refine.affinity import attention_affinity
-from clip_es.scaling import min_max
-from clip_es.types import ClassMaps, TextBank
+from clip_es.scaling import even_at, min_max
+from clip_es.types import ClassMaps, EncodedImage, Picture, TextBank
 
-LastAttention = Literal["fused", "qq", "kk", "vv", "identity", "vanilla"]
 Backbone = Literal["B/16", "L/14"]
-
-
-@dataclass(frozen=True)
-class CliperConfig:
-    """CLIPer: early-layer fusion, and the rule that turns its maps into labels."""
-
-    variant: Literal["v2", "v1"] = "v2"
-    """v2: the code of the ICCV 2025 version. v1: that of December 2024, which spreads the other way along the
-    attention and leaves the last layer out of the mean."""
-    last_attention: LastAttention = "fused"
-    """What stands in for the last block's attention: the fused one, or, as ablations, query-query, key-key,
-    value-value, none (identity) or the block's own (vanilla)."""
-    fuse: bool = True
-    """Read all layers. Off: only the selected one, without a mean over layers."""
-    select: Literal[-1, -2] = -1
-    """Whose map is spread along the attention: the last layer's or the last but one's."""
-    threshold: float = 0.2
-    """Share of a map's maximum below which the selected layer's patches are zeroed before spreading."""
-    temperature: float = 100.0
-    """Factor between a cosine and a logit; not the one CLIP learnt."""
-    competitors: Literal["vocabulary", "labels"] = "vocabulary"
-    """Where the labels are known: who competes with them besides the background words. All classes of the vocabulary,
-    as published (there no labels are known), or only each other. On drawn scenes the former is far better."""
-    short_side: int | None = 336
-    """The shorter side of the picture for the encoder, pixels. None: the picture's own size, in whole patches."""
-    window: int | None = None
-    """Side of the sliding window, pixels; averaged with the whole picture. None: the whole picture only."""
-    stride: int = 112
-    """Steps of the sliding window, pixels."""
-    score_threshold: float = 0.45
-    """Without labels: classes whose score (0..2) is not above this do not occur."""
-    background_threshold: float = 0.45
-    """Pixels below this in every map are background. 0: background competes as (1 - best map) squared."""
-    normalise: bool = False
-    """Stretch each map to 0..1 before it is compared with the background threshold."""
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("threshold", 0.0, 1.0),
-            ("temperature", 1e-3, 1e4),
-            ("score_threshold", 0.0, 2.0),
-            ("background_threshold", 0.0, 2.0),
-            ("stride", 1, 10**6),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"{name} is out of range", expected=f"{low:g}..{high:g}", found=getattr(self, name))
-        if any(side is not None and side < 1 for side in (self.short_side, self.window)):
-            raise ConfigError("sides are at least one pixel", found=(self.short_side, self.window))
-        if self.variant == "v1" and self.select != -1:
-            raise ConfigError("the variant v1 knows only the last layer", expected="select -1", found=self.select)
 
 
 @dataclass(frozen=True)
@@ -98,6 +49,51 @@ class PatchEmbeddings:
         return self.attention[:, 1:, 1:].mean(0)
 
 
+@dataclass(frozen=True)
+class CliperSight(EncodedImage):
+    """What CLIPer keeps of a picture besides."""
+
+    inputs: Float32[Tensor, "layer token dim"]
+    """What each block saw: its input after its first norm; the last block's as it is."""
+    total: Float32[Tensor, "head token token"]
+    """The attentions of all blocks but the last, summed."""
+
+
+class Cliper:
+    """CLIPer as a `Localizer`: with labels, or without."""
+
+    supervision = "none"
+    finds_classes = True
+    sources: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(
+        self, encoder: Encoder, bank: TextBank, config: CliperConfig | None = None, layers: int = 8, known: bool = True
+    ) -> None:
+        """`layers`: over how many of the last ones the attention for the affinity is averaged; `known`: labels are."""
+        self.encoder, self.bank, self.config, self.layers = encoder, bank, config or CliperConfig(), layers
+        self.keeps_height = not known
+        _check_window(encoder.patch, self.config)
+
+    def seen_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        """The shorter side as the settings say, both rounded to whole patches."""
+        side = self.config.short_side
+        return size_hw if side is None else short_side_hw(size_hw, side, self.encoder.patch)
+
+    @torch.no_grad()
+    def encode(self, pictures: Sequence[Picture]) -> list[EncodedImage]:
+        """One pass each; tokens and attention are those of `Encoder.encode`, to rounding."""
+        return [see(self.encoder, _pixels(self.encoder, picture.patches), self.layers) for picture in pictures]
+
+    def locate(self, picture: Picture, seen: EncodedImage, class_ids: Sequence[int] | None) -> Localization:
+        """`answer`. Raises ShapeError: the picture was not encoded by CLIPer; a class that the bank does not have."""
+        if not isinstance(seen, CliperSight):
+            raise ShapeError(
+                "CLIPer reads all layers of a picture", expected="what Cliper.encode gives", found=type(seen)
+            )
+        pixels = None if self.config.window is None else _pixels(self.encoder, picture.patches)
+        return answer(self.encoder, seen, pixels, self.bank, class_ids, self.config)
+
+
 @torch.no_grad()
 def cliper(
     encoder: Encoder,
@@ -108,36 +104,64 @@ def cliper(
 ) -> list[Localization]:
     """Maps of some pictures, each a whole number of patches (see `resize_short_side`); one by one, whatever their size.
 
-    `class_ids` holds the labels of each picture; None: nothing is known, and the classes whose score is above
-    `score_threshold` are found, possibly none. In each Localization `raw` is the map as published, in 0..2, `maps` the
-    same stretched to [0, 1], `scores` the maximum of each raw map, and `weights` None.
-    Raises ShapeError: not one list of labels for each picture; a class that the bank does not have; a picture that is
-    not whole patches; a window or stride that is not.
-    Source: CLIPer (ICCV 2025), early-layer fusion, and its published code. Differs: labels may be known; a row of the
-    attention without any positive entry gives zeros, not 0/0.
+    `class_ids` holds the labels of each picture; None: nothing is known. The rest is `answer`.
+    Raises ShapeError: not one list of labels for each picture; a picture that is not whole patches; as `answer`.
     """
     config = config or CliperConfig()
     labels = [None] * len(patches) if class_ids is None else list(class_ids)
     if len(labels) != len(patches):
         raise ShapeError("each picture has its own labels", expected=f"{len(patches)} lists", found=len(labels))
-    classes = range(bank.class_count)
-    all_rows = comparison_set(bank.vectors[: bank.class_count], bank.background)
+    _check_window(encoder.patch, config)
     found = []
     for picture, known in zip(patches, labels, strict=True):
-        shown = _checked(classes if known is None else known, bank)
-        competing = shown if config.competitors == "labels" else tuple(classes)
-        text = torch.cat([all_rows[list(competing)], all_rows[bank.class_count :]]).to(encoder.device)
-        pixels = torch.from_numpy(np.ascontiguousarray(picture)).to(encoder.device).movedim(-1, 0).float() / 255
-        raw = class_maps(encoder, normalised(pixels[None]), text, len(competing), config)
-        if competing != shown:
-            raw = raw[list(shown)]
-        scores = raw.amax((1, 2))
-        if known is None:
-            keep = scores > config.score_threshold
-            shown = tuple(k for k, kept in zip(shown, keep.tolist(), strict=True) if kept)
-            raw, scores = raw[keep], scores[keep]
-        found.append(Localization(ClassMaps(min_max(raw), shown), scores, raw, None))
+        pixels = _pixels(encoder, picture)
+        found.append(answer(encoder, see(encoder, pixels), pixels, bank, known, config))
     return found
+
+
+@torch.no_grad()
+def answer(
+    encoder: Encoder,
+    seen: CliperSight,
+    pixels: Float32[Tensor, "1 3 h w"] | None,
+    bank: TextBank,
+    class_ids: Sequence[int] | None,
+    config: CliperConfig,
+) -> Localization:
+    """Maps of one picture; `pixels` are needed for a sliding window only.
+
+    With labels each map is stretched to [0, 1], `labelled_threshold` to 0.5. Without, the classes whose score is above
+    `score_threshold` are found, possibly none, and their maps keep their heights: the background threshold lies at 0.5,
+    so that the common rule for background is the published one. In the Localization `raw` is the map as published, in
+    0..2, `scores` the maximum of each raw map, and `weights` None.
+    Raises ShapeError: a class that the bank does not have.
+    Source: CLIPer (ICCV 2025), early-layer fusion, and its published code. Differs: labels may be known; a row of the
+    attention without any positive entry gives zeros, not 0/0; maps are enlarged after thresholds are set, not before.
+    """
+    classes = tuple(range(bank.class_count))
+    shown = classes if class_ids is None else check_known(class_ids, bank)
+    competing = shown if config.competitors == "labels" else classes
+    all_rows = comparison_set(bank.vectors[: bank.class_count], bank.background)
+    text = torch.cat([all_rows[list(competing)], all_rows[bank.class_count :]]).to(encoder.device)
+    raw = _maps(encoder, seen, pixels, text, len(competing), config)
+    if competing != shown:
+        raw = raw[list(shown)]
+    scores = raw.amax((1, 2))
+    if class_ids is not None:
+        return Localization(ClassMaps(even_at(min_max(raw), config.labelled_threshold), shown), scores, raw, None)
+    keep = scores > config.score_threshold
+    shown = tuple(k for k, kept in zip(shown, keep.tolist(), strict=True) if kept)
+    raw, scores = raw[keep], scores[keep]
+    return Localization(ClassMaps(with_heights(raw, config), shown), scores, raw, None)
+
+
+def with_heights(raw: Float32[Tensor, "class gh gw"], config: CliperConfig) -> Float32[Tensor, "class gh gw"]:
+    """Maps in [0, 1] whose background threshold is 0.5 and whose order is that of the published rule."""
+    # Where background competes as (1 - best)^2, the two are even at best = 0.382.
+    threshold = config.background_threshold or (3 - 5**0.5) / 2
+    if config.normalise:
+        return even_at(min_max(raw), threshold)
+    return even_at((raw / 2).clamp(0, 1), threshold / 2)
 
 
 def comparison_set(
@@ -156,9 +180,15 @@ def class_maps(
     config: CliperConfig,
 ) -> Float32[Tensor, "class gh gw"]:
     """The published maps, in 0..2, of the first `count` rows of `text`, which all compete; pixels in CLIP's scale."""
-    seen = embed_layers(encoder, pixels, config)
+    return _maps(encoder, see(encoder, pixels), pixels, text, count, config)
+
+
+def _maps(
+    encoder: Encoder, sight: CliperSight, pixels: Tensor | None, text: Tensor, count: int, config: CliperConfig
+) -> Float32[Tensor, "class gh gw"]:
+    seen = read_layers(encoder, sight, config)
     shares = layer_logits(seen, text, config.temperature).softmax(1)[:, :count]
-    if config.window is not None:
+    if config.window is not None and pixels is not None:
         slid = sliding_logits(encoder, pixels, text, config)
         shares = (shares + slid.softmax(1)[:, :count]) / 2
     return combine(shares, seen.patch_attention, config).unflatten(1, seen.grid_hw)
@@ -171,25 +201,44 @@ def embed_layers(encoder: Encoder, pixels: Float32[Tensor, "1 3 h w"], config: C
     Layer k < N - 1 is the input of block k after its norm, the last layer the input of the last block as it is; all
     pass the last block's norm, so that early ones are normed twice, as published.
     """
-    visual = encoder.model.visual
-    *early, last = visual.transformer.blocks
+    return read_layers(encoder, see(encoder, pixels), config)
+
+
+@torch.no_grad()
+def see(encoder: Encoder, pixels: Float32[Tensor, "1 3 h w"], layers: int = 8) -> CliperSight:
+    """One picture through all blocks but the last; `layers` as `Encoder.encode` has it. Pixels in CLIP's scale."""
+    *early, last = encoder.model.visual.transformer.blocks
     grid_hw = (pixels.shape[-2] // encoder.patch, pixels.shape[-1] // encoder.patch)
     tokens = enter(encoder, pixels)
     inputs: list[Tensor] = []
     total = tokens.new_zeros(last.attn.heads, tokens.shape[1], tokens.shape[1])
-    for block in watch(early, tokens):
+    mean = tokens.new_zeros(tokens.shape[1] - 1, tokens.shape[1] - 1)
+    averaged = min(layers, len(early) + 1)
+    for index, block in enumerate(watch(early, tokens)):
         inputs.append(block.normed[0].float())
         total = total + block.attention[0]
+        if index > len(early) - averaged:
+            mean += block.attention[0].mean(0)[1:, 1:]
         tokens = block.left
     inputs.append(tokens[0].float())
+    queries, keys, _ = last.attn.project(last.ln_1(inputs[-1]))
+    own = SelfAttention.weights(queries, keys)
+    mean = (mean + own.mean(0)[1:, 1:]) / averaged
+    return CliperSight(inputs[-1], mean, own, grid_hw, torch.stack(inputs), total)
 
-    fused = fused_attentions(total) if config.last_attention == "fused" else None
+
+@torch.no_grad()
+def read_layers(encoder: Encoder, sight: CliperSight, config: CliperConfig) -> PatchEmbeddings:
+    """The second half of `embed_layers`."""
+    visual = encoder.model.visual
+    last = visual.transformer.blocks[-1]
+    fused = fused_attentions(sight.total) if config.last_attention == "fused" else None
     read: list[Tensor] = []
-    attention = torch.eye(len(inputs[0]), device=pixels.device)
-    for tokens in map(last.ln_1, inputs):
+    attention = sight.total
+    for tokens in map(last.ln_1, sight.inputs):
         attention = _attention(last.attn, tokens, config.last_attention) if fused is None else next(fused)
         read.append(visual.ln_post(last.attn.merge(attention @ _values(last.attn, tokens))) @ visual.proj)
-    return PatchEmbeddings(torch.stack(read), attention, grid_hw)
+    return PatchEmbeddings(torch.stack(read), attention, sight.grid_hw)
 
 
 def fused_attentions(total: Float32[Tensor, "head token token"]) -> Iterator[Float32[Tensor, "head token token"]]:
@@ -237,13 +286,8 @@ def sliding_logits(
     Attention between patches that never share a window is zero. Raises ShapeError: window or stride are not whole
     patches.
     """
+    _check_window(encoder.patch, config)
     patch, window = encoder.patch, config.window or config.stride
-    if window % patch or config.stride % patch:
-        raise ShapeError(
-            "window and stride must be whole patches",
-            expected=f"multiples of {patch} pixels",
-            found=f"window {window}, stride {config.stride}",
-        )
     rows, columns = pixels.shape[-2] // patch, pixels.shape[-1] // patch
     index = torch.arange(rows * columns, device=encoder.device).reshape(rows, columns)
     pooled = torch.zeros(rows * columns, rows * columns, device=encoder.device)
@@ -341,16 +385,19 @@ def _starts(length: int, window: int, stride: int) -> list[int]:
     return [*range(0, last, stride), last]
 
 
-def _checked(class_ids: Sequence[int], bank: TextBank) -> tuple[int, ...]:
-    unknown = [k for k in class_ids if not 0 <= k < bank.class_count]
-    if unknown:
+def _pixels(encoder: Encoder, patches: np.ndarray) -> Float32[Tensor, "1 3 h w"]:
+    """A picture in CLIP's scale on the encoder's device."""
+    pixels = torch.from_numpy(np.ascontiguousarray(patches)).to(encoder.device).movedim(-1, 0).float() / 255
+    return normalised(pixels[None])
+
+
+def _check_window(patch: int, config: CliperConfig) -> None:
+    if config.window is not None and (config.window % patch or config.stride % patch):
         raise ShapeError(
-            "these classes are not in the text bank",
-            expected=f"0..{bank.class_count - 1}",
-            found=unknown,
-            next_step="Build the bank from the vocabulary that the labels come from.",
+            "window and stride must be whole patches",
+            expected=f"multiples of {patch} pixels",
+            found=f"window {config.window}, stride {config.stride}",
         )
-    return tuple(class_ids)
 
 
 def cliper_preset(data: str, backbone: Backbone = "B/16", *, sliding: bool = False) -> CliperConfig:

@@ -6,8 +6,8 @@ once, however many prompts it is asked about.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,12 +15,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int, UInt8
 from torch import Tensor, nn
 
-from clip_es.encoder.capture import enter, normalised
+from clip_es.encoder.capture import enter, normalised, watch
 from clip_es.encoder.encode import Encoder
 from clip_es.encoder.tokenize import tokenize
 from clip_es.errors import ConfigError, DataError, ShapeError, WeightsError
-from clip_es.localize.clip_es import Localization
-from clip_es.types import ClassMaps
+from clip_es.localize.base import Localization
+from clip_es.method_config import ClipSegConfig, check_layers
+from clip_es.scaling import even_at
+from clip_es.types import ClassMaps, EncodedImage, Picture
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -33,26 +35,8 @@ TRAINED_LAYERS = (3, 7, 9)
 setting tells which a file was trained with."""
 
 
-@dataclass(frozen=True)
-class ClipSegConfig:
-    """CLIPSeg on a picture."""
-
-    layers: tuple[int, ...] | None = None
-    """Blocks, counted from 0, whose outputs the decoder reads. None: as the weights file says, else 3 6 9."""
-    side: int | None = 352
-    """The picture is resized to a square of this side, pixels. None: it keeps its shape, in whole patches."""
-    prompt: str = "a photo of a {}."
-    """Sentence around a class name."""
-    on_grid: bool = False
-    """Maps with one value for each patch, as refiners on the patch grid need them; off: one for each pixel seen."""
-
-    def __post_init__(self) -> None:
-        if self.side is not None and self.side < 1:
-            raise ConfigError("a side is at least one pixel", found=self.side)
-        if self.prompt.count("{}") != 1:
-            raise ConfigError("the prompt names the class with {} exactly once", found=repr(self.prompt))
-        if self.layers is not None:
-            _check_layers(self.layers)
+_PROMPTS_AT_ONCE = 16
+"""Prompts that go through the decoder together."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +67,14 @@ class Decoder(nn.Module):
     def __init__(self, sizes: DecoderSizes, layers: Sequence[int] = TRAINED_LAYERS, dropout: float = 0.1) -> None:
         """`layers`: the blocks it reads, ascending. Raises ConfigError: not one for each decoder block."""
         super().__init__()
-        _check_layers(layers)
+        check_layers(list(layers))
         if len(layers) != sizes.depth:
             raise ConfigError("the decoder reads one layer a block", expected=f"{sizes.depth}", found=list(layers))
         self.sizes, self.layers = sizes, tuple(layers)
+        self.side: int | None = None
+        """Side of the squares it was trained on, pixels, where its file says so."""
+        self.about: dict[str, str] = {}
+        """What else its file says: supervision, example_side, steps, encoder."""
         dim, half = sizes.dim, sizes.dim // 2
         self.film_mul = nn.Linear(sizes.embed, dim)
         self.film_add = nn.Linear(sizes.embed, dim)
@@ -136,6 +124,130 @@ class Decoder(nn.Module):
         return self.trans_conv(tokens[:, 1:].mT.unflatten(2, grid_hw))[:, 0]
 
 
+@dataclass(frozen=True)
+class ClipSegSight(EncodedImage):
+    """What CLIPSeg keeps of a picture besides."""
+
+    outputs: tuple[Float32[Tensor, "token dim"], ...]
+    """What leaves the blocks that the decoder reads."""
+
+
+class ClipSeg:
+    """CLIPSeg as a `Localizer`: each class has a prompt of its own, so classes do not compete before their maps do."""
+
+    finds_classes = True
+    keeps_height = True
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: Decoder,
+        prompts: Mapping[int, Float32[Tensor, " embed"]],
+        config: ClipSegConfig | None = None,
+        *,
+        on_grid: bool = False,
+        layers: int = 8,
+        sources: Mapping[str, str] | None = None,
+        supervision: str = "masks (PhraseCut)",
+    ) -> None:
+        """`prompts`: the vector of each class that can be asked for. `on_grid`: maps on the patch grid, for refiners
+        that work there. `layers`: over how many of the last ones the attention is averaged. Raises WeightsError,
+        ConfigError: decoder and encoder do not fit."""
+        self.encoder, self.decoder, self.prompts = encoder, decoder, dict(prompts)
+        self.config, self.on_grid, self.layers = config or ClipSegConfig(), on_grid, layers
+        self.sources, self.supervision = dict(sources or {}), supervision
+        check_fits(encoder, decoder, self.config.layers)
+
+    def seen_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        """A square, unless the settings say otherwise."""
+        side = seen_side(self.config, self.decoder)
+        return (side, side) if side else size_hw
+
+    @torch.no_grad()
+    def encode(self, pictures: Sequence[Picture]) -> list[EncodedImage]:
+        """One pass each, in ImageNet's scale and with bicubic positions, as the decoder was trained."""
+        wanted = self.config.layers or self.decoder.layers
+        found: list[EncodedImage] = []
+        for picture in pictures:
+            size = (picture.patches.shape[0], picture.patches.shape[1])
+            pixels = scaled(picture.rgb, size).to(self.encoder.device)
+            grid_hw = (size[0] // self.encoder.patch, size[1] // self.encoder.patch)
+            blocks = self.encoder.model.visual.transformer.blocks
+            tokens = _enter(self.encoder, pixels)
+            entering, own = tokens, None
+            mean = tokens.new_zeros(tokens.shape[1] - 1, tokens.shape[1] - 1)
+            averaged = min(self.layers, len(blocks))
+            outputs = {}
+            for index, block in enumerate(watch(blocks, tokens)):
+                if index >= len(blocks) - averaged:
+                    mean += block.attention[0].mean(0)[1:, 1:]
+                if index in wanted:
+                    outputs[index] = block.left[0].float()
+                entering, tokens, own = tokens, block.left, block.attention[0]
+            assert own is not None  # a tower has at least one block
+            kept = tuple(outputs[layer] for layer in wanted)
+            found.append(ClipSegSight(entering[0].float(), mean / averaged, own, grid_hw, kept))
+        return found
+
+    @torch.no_grad()
+    def locate(self, picture: Picture, seen: EncodedImage, class_ids: Sequence[int] | None) -> Localization:
+        """`answer` with the prompts of the labels, or of all classes. Raises DataError: a label has no prompt."""
+        if not isinstance(seen, ClipSegSight):
+            raise ShapeError(
+                "CLIPSeg reads some layers of a picture",
+                expected="what ClipSeg.encode gives",
+                found=type(seen).__name__,
+            )
+        ids = tuple(self.prompts) if class_ids is None else tuple(class_ids)
+        if missing := [k for k in ids if k not in self.prompts]:
+            raise DataError(
+                "there is no example for a label of this picture",
+                where=picture.image_id,
+                expected=f"examples of {len(ids)} classes",
+                found=f"none for class {', '.join(map(str, missing))}",
+                next_step="Add a folder of that class to the examples, or leave --examples away to ask with words.",
+            )
+        vectors = [self.prompts[k] for k in ids]
+        prompts = torch.stack(vectors) if vectors else torch.zeros(0, self.decoder.sizes.embed)
+        found = answer(self.encoder, self.decoder, seen.outputs, seen.grid_hw, prompts, ids, self.on_grid)
+        if class_ids is None:
+            keep = found.scores > self.config.score_threshold
+            ids = tuple(k for k, kept in zip(ids, keep.tolist(), strict=True) if kept)
+            found = Localization(ClassMaps(found.maps.scores[keep], ids), found.scores[keep], found.raw[keep], None)
+        return replace(found, maps=ClassMaps(even_at(found.maps.scores, self.config.threshold), ids))
+
+
+def seen_side(config: ClipSegConfig, decoder: Decoder) -> int:
+    """Side of the square that the encoder sees; 0: the picture's own shape."""
+    return decoder.side or 352 if config.side is None else config.side
+
+
+@torch.no_grad()
+def answer(
+    encoder: Encoder,
+    decoder: Decoder,
+    outputs: Sequence[Float32[Tensor, "token width"]],
+    grid_hw: tuple[int, int],
+    prompts: Float32[Tensor, "p embed"],
+    class_ids: tuple[int, ...],
+    on_grid: bool = False,
+) -> Localization:
+    """A map for each prompt from one encoding; the decoder takes some prompts at a time.
+
+    In the Localization `raw` holds the logits, `maps` their sigmoids (of which 0.5 is no natural threshold: published
+    tables use 0.1 to 0.3), `scores` the largest of each map, and `weights` None.
+    """
+    height, width = (encoder.patch * side for side in grid_hw)
+    tokens = [one[None] for one in outputs]
+    some = [decoder(tokens, part.to(encoder.device), grid_hw) for part in prompts.split(_PROMPTS_AT_ONCE) if len(part)]
+    logits = torch.cat(some) if some else torch.zeros(0, height, width, device=encoder.device)
+    scores = logits.sigmoid()
+    highest = scores.amax((1, 2))
+    if on_grid:
+        logits, scores = (F.avg_pool2d(x[None], encoder.patch)[0] for x in (logits, scores))
+    return Localization(ClassMaps(scores, class_ids), highest, logits, None)
+
+
 @torch.no_grad()
 def clipseg(
     encoder: Encoder,
@@ -144,17 +256,16 @@ def clipseg(
     prompts: Sequence[Float32[Tensor, "_ embed"]],
     class_ids: Sequence[Sequence[int]],
     config: ClipSegConfig | None = None,
+    on_grid: bool = False,
 ) -> list[Localization]:
-    """A map for each prompt of each picture, one by one, from one encoding a picture.
+    """A map for each prompt of each picture, one by one, from one encoding a picture; the rest is `answer`.
 
-    `prompts` holds the vectors of `text_prompts` or `image_prompts`, one row for each of the picture's `class_ids`. In
-    each Localization `raw` holds the logits, `maps` their sigmoids (of which 0.5 is no natural threshold: published
-    tables use 0.1 to 0.3), `scores` the largest of each map, and `weights` None.
+    `prompts` holds the vectors of `text_prompts` or `image_prompts`, one row for each of the picture's `class_ids`.
     Raises ShapeError: pictures, prompts and labels do not fit. WeightsError: the decoder is of another encoder.
     Source: CLIPSeg (CVPR 2022). Differs: pictures need not be square.
     """
     config = config or ClipSegConfig()
-    check_fits(encoder, decoder)
+    check_fits(encoder, decoder, config.layers)
     if not len(pictures) == len(prompts) == len(class_ids):
         raise ShapeError(
             "each picture has its own prompts and labels",
@@ -165,16 +276,10 @@ def clipseg(
     for picture, vectors, ids in zip(pictures, prompts, class_ids, strict=True):
         if len(vectors) != len(ids):
             raise ShapeError("there is one prompt for each label", expected=len(ids), found=len(vectors))
-        pixels = prepare(picture, config.side, encoder.patch).to(encoder.device)
+        pixels = prepare(picture, seen_side(config, decoder) or None, encoder.patch).to(encoder.device)
         grid_hw = (pixels.shape[-2] // encoder.patch, pixels.shape[-1] // encoder.patch)
-        logits = pixels.new_zeros(0, *pixels.shape[-2:])
-        if len(ids):
-            seen = block_outputs(encoder, pixels, config.layers or decoder.layers)
-            logits = decoder(seen, vectors.to(encoder.device), grid_hw)
-        scores = logits.sigmoid()
-        if config.on_grid:
-            logits, scores = (F.avg_pool2d(x[None], encoder.patch)[0] for x in (logits, scores))
-        found.append(Localization(ClassMaps(scores, tuple(ids)), scores.amax((1, 2)), logits, None))
+        outputs = [one[0] for one in block_outputs(encoder, pixels, config.layers or decoder.layers)]
+        found.append(answer(encoder, decoder, outputs, grid_hw, vectors, tuple(ids), on_grid))
     return found
 
 
@@ -183,10 +288,15 @@ def prepare(rgb: UInt8[np.ndarray, "_ _ 3"], side: int | None, patch: int) -> Fl
     patches. Raises ShapeError: the side is not whole patches."""
     if side is not None and side % patch:
         raise ShapeError("the side must be whole patches", expected=f"a multiple of {patch}", found=side)
+    height, width = (side or patch * -(-length // patch) for length in rgb.shape[:2])
+    return scaled(rgb, (height, width))
+
+
+def scaled(rgb: UInt8[np.ndarray, "_ _ 3"], size_hw: tuple[int, int]) -> Float32[Tensor, "1 3 h w"]:
+    """A picture in ImageNet's mean and deviation, then resized (bilinear, not smoothed before, as published)."""
     pixels = torch.from_numpy(np.ascontiguousarray(rgb)).movedim(-1, 0)[None].float() / 255
     pixels = normalised(pixels, IMAGENET_MEAN, IMAGENET_STD)
-    size = (side, side) if side else tuple(patch * -(-length // patch) for length in rgb.shape[:2])
-    return F.interpolate(pixels, size=size, mode="bilinear", align_corners=False)
+    return F.interpolate(pixels, size=size_hw, mode="bilinear", align_corners=False)
 
 
 def bicubic_positions(encoder: Encoder, grid_hw: tuple[int, int]) -> Float32[Tensor, "token dim"]:
@@ -255,8 +365,9 @@ def multilabel(logits: Float[Tensor, "label h w"], background_factor: float = 3.
     return torch.cat([background_factor * probability[:1], probability[1:]]).argmax(0)
 
 
-def check_fits(encoder: Encoder, decoder: Decoder) -> None:
-    """Raises WeightsError: the decoder was trained on an encoder of other sizes. ConfigError: of fewer blocks."""
+def check_fits(encoder: Encoder, decoder: Decoder, layers: Sequence[int] | None = None) -> None:
+    """Raises WeightsError: the decoder was trained on an encoder of other sizes. ConfigError: of fewer blocks, or the
+    `layers` asked for are not as many as the decoder reads."""
     ours = (encoder.sizes.width, encoder.sizes.embed, encoder.sizes.patch)
     theirs = (decoder.sizes.width, decoder.sizes.embed, decoder.sizes.patch)
     if ours != theirs:
@@ -266,18 +377,16 @@ def check_fits(encoder: Encoder, decoder: Decoder) -> None:
             found="width {}, prompt vectors of {}, patches of {}".format(*ours),
             next_step="The published decoders need --weights ViT-B/16.",
         )
-    if max(decoder.layers) >= encoder.sizes.layers:
-        raise ConfigError("the encoder has too few blocks", expected=list(decoder.layers), found=encoder.sizes.layers)
+    layers = list(layers or decoder.layers)
+    if len(layers) != decoder.sizes.depth:
+        raise ConfigError("the decoder reads one layer a block", expected=f"{decoder.sizes.depth}", found=layers)
+    if max(layers) >= encoder.sizes.layers:
+        raise ConfigError("the encoder has too few blocks", expected=layers, found=encoder.sizes.layers)
 
 
 def _enter(encoder: Encoder, pixels: Tensor) -> Tensor:
     grid_hw = (pixels.shape[-2] // encoder.patch, pixels.shape[-1] // encoder.patch)
     return enter(encoder, pixels, bicubic_positions(encoder, grid_hw))
-
-
-def _check_layers(layers: Sequence[int]) -> None:
-    if list(layers) != sorted(set(layers)) or not layers or min(layers) < 0:
-        raise ConfigError("layers are block numbers from 0 on, ascending", expected="3 6 9", found=list(layers))
 
 
 def _steps(patch: int) -> tuple[int, int]:

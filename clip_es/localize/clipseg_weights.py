@@ -12,7 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from clip_es.errors import WeightsError
+from clip_es.disk import write_atomic
+from clip_es.encoder.compare import misfits
+from clip_es.encoder.weights import check_claims
+from clip_es.errors import ClipEsError, WeightsError
 from clip_es.localize.clipseg import LOADED_LAYERS, Decoder, DecoderSizes
 
 _EXPECTED = "CLIPSeg decoder weights: the authors' .pth, the transformers port's model file, or our own .safetensors"
@@ -36,24 +39,37 @@ def load_decoder(path: str | Path, layers: Sequence[int] | None = None) -> Decod
     file = Path(path).expanduser()
     if not file.is_file():
         raise WeightsError("no such decoder", where=file, expected=_EXPECTED)
-    told: Mapping[str, str] = {}
     try:
-        with file.open("rb") as opened:
-            slim = opened.read(9)[8:] == b"{"
-        if slim:
-            from safetensors import safe_open
-
-            with safe_open(file, framework="pt") as content:
-                told = content.metadata() or {}
-                state = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118  it is no dict
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
+        return _load(file, layers)
+    except ClipEsError:
+        raise
     except Exception as error:  # damaged files make their readers raise almost anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WeightsError("the decoder cannot be read", where=file, expected=_EXPECTED, found=reason) from error
+
+
+def _load(file: Path, layers: Sequence[int] | None) -> Decoder:
+    told: Mapping[str, str] = {}
+    with file.open("rb") as opened:
+        slim = opened.read(9)[8:] == b"{"
+    if slim:
+        from safetensors import safe_open
+
+        with safe_open(file, framework="pt") as content:
+            told = content.metadata() or {}
+            state = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118  it is no dict
+    else:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+        raise ValueError(f"the file holds a {type(state).__name__}, not named tensors")
+    check_claims(state, file)
+    state = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     if layers is None and "layers" in told:
         layers = [int(number) for number in told["layers"].split()]
-    return build_decoder(state, layers, where=file)
+    decoder = build_decoder(state, layers, where=file)
+    decoder.side = int(told["side"]) if told.get("side", "").isdecimal() else None
+    decoder.about = {key: value for key, value in told.items() if key not in ("layers", "side")}
+    return decoder
 
 
 def build_decoder(state: Mapping[str, Tensor], layers: Sequence[int] | None = None, where: object = None) -> Decoder:
@@ -61,33 +77,33 @@ def build_decoder(state: Mapping[str, Tensor], layers: Sequence[int] | None = No
     state = to_authors(state)
     sizes = decoder_sizes(state, where)
     decoder = Decoder(sizes, LOADED_LAYERS if layers is None else layers)
-    wanted = {key: tuple(value.shape) for key, value in decoder.state_dict().items()}
-    wrong = [f"no '{key}'" for key in wanted if key not in state]
-    wrong += [f"unknown '{key}'" for key in state if key not in wanted]
-    wrong += [
-        f"'{key}' of shape {list(state[key].shape)} instead of {list(shape)}"
-        for key, shape in wanted.items()
-        if key in state and tuple(state[key].shape) != shape
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+    if wrong := misfits(state, decoder):
         raise WeightsError(
             "these are no complete decoder weights",
             where=where,
             expected=_EXPECTED,
-            found=", ".join(wrong[:4]) + more,
+            found=wrong,
             next_step="Fetch the file again; head and decoder must come from one training.",
         )
     decoder.load_state_dict({key: value.float() for key, value in state.items()})
     return decoder.eval().requires_grad_(False)
 
 
-def save_decoder(decoder: Decoder, path: str | Path) -> None:
-    """Write the weights, and which layers they read, as .safetensors under the authors' keys."""
-    from safetensors.torch import save_file
+def save_decoder(
+    decoder: Decoder, path: str | Path, *, half: bool = False, about: Mapping[str, str] | None = None
+) -> None:
+    """Write the weights under the authors' keys as .safetensors, with the layers they read and the side they know.
 
-    state = {key: value.detach().cpu().contiguous() for key, value in decoder.state_dict().items()}
-    save_file(state, str(path), metadata={"layers": " ".join(map(str, decoder.layers))})
+    `half` stores float16; `about` is further metadata. The file appears whole or not at all. Raises StoreError.
+    """
+    from safetensors.torch import save
+
+    kind = torch.float16 if half else torch.float32
+    state = {key: value.detach().to("cpu", kind).contiguous() for key, value in decoder.state_dict().items()}
+    metadata = {**(about or {}), "layers": " ".join(map(str, decoder.layers))}
+    if decoder.side is not None:
+        metadata["side"] = str(decoder.side)
+    write_atomic(Path(path), save(state, metadata=metadata))
 
 
 def to_authors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

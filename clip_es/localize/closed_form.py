@@ -108,8 +108,7 @@ class LastBlock:
         into = block.mlp.c_proj.weight
         d_hidden = self.scale2 * ((u @ into)[:, None] - c * (self.hat2 @ into))
         # 4. The MLP, ln_2, and the residual path past both.
-        gate = torch.sigmoid(1.702 * self.hidden)
-        d_hidden = d_hidden * (gate * (1 + 1.702 * self.hidden * (1 - gate)))
+        d_hidden = d_hidden * block.mlp.gelu.slope(self.hidden)
         d_y2 = d_hidden @ block.mlp.c_fc.weight * block.ln_2.weight
         centred = d_y2 - d_y2.mean(-1, keepdim=True) - self.hat1 * (d_y2 * self.hat1).mean(-1, keepdim=True)
         d_z1 = d_z2 + self.scale1 * centred

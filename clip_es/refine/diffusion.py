@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
+from clip_es.config import DiffusionConfig
 from clip_es.errors import ConfigError, ShapeError, WeightsError
 from clip_es.scaling import min_max
 from clip_es.types import ClassMaps, EncodedImage, Picture
@@ -75,35 +76,6 @@ def carry(
 
 
 @dataclass(frozen=True)
-class DiffusionConfig:
-    """Maps carried along Stable Diffusion's self-attention."""
-
-    model: str = "stabilityai/stable-diffusion-2-1-base"
-    """A folder in the diffusers layout, or a hub name. The 2.1-base weights have left that hub name; mirrors exist, and
-    1.5 and 1.4 work too."""
-    threshold: float = 0.1
-    """Entries of an attention below this share of their column's maximum are dropped."""
-    mode: Literal["chain", "mean", "single"] = "chain"
-    """The product of all heads; their average; or one head alone."""
-    single: int = 1
-    """Which head, for `single`."""
-    timestep: int = 45
-    """Index into the scheduler's 50 steps at which the picture is noised."""
-    side: int = 512
-    """The picture is stretched to a square of this side, pixels; a multiple of 8."""
-    seed: int = 0
-    """Of the noise; the published code draws it anew each time."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1 or not 0 <= self.timestep < 50 or self.side < 8 or self.side % 8:
-            raise ConfigError(
-                "these settings of the diffusion refiner cannot work",
-                expected="threshold 0..1, timestep 0..49, side a multiple of 8",
-                found=(self.threshold, self.timestep, self.side),
-            )
-
-
-@dataclass(frozen=True)
 class Diffusion:
     """The parts of Stable Diffusion that are needed; make one with `load_diffusion`."""
 
@@ -121,14 +93,18 @@ def load_diffusion(model: str | Path, device: str | torch.device = "cpu") -> Dif
     no such model.
     """
     try:
-        from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel  # pyright: ignore[reportMissingImports]
-        from transformers import CLIPTextModel, CLIPTokenizer  # pyright: ignore[reportMissingImports]
+        from diffusers import (
+            AutoencoderKL,  # pyright: ignore[reportPrivateImportUsage]
+            PNDMScheduler,  # pyright: ignore[reportPrivateImportUsage]
+            UNet2DConditionModel,  # pyright: ignore[reportPrivateImportUsage]
+        )
+        from transformers import CLIPTextModel, CLIPTokenizer
     except ImportError as error:
         raise ConfigError(
             "the diffusion refiner needs the extra `diffusion`", next_step="pip install 'clip-es[diffusion]'"
         ) from error
     name = str(model)
-    parts = {
+    parts: dict[str, Any] = {
         "vae": AutoencoderKL,
         "unet": UNet2DConditionModel,
         "scheduler": PNDMScheduler,
@@ -161,10 +137,34 @@ def load_diffusion(model: str | Path, device: str | torch.device = "cpu") -> Dif
     return Diffusion(loaded["vae"], loaded["unet"], loaded["scheduler"], prompt)
 
 
+class DiffusionRefiner:
+    """`refine` with its network. A copy in another process fetches the network there, when it is first needed."""
+
+    def __init__(self, config: DiffusionConfig, device: str | torch.device = "cpu") -> None:
+        """Raises ConfigError, WeightsError as `load_diffusion`."""
+        self.config, self.device = config, device
+        self._model: Diffusion | None = load_diffusion(config.model, device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_model": None}
+
+    def to(self, device: str | torch.device) -> None:
+        """Use the network on another device."""
+        if torch.device(device) != torch.device(self.device):
+            self.device, self._model = device, None
+
+    def __call__(self, picture: Picture, seen: EncodedImage, maps: ClassMaps) -> ClassMaps:
+        """As `refine`."""
+        self._model = self._model or load_diffusion(self.config.model, self.device)
+        return refine(picture, seen, maps, self.config, self._model)
+
+
 def refine(
     picture: Picture, seen: EncodedImage, maps: ClassMaps, config: DiffusionConfig, model: Diffusion
 ) -> ClassMaps:
     """`carry` as a refiner, for maps of any size; the result has the grid of the attention and spans [0, 1]."""
+    if not maps.class_ids:
+        return maps
     heads = self_attention(model, picture.rgb, config)
     side = round(len(heads[0]) ** 0.5)
     chosen: dict[str, Any] = {"threshold": config.threshold, "mode": config.mode, "single": config.single}

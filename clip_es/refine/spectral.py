@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Float64, Int, UInt8
 from PIL import Image
 from scipy import linalg
@@ -16,12 +17,35 @@ from scipy.sparse.linalg import eigsh
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from clip_es.config import SpectralConfig
+from clip_es.config import DinoConfig, SpectralConfig
 from clip_es.errors import ShapeError
+from clip_es.refine.dino import Dino
 from clip_es.types import ClassMaps, EncodedImage, Picture
 
 _DENSE_BELOW = 64
 """Graphs with fewer nodes go through the dense solver; Lanczos needs room."""
+
+
+class SpectralRefiner:
+    """`refine`, or the same with features of a DINO."""
+
+    def __init__(self, config: SpectralConfig, device: str | torch.device = "cpu") -> None:
+        """Raises ConfigError, WeightsError: a DINO was asked for that cannot be had."""
+        self.config = config
+        self.dino = None if config.features == "clip" else Dino(config.features, DinoConfig(), device)
+
+    def to(self, device: str | torch.device) -> None:
+        """Use the network, where there is one, on another device."""
+        if self.dino:
+            self.dino.to(device)
+
+    def __call__(self, picture: Picture, seen: EncodedImage, maps: ClassMaps) -> ClassMaps:
+        """As `refine`; DINO's features are brought to the patch grid, bilinearly."""
+        if self.dino is None:
+            return refine(picture, seen, maps, self.config)
+        features = self.dino.features(picture.rgb)
+        spread = F.interpolate(features[None], size=seen.grid_hw, mode="bilinear", align_corners=False)[0]
+        return spectral(picture, spread.flatten(1).T, maps, self.config)
 
 
 def refine(picture: Picture, seen: EncodedImage, maps: ClassMaps, config: SpectralConfig) -> ClassMaps:
@@ -59,6 +83,15 @@ def spectral(
     count = config.segments or adaptive_count(values)
     segments = torch.from_numpy(k_means(vectors.T, count, config.seed)).to(maps.scores.device)
     return ClassMaps(pool(maps.scores, segments.unflatten(0, grid_hw), config.amount), maps.class_ids)
+
+
+def picture_sides(
+    picture: Picture, features: Float[Tensor, "patch dim"], grid_hw: tuple[int, int], config: SpectralConfig
+) -> Bool[Tensor, "k gh gw"]:
+    """The positive side of each eigenvector of a picture, the constant one left out; always the smaller side."""
+    weights = affinity(features.double().cpu().numpy(), grid_picture(picture.patches, grid_hw), config)
+    _, vectors = eigenvectors(weights, config.eigenvectors + 2)
+    return torch.from_numpy(vectors[1 : config.eigenvectors + 1] > 0).unflatten(1, grid_hw)
 
 
 def affinity(

@@ -20,6 +20,11 @@ def shipped_path() -> Path:
     return Path(str(files("clip_es.scenes") / "data" / "scenes_clip.safetensors"))
 
 
+def shipped_decoder_path() -> Path:
+    """Where the CLIPSeg decoder lies that was trained on drawn scenes for the shipped CLIP."""
+    return Path(str(files("clip_es.scenes") / "data" / "scenes_clipseg.safetensors"))
+
+
 def load_scenes_state_dict(path: Path | None = None) -> dict[str, Tensor]:
     """The shipped scenes CLIP (or another file of its kind) as an ordinary OpenAI state dict, float32 tensors.
 
@@ -54,7 +59,16 @@ def load_scenes_state_dict(path: Path | None = None) -> dict[str, Tensor]:
 
 
 def expand_token_rows(kept: Tensor, rows: Tensor, vocabulary: int = VOCABULARY) -> Tensor:
-    """Rows [kept width] with their ids [kept] to the whole table [vocabulary width]; missing rows are the mean row."""
+    """Rows [kept width] with their ids [kept] to the whole table [vocabulary width]; missing rows are the mean row.
+
+    Raises WeightsError: the ids are not one for each row, or no tokens.
+    """
+    if rows.shape != kept.shape[:1] or rows.numel() == 0 or not 0 <= int(rows.min()) <= int(rows.max()) < vocabulary:
+        raise WeightsError(
+            "token_rows must hold the token of each row of token_embedding.weight",
+            expected=f"{len(kept)} ids 0..{vocabulary - 1}",
+            found=f"{list(rows.shape)} ids" + (f", {int(rows.min())}..{int(rows.max())}" if rows.numel() else ""),
+        )
     table = kept.mean(dim=0, keepdim=True).repeat(vocabulary, 1)
     table[rows.long()] = kept
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -10,19 +11,31 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import tyro
 
-from clip_es.config import PRESETS, RunConfig
+from clip_es.config import RunConfig
 from clip_es.encoder import load_encoder
 from clip_es.errors import ConfigError
+from clip_es.localize.methods import weakly_supervised
 from clip_es.pipelines.cluster import run_on_ray
-from clip_es.pipelines.commands.sources import Coco14Source, FolderSource, Voc12Source
+from clip_es.pipelines.commands.sources import (
+    Ade20kSource,
+    CityscapesSource,
+    Coco14Source,
+    Coco17Source,
+    ContextSource,
+    FolderSource,
+    Voc12Source,
+)
 from clip_es.pipelines.console import bar, say, show_table
 from clip_es.pipelines.evaluate import Evaluation, evaluate
-from clip_es.pipelines.mask_maker import MaskMaker
+from clip_es.pipelines.mask_maker import LabelSource, MaskMaker
+from clip_es.pipelines.presets import find_preset
 from clip_es.pipelines.pseudo_masks import make_masks
 from clip_es.pipelines.run_report import write_run_report
 from clip_es.prompts import Synonyms, Vocabulary, load_vocabulary
+from clip_es.prompts.templates import load_templates
 from clip_es.records import Dataset, OnBadLabel
 from clip_es.store import KeepCams, RunStore, parse_shard, read_failures, shard
 from clip_es.types import MAX_CLASSES
@@ -42,18 +55,22 @@ class MaskOptions:
     """Sentences in place of the vocabulary's, with {} for the class; several are averaged."""
     synonyms: Synonyms = "sentence"
     """Synonyms of a class in one sentence (the paper's), as the mean of their vectors, or left out."""
-    preset: Literal["default", "reference"] = "default"
-    """reference computes what the published code computes, quirks included; sets the defaults of the flags below."""
-    method: Literal["clip-es"] = "clip-es"
-    """How labels are found."""
+    preset: str = "default"
+    """Sets the defaults of the other flags. reference: what CLIP-ES's published code computes, quirks included.
+    cliper-DATA-b16 or -l14: CLIPer's published settings and templates for voc21, voc20, context60, context59, object,
+    stuff, ade or cityscapes, chosen on those very sets; with -sliding its windows too. cliper-scenes: for scenes."""
+    labels: Literal["given", "auto", "none"] = "given"
+    """Who says what is in a picture: the data set, CLIP's own reading of the picture, or the method itself."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     batch_size: int = 8
     """Most pictures of one size to encode together. Does not change the masks on a CPU."""
     workers: int | None = None
     """Processes for the CRF; 0: none; None: chosen by cores and number of pictures."""
-    ray: str | None = None
-    """Spread the work over a Ray cluster (extra `ray`): auto, HOST:PORT, or local for one on this machine."""
+    engine: Literal["local", "ray"] = "local"
+    """Where the work is done: here, or on a Ray cluster (extra `ray`)."""
+    ray_address: str | None = None
+    """Of the cluster, HOST:PORT or auto. None: RAY_ADDRESS, or where that is not set, this machine alone."""
     shard: str = "1/1"
     """i/n: do every n-th picture, beginning with the i-th. All shards may share one --out."""
     keep_cams: KeepCams = "none"
@@ -64,6 +81,11 @@ class MaskOptions:
     """Pictures shown in report.html, evenly spread over the run."""
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
 
+    @property
+    def label_source(self) -> LabelSource:
+        """Where the labels come from."""
+        return self.labels if self.labels in ("auto", "none") else "given"
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Masks(MaskOptions):
@@ -71,22 +93,32 @@ class _Masks(MaskOptions):
 
     @classmethod
     def preset_default(cls, args: Sequence[str]):
-        """The defaults under the `--preset` among the arguments; None where it is not named or not known."""
+        """The defaults under the `--preset` among the arguments; None where it is not named.
+
+        Raises ConfigError: there is no such preset.
+        """
         words = [word for arg in args for word in arg.split("=", 1)]
         names = [after for before, after in pairwise(words) if before == "--preset"]
-        if not names or names[-1] not in PRESETS:
+        if not names:
             return None
+        preset = find_preset(names[-1])
+        changed = {"preset": names[-1], "config": preset.config}
+        if preset.template:
+            changed["template"] = load_templates(preset.template)
+        if preset.weights:
+            changed["weights"] = preset.weights
         # Made without __init__: a field that only the command line can fill holds tyro's mark for that.
         default = object.__new__(cls)
         for known in fields(cls):
             given = known.default if known.default_factory is MISSING else known.default_factory()
+            given = changed.get(known.name, given)
             object.__setattr__(default, known.name, tyro.MISSING if given is MISSING else given)
-        object.__setattr__(default, "preset", names[-1])
-        object.__setattr__(default, "config", PRESETS[names[-1]])
         return default
 
-    def dataset(self, vocabulary: Vocabulary, on_bad_label: OnBadLabel, need_size: bool) -> Dataset:
-        """The records to work on; comes from the source."""
+    def dataset(
+        self, vocabulary: Vocabulary, on_bad_label: OnBadLabel, need_size: bool, labelled: bool = True
+    ) -> Dataset:
+        """The records to work on, with their labels or without; comes from the source."""
         raise NotImplementedError
 
     def run(self) -> int:
@@ -101,31 +133,45 @@ class _Masks(MaskOptions):
                 found=len(vocabulary.classes),
                 next_step="Split the vocabulary.",
             )
-        dataset = self.dataset(vocabulary, self.on_bad_label, self.config.image.size_from == "annotation")
+        need_size = self.config.image.size_from == "annotation"
+        dataset = self.dataset(vocabulary, self.on_bad_label, need_size, self.label_source == "given")
         # To the machines of a cluster the model travels from the CPU.
-        device = "cpu" if self.ray else self.device
+        device = "cpu" if self.engine == "ray" else self.device
         encoder = load_encoder(self.weights, device=device, config=self.config.encoder)
+        config = self.config
+        if not dataset.has_background:
+            config = replace(config, mask=replace(config.mask, background=False))
         maker = MaskMaker(
-            encoder, vocabulary, config=self.config, templates=self.template or None, synonyms=self.synonyms
+            encoder,
+            vocabulary,
+            config=config,
+            templates=self.template or None,
+            synonyms=self.synonyms,
+            labels=self.label_source,
         )
         settings = {
-            "method": self.method,
-            "config": maker.config,
+            "labels": self.label_source,
+            **supervision(maker),
+            "config": maker.config.in_use(self.label_source),
             "prompts": {"templates": self.template or vocabulary.templates, "synonyms": self.synonyms},
-            "sha256": {"weights": encoder.source, "text": maker.bank.source},
+            "sha256": {"weights": encoder.source, "text": maker.bank.source, **maker.localizer.sources},
         }
         about = {
             "dataset": dataset.name,
             # Not among the settings: pictures may be added and labels mended between calls.
             "dataset_sha256": dataset.fingerprint(),
+            "images": picture_folder(dataset),
             "weights": self.weights,
             "vocabulary": vocabulary.name,
+            "classes": [entry.name for entry in vocabulary.classes],
             "preset": self.preset,
             "device": str(encoder.device),
             "versions": versions(),
         }
         with RunStore.open(self.out, settings, about=about, keep=self.keep_cams, shard=(index, count)) as store:
             store.note(dataset.problems)
+            for note in dataset.notes:
+                say(note)
             mine = shard(dataset.records, index, count)
             todo = store.unfinished(mine)
             say(f"{dataset.name}: {len(mine)} pictures, {len(mine) - len(todo)} done before, {len(todo)} to do")
@@ -134,8 +180,8 @@ class _Masks(MaskOptions):
                 def done() -> None:
                     progress.advance(progress.task_ids[0])
 
-                if self.ray:
-                    options = {"address": self.ray, "device": self.device, "batch_size": self.batch_size}
+                if self.engine == "ray":
+                    options = {"address": self.ray_address, "device": self.device, "batch_size": self.batch_size}
                     run_on_ray(todo, maker, store, **options, done=done)
                 else:
                     make_masks(todo, maker, store, batch_size=self.batch_size, workers=self.workers, done=done)
@@ -155,15 +201,47 @@ class MasksVoc12(Voc12Source, _Masks):
 
 @dataclass(frozen=True, kw_only=True)
 class MasksCoco14(Coco14Source, _Masks):
-    """Masks for COCO 2014, labels from a published list of `COCO_train2014_... 45 49` lines with 0-based ids."""
+    """Masks for COCO 2014, labels from a published list of `COCO_train2014_... 45 49` lines or the instances file."""
 
     vocabulary: str = "coco14"
     """voc12, coco14, scenes, or a YAML file: classes, prompts, background words, template."""
 
 
 @dataclass(frozen=True, kw_only=True)
+class MasksCoco17(Coco17Source, _Masks):
+    """Masks for COCO 2017, labels from its instances file."""
+
+    vocabulary: str = "coco14"
+    """coco14 (the same 80 classes), another packaged one, a file, or names such as cat,dog."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MasksAde20k(Ade20kSource, _Masks):
+    """Masks for ADE20K, scored by its own truth: 150 classes, no background."""
+
+    vocabulary: str = "ade20k"
+    """ade20k, or a file with its 150 classes in the same order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MasksCityscapes(CityscapesSource, _Masks):
+    """Masks for Cityscapes, scored by its own truth: 19 classes, no background."""
+
+    vocabulary: str = "cityscapes"
+    """cityscapes, or a file with its 19 classes in the same order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MasksContext(ContextSource, _Masks):
+    """Masks for Pascal Context, scored by its own truth: 59 classes, with or without background."""
+
+    vocabulary: str = "context"
+    """context, or a file with its 59 classes in the same order."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MasksFolder(FolderSource, _Masks):
-    """Masks for pictures of your own: a folder and a CSV with the header `image,labels`, labels separated by `;`."""
+    """Masks for pictures of your own: a folder, and a table of labels, sub-folders named after the classes, or none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,9 +257,23 @@ class MasksScenes(Voc12Source, _Masks):
     split: str = "val"
     """Name of a list in ImageSets/Segmentation."""
 
-    def dataset(self, vocabulary: Vocabulary, on_bad_label: OnBadLabel = "fail", need_size: bool = False) -> Dataset:
+    def dataset(
+        self,
+        vocabulary: Vocabulary,
+        on_bad_label: OnBadLabel = "fail",
+        need_size: bool = False,
+        labelled: bool = True,
+    ) -> Dataset:
         """The scenes of the split, under their own name."""
-        return replace(super().dataset(vocabulary, on_bad_label, need_size), name=f"scenes {self.split}")
+        return replace(super().dataset(vocabulary, on_bad_label, need_size, labelled), name=f"scenes {self.split}")
+
+
+def supervision(maker: MaskMaker) -> dict[str, object]:
+    """What the masks of a run rest on, for run.yaml: its labels, or the masks that a decoder was trained on."""
+    if not weakly_supervised(maker.localizer):
+        return {"supervision": f"{maker.localizer.supervision}, to train its decoder", "weakly_supervised": "no"}
+    rests_on = {"given": "image-level labels", "auto": "none: the labels are CLIP's own", "none": "none"}
+    return {"supervision": rests_on[maker.labels], "weakly_supervised": "yes"}
 
 
 def score_run(out: Path, dataset: Dataset, vocabulary: Vocabulary) -> Evaluation | None:
@@ -191,7 +283,19 @@ def score_run(out: Path, dataset: Dataset, vocabulary: Vocabulary) -> Evaluation
         for record in dataset.records
         if record.image_id in dataset.truth and (label := out / "labels" / f"{record.image_id}.png").is_file()
     }
-    return evaluate(pairs, len(vocabulary.classes) + 1) if pairs else None
+    if not pairs:
+        return None
+    result = evaluate(pairs, len(vocabulary.classes) + 1, table=dataset.truth_table)
+    if not dataset.has_background:
+        # It cannot be right, so an IoU of 0 would say nothing; where it was predicted, a class was missed.
+        result.scores.iou[0] = np.nan
+    return result
+
+
+def picture_folder(dataset: Dataset) -> str | None:
+    """The folder that holds all pictures, for `clip-es train`; None where there are none."""
+    folders = {str(record.path.parent) for record in dataset.records}
+    return str(Path(os.path.commonpath(folders)).resolve()) if folders else None
 
 
 def figures(scores: Evaluation | None) -> Mapping[str, object]:

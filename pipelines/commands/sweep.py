@@ -127,7 +127,17 @@ class SweepCoco14(Coco14Source, SweepOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class SweepFolder(FolderSource, SweepOptions):
-    """Rank templates on your own pictures and a CSV of labels."""
+    """Rank templates on your own pictures and their labels."""
+
+    def run(self) -> int:
+        """Measure, show and write. Raises ConfigError: no labels are given."""
+        if self.label_source != "given":
+            raise ConfigError(
+                "a sweep compares templates by the labels of the pictures",
+                found=f"--labels {self.labels}",
+                next_step="Pass a table of labels, or subfolders.",
+            )
+        return super().run()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,166 @@
+"""The methods side by side on held-out scenes, with each refiner, and the seconds that a picture takes.
+
+python benchmarks/methods.py [--scenes 300] [--seed 2026] [--methods clip-es cliper clipseg] [--out FILE.json]
+
+The default scenes are those of `clip-es ladder`, which no training saw. Nothing here is chosen on their truth: CLIPer's
+settings for scenes (`--preset cliper-scenes`) were chosen on 60 others, of seed 77. Seconds are CPU time of one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from clip_es.config import DEFAULT, ClipSegConfig, MethodName, RefinerName, RunConfig
+from clip_es.encoder import load_encoder
+from clip_es.masks import read_mask
+from clip_es.metrics import ConfusionMatrix
+from clip_es.pipelines.mask_maker import LabelSource, MaskMaker, Stopwatch
+from clip_es.pipelines.presets import CLIPER_SCENES
+from clip_es.prompts import load_vocabulary
+from clip_es.records import Dataset, voc
+from clip_es.refine import split
+from clip_es.scenes.dataset import ScenesConfig, make
+from clip_es.store import write_atomic
+
+CHAINS: dict[str, tuple[RefinerName, ...]] = {
+    "none": (),
+    "affinity": ("affinity",),
+    "crf": ("crf",),
+    "affinity crf": ("affinity", "crf"),
+    "affinity spectral crf": ("affinity", "spectral", "crf"),
+}
+
+PAIRS: tuple[tuple[MethodName, LabelSource], ...] = (
+    ("clip-es", "given"),
+    ("clip-es", "auto"),
+    ("cliper", "given"),
+    ("cliper", "none"),
+    ("clipseg", "given"),
+    ("clipseg", "none"),
+)
+
+
+@dataclass
+class Row:
+    """One method with one chain of refiners."""
+
+    method: str
+    labels: str
+    chain: str
+    counts: ConfusionMatrix
+    seconds: float = 0.0
+    """Per picture: encoder, localizer, refiners and decision."""
+
+
+@dataclass
+class Bench:
+    """A method and a source of labels, with all chains."""
+
+    makers: dict[str, MaskMaker]
+    rows: dict[str, Row]
+    pictures: int = 0
+
+
+def bench(
+    method: MethodName, labels: LabelSource, settings: RunConfig, dataset: Dataset, chains: Sequence[str]
+) -> Bench:
+    """Masks of all pictures with each chain; what chains have in common is done once."""
+    vocabulary = load_vocabulary("scenes")
+    settings = replace(settings, method=method)
+    encoder = load_encoder("scenes", device="cpu", config=settings.encoder)
+    first = MaskMaker(encoder, vocabulary, config=replace(settings, refine=()), labels=labels)
+    makers = {
+        name: MaskMaker(encoder, vocabulary, first.bank, replace(settings, refine=CHAINS[name]), labels=labels)
+        for name in chains
+    }
+    for maker in makers.values():
+        maker.stopwatch = Stopwatch(time.process_time)
+    classes = len(vocabulary.classes) + 1
+    found = Bench(makers, {name: Row(method, labels, name, ConfusionMatrix(classes)) for name in chains})
+    # A localizer may answer differently where a refiner on the grid follows.
+    finders = {bool(split(CHAINS[name])[0]): maker for name, maker in makers.items()}
+    for record in dataset.records:
+        picture = next(iter(finders.values())).read(record)
+        seen = next(iter(finders.values())).encode([picture])[0]
+        truth = read_mask(dataset.truth[record.image_id])
+        answers = {
+            grid: finder.find(picture, seen, record.class_ids if labels == "given" else ())
+            for grid, finder in finders.items()
+        }
+        for name, maker in makers.items():
+            located = maker.refine(picture, seen, *answers[bool(split(CHAINS[name])[0])])
+            found.rows[name].counts.update(maker.finish(located).mask.decided, truth)
+        found.pictures += 1
+    common = next(iter(finders.values())).stopwatch.seconds
+    for name, row in found.rows.items():
+        finder, own = finders[bool(split(CHAINS[name])[0])].stopwatch.seconds, makers[name].stopwatch.seconds
+        stages = [common["read"], common["encode"], finder["localize"], finder.get("labels", 0.0), own["decide"]]
+        row.seconds = (sum(stages) + sum(own[stage] for stage in CHAINS[name])) / found.pictures
+    return found
+
+
+def rows(benches: Sequence[Bench]) -> Iterator[dict[str, object]]:
+    """What is printed and written."""
+    for one in benches:
+        for row in one.rows.values():
+            scores = row.counts.compute()
+            yield {
+                "method": row.method,
+                "labels": row.labels,
+                "refine": row.chain,
+                "miou": 100 * scores.miou,
+                "seconds": row.seconds,
+            }
+
+
+def main() -> None:
+    """Draw, measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--methods", nargs="+", default=["clip-es", "cliper", "clipseg"])
+    parser.add_argument("--chains", nargs="+", default=list(CHAINS))
+    parser.add_argument("--decoder", default="scenes")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench/methods.json"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    settings = replace(DEFAULT, cliper=CLIPER_SCENES, clipseg=ClipSegConfig(decoder=args.decoder))
+    with tempfile.TemporaryDirectory() as folder:
+        root = make(Path(folder) / "scenes", ScenesConfig(train=1, val=args.scenes, seed=args.seed))
+        dataset = voc(root, "val", class_id=load_vocabulary("scenes").class_id)
+        start, found = time.time(), []
+        for method, labels in PAIRS:
+            if method in args.methods:
+                found += list(rows([bench(method, labels, settings, dataset, args.chains)]))
+                write(args.out, {"scenes": len(dataset.records), "seed": args.seed, "rows": found})
+                print(f"  {method}, labels {labels}: {time.time() - start:.0f} s", flush=True)
+    print(f"\n{len(dataset.records)} scenes of seed {args.seed}; mIoU in per cent, background included\n")
+    print(table(found, args.chains))
+
+
+def write(path: Path, told: dict[str, object]) -> None:
+    """The rows so far."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, (json.dumps(told, indent=2) + "\n").encode())
+
+
+def table(found: Sequence[dict], chains: Sequence[str]) -> str:
+    """In Markdown, one line for each method and source of labels."""
+    lines = [f"| method | labels | {' | '.join(chains)} |", f"|---|---|{'---:|' * len(chains)}"]
+    for method, labels in dict.fromkeys((row["method"], row["labels"]) for row in found):
+        own = [row for row in found if (row["method"], row["labels"]) == (method, labels)]
+        cells = [f"{row['miou']:.1f} ({row['seconds']:.2f} s)" for row in own]
+        lines.append(f"| {method} | {labels} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The joint between a method and everything else: what a localizer is asked for, and what it answers.
+
+A method is one file with one class that has these few members, and one line in `methods.py`. Reading, batching, text
+bank, refiners, masks, storing, evaluation and the command line are the same for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float32
+from torch import Tensor
+
+from clip_es.errors import ShapeError
+from clip_es.types import ClassMaps, EncodedImage, Picture, TextBank
+
+
+@dataclass(frozen=True)
+class Localization:
+    """The maps of a picture's labels, and the numbers behind them."""
+
+    maps: ClassMaps
+    """The maps in [0, 1], on the patch grid or finer; at 0.5 a class and background are even. For CLIP-ES M_c: after
+    ReLU and two min-max scalings."""
+    scores: Float32[Tensor, " text"]
+    """One number for each map, and for CLIP-ES then for each background word. CLIP-ES: what was explained, softmax
+    scores of the labels, then of the background words (none where these are switched off); logits where the softmax is
+    switched off, or where a label has no competitor. CLIPer: the largest value of each raw map; CLIPSeg: the largest
+    probability."""
+    raw: Float32[Tensor, "class gh gw"]
+    """The maps before scaling: CLIP-ES before ReLU, CLIPer in 0..2, CLIPSeg logits."""
+    weights: Float32[Tensor, "class dim"] | None
+    """CLIP-ES: mean over patches of d score / d ln_1, one row for each label; None for the variants and for others."""
+
+
+@runtime_checkable
+class Localizer(Protocol):
+    """A method, ready to work: it holds the frozen encoder, the text bank and its own settings."""
+
+    @property
+    def supervision(self) -> str:
+        """What it was trained on besides CLIP's own pairs; "none" where it saw no mask. Stated in run.yaml."""
+        ...
+
+    @property
+    def finds_classes(self) -> bool:
+        """Whether it can be asked without labels (`class_ids=None`)."""
+        ...
+
+    @property
+    def keeps_height(self) -> bool:
+        """Whether a map's height says how likely its class is. A refiner that stretches maps is then undone in that."""
+        ...
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """SHA-256 of whatever its maps depend on besides encoder and text bank, by name. Goes to run.yaml."""
+        ...
+
+    def seen_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        """Height and width at which the encoder is shown a picture of this size; rounded to whole patches later."""
+        ...
+
+    def encode(self, pictures: Sequence[Picture]) -> list[EncodedImage]:
+        """Pictures of one grid through the frozen encoder, once, whatever is asked about them afterwards.
+
+        What a method needs beside tokens and attention it keeps in a subclass of `EncodedImage` of its own.
+        """
+        ...
+
+    def locate(self, picture: Picture, seen: EncodedImage, class_ids: Sequence[int] | None) -> Localization:
+        """A map for each class, in the order of `class_ids`; None: for each class that the method itself finds."""
+        ...
+
+
+def check_known(class_ids: Sequence[int], bank: TextBank) -> tuple[int, ...]:
+    """The ids as a tuple. Raises ShapeError: one that the bank does not have."""
+    unknown = [k for k in class_ids if not 0 <= k < bank.class_count]
+    if unknown:
+        raise ShapeError(
+            "these classes are not in the text bank",
+            expected=f"0..{bank.class_count - 1}",
+            found=unknown,
+            next_step="Build the bank from the vocabulary that the labels come from.",
+        )
+    return tuple(class_ids)

@@ -1,0 +1,174 @@
+"""Settings of the methods, one dataclass each; `RunConfig` holds them all and `method` says which one counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from clip_es.errors import ConfigError
+
+Variant = Literal["gradcam", "hirescam", "layercam", "gradcam++", "xgradcam", "eigengradcam"]
+MethodName = Literal["clip-es", "cliper", "clipseg"]
+LastAttention = Literal["fused", "qq", "kk", "vv", "identity", "vanilla"]
+VisualPrompt = Literal[
+    "crop_blur_highlight352", "blur3_highlight01", "blur3_highlight", "blur_highlight", "highlight", "crop", "overlay"
+]
+
+
+@dataclass(frozen=True)
+class LocalizeConfig:
+    """Softmax-GradCAM: where the label is, in competition with the other labels and the background words."""
+
+    variant: Variant = "gradcam"
+    """gradcam is CLIP-ES. The others come from pytorch-grad-cam (extra `gradcam`)."""
+    softmax: bool = True
+    """Explain softmax scores. Off: plain logits, in which nothing competes."""
+    background: bool = True
+    """Let the background words compete. Off: only the labels of the picture do."""
+
+
+@dataclass(frozen=True)
+class CliperConfig:
+    """CLIPer: early-layer fusion, and the rule that turns its maps into labels."""
+
+    variant: Literal["v2", "v1"] = "v2"
+    """v2: the code of the ICCV 2025 version. v1: that of December 2024, which spreads the other way along the
+    attention and leaves the last layer out of the mean."""
+    last_attention: LastAttention = "fused"
+    """What stands in for the last block's attention: the fused one, or, as ablations, query-query, key-key,
+    value-value, none (identity) or the block's own (vanilla)."""
+    fuse: bool = True
+    """Read all layers. Off: only the selected one, without a mean over layers."""
+    select: Literal[-1, -2] = -1
+    """Whose map is spread along the attention: the last layer's or the last but one's."""
+    threshold: float = 0.2
+    """Share of a map's maximum below which the selected layer's patches are zeroed before spreading."""
+    temperature: float = 100.0
+    """Factor between a cosine and a logit; not the one CLIP learnt."""
+    competitors: Literal["vocabulary", "labels"] = "vocabulary"
+    """Where the labels are known: who competes with them besides the background words. All classes of the vocabulary,
+    as published (there no labels are known), or only each other. On drawn scenes the former is far better."""
+    short_side: int | None = 336
+    """The shorter side of the picture for the encoder, pixels. None: the picture's own size, in whole patches."""
+    window: int | None = None
+    """Side of the sliding window, pixels; averaged with the whole picture. None: the whole picture only."""
+    stride: int = 112
+    """Steps of the sliding window, pixels."""
+    score_threshold: float = 0.45
+    """Without labels: classes whose score (0..2) is not above this do not occur."""
+    background_threshold: float = 0.45
+    """Without labels: pixels below this in every map are background. 0: background competes as (1 - best map)
+    squared."""
+    labelled_threshold: float = 0.5
+    """With labels: each map is stretched to 0..1, and this is where a class and background are even."""
+    normalise: bool = False
+    """Without labels: stretch each map to 0..1 before it is compared with the background threshold."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("threshold", 0.0, 1.0),
+            ("temperature", 1e-3, 1e4),
+            ("score_threshold", 0.0, 2.0),
+            ("background_threshold", 0.0, 2.0),
+            ("labelled_threshold", 0.01, 0.99),
+            ("stride", 1, 10**6),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"{name} is out of range", expected=f"{low:g}..{high:g}", found=getattr(self, name))
+        if any(side is not None and side < 1 for side in (self.short_side, self.window)):
+            raise ConfigError("sides are at least one pixel", found=(self.short_side, self.window))
+        if self.variant == "v1" and self.select != -1:
+            raise ConfigError("the variant v1 knows only the last layer", expected="select -1", found=self.select)
+
+
+@dataclass(frozen=True)
+class ClipSegConfig:
+    """CLIPSeg: a trained decoder on the frozen encoder. It saw masks, so what it makes is not weakly supervised."""
+
+    decoder: Annotated[str, tyro.conf.arg(aliases=["--decoder"])] = "scenes"
+    """scenes (in the package, trained on drawn masks), or a file: the authors' .pth, the transformers port's, or one
+    that `clip-es train-clipseg` wrote."""
+    layers: tuple[int, ...] | None = None
+    """Blocks, counted from 0, whose outputs the decoder reads. None: as the weights file says, else 3 6 9, which all
+    public code loads the published files with; the paper and its training settings say 3 7 9."""
+    side: int | None = None
+    """The picture is resized to a square of this side, pixels. None: as the weights file says, else 352. 0: it keeps
+    its shape, in whole patches."""
+    prompt: str = "a photo of a {}."
+    """Sentence around a class name."""
+    examples: Annotated[Path | None, tyro.conf.arg(aliases=["--examples"])] = None
+    """Folder of example pictures in place of words: CLASS/NAME.jpg and its mask CLASS/NAME.png or CLASS/NAME_mask.png,
+    in which the object is not 0. Several of a class are averaged."""
+    text_share: float = 0.0
+    """With examples: how much of the prompt is text, 0..1; 0 is the examples alone."""
+    visual_prompt: VisualPrompt = "crop_blur_highlight352"
+    """How an example is faded and cut before CLIP sees it; the default is the best of the paper's study."""
+    threshold: float = 0.3
+    """Probability at which a class and background are even; published tables use 0.1 to 0.3."""
+    score_threshold: float = 0.3
+    """Without labels: classes whose largest probability is not above this do not occur."""
+
+    def __post_init__(self) -> None:
+        if self.side is not None and self.side < 0:
+            raise ConfigError("a side is at least one pixel, or 0", found=self.side)
+        if self.prompt.count("{}") != 1:
+            raise ConfigError("the prompt names the class with {} exactly once", found=repr(self.prompt))
+        if self.layers is not None:
+            check_layers(self.layers)
+        if not 0 <= self.text_share <= 1:
+            raise ConfigError("text_share is a share", expected="0..1", found=self.text_share)
+        if not 0 < self.threshold < 1 or not 0 <= self.score_threshold <= 1:
+            raise ConfigError(
+                "the thresholds of CLIPSeg are probabilities",
+                expected="0..1",
+                found=(self.threshold, self.score_threshold),
+            )
+
+
+def check_layers(layers: tuple[int, ...] | list[int]) -> None:
+    """Raises ConfigError: no block numbers, or not ascending."""
+    if list(layers) != sorted(set(layers)) or not layers or min(layers) < 0:
+        raise ConfigError("layers are block numbers from 0 on, ascending", expected="3 6 9", found=list(layers))
+
+
+@dataclass(frozen=True)
+class TaggingConfig:
+    """`--labels auto`: which classes of the vocabulary CLIP itself sees in a picture."""
+
+    threshold: float = 0.5
+    """Confidence from which a class counts as present. Higher: fewer wrong labels, and more missed ones."""
+    mix: Literal["identity", "attention"] = "identity"
+    """How patches leave the last block: each alone, as TagCLIP, for a CLIP whose last attention blurs what is where; or
+    mixed by that attention."""
+    refine: bool = True
+    """Carry the patch scores along the attention of the layers, weak entries dropped."""
+    reidentify: bool = True
+    """Look at the region of each likely class once more, as a picture of its own."""
+    peak: int = 4
+    """The score of a class is the mean over this many of its best patches; TagCLIP takes the best one."""
+    candidate: float = 0.1
+    """Share of the best class's local score from which a class is looked at once more; the others count half."""
+    context: int = 2
+    """Patches of surroundings around a region."""
+    zoom: float = 2.0
+    """A region is enlarged at most this many times; a small one gets more surroundings."""
+    centre: float = 0.16
+    """Score at which the confidence is one half."""
+    steepness: float = 3.2
+    """How fast the confidence rises there: factor on the logit of the score. Both chosen on drawn scenes."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("threshold", 0.0, 1.0),
+            ("peak", 1, 10_000),
+            ("candidate", 0.0, 1.0),
+            ("context", 0, 1000),
+            ("zoom", 1.0, 100.0),
+            ("centre", 1e-6, 1 - 1e-6),
+            ("steepness", 1e-3, 1e3),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"{name} is out of range", expected=f"{low:g}..{high:g}", found=getattr(self, name))

@@ -1,0 +1,128 @@
+"""Maps carried between patches that look alike to a DINO: the refiner that needs no diffusion model.
+
+A picture's patch features from the last layer, their cosines sharpened into weights, one product with the maps. The
+same features can stand in for CLIP's in the spectral refiner.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+
+from clip_es.config import DinoConfig
+from clip_es.encoder.capture import normalised
+from clip_es.errors import ConfigError, WeightsError
+from clip_es.scaling import min_max
+from clip_es.types import ClassMaps, EncodedImage, Picture
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+KINDS: Mapping[str, str] = MappingProxyType(
+    {"vit": "ViTModel", "dinov2": "Dinov2Model", "dinov2_with_registers": "Dinov2WithRegistersModel"}
+)
+"""What a folder's config.json calls its model, and the class that reads it."""
+
+
+class Dino:
+    """A DINO from a local folder. A copy in another process fetches it there, when it is first needed."""
+
+    def __init__(self, folder: str | Path, config: DinoConfig, device: str | torch.device = "cpu") -> None:
+        """Raises ConfigError: transformers is not installed. WeightsError: the folder is no DINO."""
+        self.folder, self.config, self.device = str(folder), config, device
+        self._model: Any = load_dino(self.folder, device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_model": None}
+
+    def to(self, device: str | torch.device) -> None:
+        """Use the network on another device."""
+        if torch.device(device) != torch.device(self.device):
+            self.device, self._model = device, None
+
+    @torch.no_grad()
+    def features(self, rgb: UInt8[np.ndarray, "h w 3"]) -> Float32[Tensor, "dim gh gw"]:
+        """Features of each patch of a picture, not of unit length.
+
+        Sides are cut down to whole patches by resizing; larger pictures than `max_patches` are scaled down before.
+        """
+        model = self._model = self._model or load_dino(self.folder, self.device)
+        patch = model.config.patch_size
+        rows, columns = (max(1, length // patch) for length in rgb.shape[:2])
+        if rows * columns > self.config.max_patches:
+            shrink = math.sqrt(self.config.max_patches / (rows * columns))
+            rows, columns = max(1, int(rows * shrink)), max(1, int(columns * shrink))
+        pixels = torch.from_numpy(np.ascontiguousarray(rgb)).to(self.device).movedim(-1, 0)[None].float() / 255
+        pixels = normalised(pixels, IMAGENET_MEAN, IMAGENET_STD)
+        pixels = F.interpolate(pixels, (rows * patch, columns * patch), mode="bilinear", align_corners=False)
+        asked = {"interpolate_pos_encoding": True} if model.config.model_type == "vit" else {}
+        hidden = model(pixel_values=pixels, **asked).last_hidden_state[0]
+        return hidden[-rows * columns :].T.unflatten(1, (rows, columns)).float()
+
+    def __call__(self, picture: Picture, seen: EncodedImage, maps: ClassMaps) -> ClassMaps:
+        """`carry` as a refiner: for maps of any size; the result has the grid of the features and spans [0, 1]."""
+        if not maps.class_ids:
+            return maps
+        carried = carry(maps.scores.to(self.device), self.features(picture.rgb), self.config)
+        return ClassMaps(min_max(carried).to(maps.scores.device), maps.class_ids, unscaled=carried)
+
+
+def carry(
+    maps: Float32[Tensor, "class h w"], features: Float32[Tensor, "dim gh gw"], config: DinoConfig
+) -> Float32[Tensor, "class gh gw"]:
+    """Maps, resized to the grid of the features, averaged over patches that look alike.
+
+    Source: CLIPer (ICCV 2025), whose code has this of ProxyCLIP. Differs: a patch that is like none keeps its value.
+    """
+    grid_hw = (features.shape[1], features.shape[2])
+    values = F.interpolate(maps[None], size=grid_hw, mode="bilinear", align_corners=False)[0].flatten(1)
+    return (weights(features.flatten(1).T, config) @ values.T).T.unflatten(1, grid_hw)
+
+
+def weights(features: Float32[Tensor, "patch dim"], config: DinoConfig) -> Float32[Tensor, "patch patch"]:
+    """Rows that sum to one: softmax of `sharpness` (cosine - `offset` times the mean cosine), negatives left out."""
+    rows = F.normalize(features, dim=-1)
+    cosine = rows @ rows.T
+    logits = config.sharpness * (cosine - config.offset * cosine.mean())
+    kept = logits >= 0
+    alone = ~kept.any(1)
+    kept[alone, alone.nonzero()[:, 0]] = True
+    return torch.where(kept, logits, float("-inf")).softmax(-1)
+
+
+def load_dino(folder: str | Path, device: str | torch.device = "cpu") -> Any:
+    """A DINO or DINOv2 in transformers' layout, from a local folder, in float32.
+
+    Raises ConfigError: transformers is not installed. WeightsError: no such folder, or no DINO in it.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise ConfigError(
+            "DINO features need transformers, of the extra `diffusion`", next_step="pip install 'clip-es[diffusion]'"
+        ) from error
+    expected = "a folder with config.json and model.safetensors of a DINO or DINOv2 in transformers' layout"
+    if not (Path(folder) / "config.json").is_file():
+        raise WeightsError("this is no folder of a DINO", where=folder, expected=expected, found="no config.json")
+    try:
+        kind = transformers.AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+        if kind not in KINDS:
+            raise WeightsError(
+                "this model is no DINO", where=folder, expected=", ".join(KINDS), found=f"model_type {kind}"
+            )
+        options = {"add_pooling_layer": False} if kind == "vit" else {}
+        model = getattr(transformers, KINDS[kind]).from_pretrained(folder, local_files_only=True, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise WeightsError(
+            "the DINO cannot be loaded", where=folder, expected=expected, found=str(error).splitlines()[0]
+        ) from error
+    return model.to(device).eval().requires_grad_(False)

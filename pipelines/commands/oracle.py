@@ -1,0 +1,101 @@
+"""`clip-es oracle ...`: what a run's masks would reach if spectral segments were chosen by the truth."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from clip_es.config import ImageConfig, SpectralConfig
+from clip_es.encoder import load_encoder
+from clip_es.pipelines.commands.sources import FolderSource, Voc12Source
+from clip_es.pipelines.console import say, show_table, track
+from clip_es.pipelines.oracle import STAMP, spectral_oracle
+from clip_es.pipelines.report import Page
+from clip_es.prompts import Vocabulary, load_vocabulary
+from clip_es.records import Dataset, OnBadLabel
+from clip_es.store import write_atomic
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Oracle:
+    """What the commands share."""
+
+    run_folder: Annotated[Path, tyro.conf.arg(name="run")]
+    """Folder of a run of `clip-es masks` on these pictures; its labels/ are compared."""
+    weights: str = "ViT-B/16"
+    """Whose patch features the segments are cut by."""
+    vocabulary: str = "voc12"
+    """voc12, coco14, scenes, or a YAML file."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ..."""
+    out: Path | None = None
+    """Also write the figures to this folder: oracle.json and oracle.html, both stamped as what they are."""
+    image: ImageConfig = field(default_factory=ImageConfig)
+    spectral: SpectralConfig = field(default_factory=SpectralConfig)
+
+    def dataset(
+        self, vocabulary: Vocabulary, on_bad_label: OnBadLabel, need_size: bool, labelled: bool = True
+    ) -> Dataset:
+        """The pictures with their truth; comes from the source."""
+        raise NotImplementedError
+
+    def run(self) -> int:
+        """Print IoU of the masks and of the oracle."""
+        vocabulary = load_vocabulary(self.vocabulary)
+        dataset = self.dataset(vocabulary, "fail", False, False)
+        names = ("background", *vocabulary.names)
+        result = spectral_oracle(
+            load_encoder(self.weights, device=self.device),
+            dataset,
+            self.run_folder / "labels",
+            len(names),
+            self.spectral,
+            self.image,
+            lambda items: track(items, "oracle", len(dataset.records)),
+        )
+        table = [(name, 100 * a, 100 * b) for name, a, b in zip(names, *result.iou.tolist(), strict=True) if a == a]
+        masks, best = (100 * value for value in result.miou)
+        table.append(("mIoU", masks, best))
+        show_table("IoU, per cent", ("class", "masks", "ORACLE"), table)
+        say(f"{result.images} pictures; a segment took the place of {result.chosen} of {result.asked} masks.")
+        say(STAMP)
+        for name, reason in result.failures[:5]:
+            say(f"left out {name}: {reason}")
+        if self.out:
+            told = {"oracle": STAMP, "images": result.images, "miou": masks, "miou_oracle": best}
+            told |= {"segments_chosen": result.chosen, "of": result.asked}
+            page = Page(f"Oracle: {dataset.name}", STAMP)
+            page.figures({"pictures": result.images, "mIoU of the masks": masks, "mIoU, ORACLE": best})
+            page.table(("class", "masks", "ORACLE"), table)
+            self.out.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.out / "oracle.json", (json.dumps(told, indent=2) + "\n").encode())
+            page.write(self.out / "oracle.html")
+        return 1 if result.failures else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OracleVoc12(Voc12Source, _Oracle):
+    """A bound for a run on PASCAL VOC 2012: segments chosen by looking at the truth."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OracleFolder(FolderSource, _Oracle):
+    """A bound for a run on your own pictures: segments chosen by looking at the truth."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OracleScenes(Voc12Source, _Oracle):
+    """A bound for a run on drawn scenes: segments chosen by looking at the truth."""
+
+    weights: str = "scenes"
+    """Whose patch features the segments are cut by."""
+    vocabulary: str = "scenes"
+    """voc12, coco14, scenes, or a YAML file."""
+    root: Path = Path("runs/scenes")
+    """Folder of the scenes."""
+    split: str = "val"
+    """Name of a list in ImageSets/Segmentation."""
