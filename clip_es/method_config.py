@@ -60,12 +60,12 @@ class CliperConfig:
     score_threshold: float = 0.45
     """Without labels: classes whose score (0..2) is not above this do not occur."""
     background_threshold: float = 0.45
-    """Without labels: pixels below this in every map are background. 0: background competes as (1 - best map)
-    squared."""
-    labelled_threshold: float = 0.5
-    """With labels: each map is stretched to 0..1, and this is where a class and background are even."""
+    """Pixels below this in every map are background. 0: background competes as (1 - best map) squared."""
+    labelled: Literal["heights", "stretched"] = "heights"
+    """With labels: maps keep their heights, as without; or each is stretched to 0..1, where 0.5 is even with
+    background, so that every label is found somewhere. On drawn scenes the former is far better."""
     normalise: bool = False
-    """Without labels: stretch each map to 0..1 before it is compared with the background threshold."""
+    """Stretch each map to 0..1 before it is compared with the background threshold."""
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -73,7 +73,6 @@ class CliperConfig:
             ("temperature", 1e-3, 1e4),
             ("score_threshold", 0.0, 2.0),
             ("background_threshold", 0.0, 2.0),
-            ("labelled_threshold", 0.01, 0.99),
             ("stride", 1, 10**6),
         ):
             if not low <= getattr(self, name) <= high:

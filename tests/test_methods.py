@@ -198,7 +198,7 @@ def test_only_methods_that_find_classes_work_without_labels(maker):
     with pytest.raises(ConfigError, match="--labels auto"):
         ClipEs(maker("clip-es").encoder, maker("clip-es").bank).asked(None)
     assert maker("cliper", "none").localizer.keeps_height
-    assert not maker("cliper").localizer.keeps_height
+    assert maker("cliper").localizer.keeps_height
 
 
 def test_a_picture_file_may_go_without_names(maker, scenes):

@@ -71,7 +71,7 @@ class Cliper:
     ) -> None:
         """`layers`: over how many of the last ones the attention for the affinity is averaged; `known`: labels are."""
         self.encoder, self.bank, self.config, self.layers = encoder, bank, config or CliperConfig(), layers
-        self.keeps_height = not known
+        self.keeps_height = not known or self.config.labelled == "heights"
         _check_window(encoder.patch, self.config)
 
     def seen_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
@@ -130,9 +130,9 @@ def answer(
 ) -> Localization:
     """Maps of one picture; `pixels` are needed for a sliding window only.
 
-    With labels each map is stretched to [0, 1], `labelled_threshold` to 0.5. Without, the classes whose score is above
-    `score_threshold` are found, possibly none, and their maps keep their heights: the background threshold lies at 0.5,
-    so that the common rule for background is the published one. In the Localization `raw` is the map as published, in
+    The maps keep their heights, with the background threshold at 0.5, so that the common rule for background is the
+    published one. With labels, these take the place of the score threshold; without, the classes whose score is above
+    it are found, possibly none. `labelled="stretched"`: with labels each map is stretched to [0, 1] instead. In the Localization `raw` is the map as published, in
     0..2, `scores` the maximum of each raw map, and `weights` None.
     Raises ShapeError: a class that the bank does not have.
     Source: CLIPer (ICCV 2025), early-layer fusion, and its published code. Differs: labels may be known; a row of the
@@ -147,11 +147,12 @@ def answer(
     if competing != shown:
         raw = raw[list(shown)]
     scores = raw.amax((1, 2))
-    if class_ids is not None:
-        return Localization(ClassMaps(even_at(min_max(raw), config.labelled_threshold), shown), scores, raw, None)
-    keep = scores > config.score_threshold
-    shown = tuple(k for k, kept in zip(shown, keep.tolist(), strict=True) if kept)
-    raw, scores = raw[keep], scores[keep]
+    if class_ids is not None and config.labelled == "stretched":
+        return Localization(ClassMaps(min_max(raw), shown), scores, raw, None)
+    if class_ids is None:
+        keep = scores > config.score_threshold
+        shown = tuple(k for k, kept in zip(shown, keep.tolist(), strict=True) if kept)
+        raw, scores = raw[keep], scores[keep]
     return Localization(ClassMaps(with_heights(raw, config), shown), scores, raw, None)
 
 
