@@ -132,8 +132,8 @@ def answer(
 
     The maps keep their heights, with the background threshold at 0.5, so that the common rule for background is the
     published one. With labels, these take the place of the score threshold; without, the classes whose score is above
-    it are found, possibly none. `labelled="stretched"`: with labels each map is stretched to [0, 1] instead. In the Localization `raw` is the map as published, in
-    0..2, `scores` the maximum of each raw map, and `weights` None.
+    it are found, possibly none. `labelled="stretched"`: with labels each map is stretched to [0, 1] instead. In the
+    Localization `raw` is the map as published, in 0..2, `scores` the maximum of each raw map, and `weights` None.
     Raises ShapeError: a class that the bank does not have.
     Source: CLIPer (ICCV 2025), early-layer fusion, and its published code. Differs: labels may be known; a row of the
     attention without any positive entry gives zeros, not 0/0; maps are enlarged after thresholds are set, not before.
