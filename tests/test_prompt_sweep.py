@@ -268,7 +268,7 @@ def test_a_picture_that_cannot_be_read_is_reported(weights, tmp_path, monkeypatc
     command = SweepFolder(
         out=tmp_path / "out",
         images=tmp_path,
-        labels=tmp_path / "labels.csv",
+        labels=str(tmp_path / "labels.csv"),
         vocabulary=str(tmp_path / "words.yaml"),
         weights=str(weights),
         templates=("scene15",),

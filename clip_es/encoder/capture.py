@@ -37,7 +37,7 @@ def normalised(
 
 def enter(
     encoder: Encoder, pixels: Float32[Tensor, "b 3 h w"], positions: Float32[Tensor, "token dim"] | None = None
-) -> Float32[Tensor, "b token dim"]:
+) -> Float[Tensor, "b token dim"]:
     """Normalised pixels to the tokens entering the first block; `positions` default to the encoder's own.
 
     Raises ShapeError: pixels are not whole patches.

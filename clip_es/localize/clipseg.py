@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from clip_es.encoder.capture import enter, normalised, watch
@@ -128,7 +128,7 @@ class Decoder(nn.Module):
 class ClipSegSight(EncodedImage):
     """What CLIPSeg keeps of a picture besides."""
 
-    outputs: tuple[Float32[Tensor, "token dim"], ...]
+    outputs: tuple[Float[Tensor, "token dim"], ...]
     """What leaves the blocks that the decoder reads."""
 
 
@@ -142,7 +142,7 @@ class ClipSeg:
         self,
         encoder: Encoder,
         decoder: Decoder,
-        prompts: Mapping[int, Float32[Tensor, " embed"]],
+        prompts: Mapping[int, Float[Tensor, " embed"]],
         config: ClipSegConfig | None = None,
         *,
         on_grid: bool = False,
@@ -226,9 +226,9 @@ def seen_side(config: ClipSegConfig, decoder: Decoder) -> int:
 def answer(
     encoder: Encoder,
     decoder: Decoder,
-    outputs: Sequence[Float32[Tensor, "token width"]],
+    outputs: Sequence[Float[Tensor, "token width"]],
     grid_hw: tuple[int, int],
-    prompts: Float32[Tensor, "p embed"],
+    prompts: Float[Tensor, "p embed"],
     class_ids: tuple[int, ...],
     on_grid: bool = False,
 ) -> Localization:
@@ -253,7 +253,7 @@ def clipseg(
     encoder: Encoder,
     decoder: Decoder,
     pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]],
-    prompts: Sequence[Float32[Tensor, "_ embed"]],
+    prompts: Sequence[Float[Tensor, "_ embed"]],
     class_ids: Sequence[Sequence[int]],
     config: ClipSegConfig | None = None,
     on_grid: bool = False,
@@ -283,7 +283,7 @@ def clipseg(
     return found
 
 
-def prepare(rgb: UInt8[np.ndarray, "_ _ 3"], side: int | None, patch: int) -> Float32[Tensor, "1 3 h w"]:
+def prepare(rgb: UInt8[np.ndarray, "_ _ 3"], side: int | None, patch: int) -> Float[Tensor, "1 3 h w"]:
     """A picture as CLIPSeg takes it: ImageNet's mean and deviation, then resized (bilinear) to a square, or to whole
     patches. Raises ShapeError: the side is not whole patches."""
     if side is not None and side % patch:
@@ -292,14 +292,14 @@ def prepare(rgb: UInt8[np.ndarray, "_ _ 3"], side: int | None, patch: int) -> Fl
     return scaled(rgb, (height, width))
 
 
-def scaled(rgb: UInt8[np.ndarray, "_ _ 3"], size_hw: tuple[int, int]) -> Float32[Tensor, "1 3 h w"]:
+def scaled(rgb: UInt8[np.ndarray, "_ _ 3"], size_hw: tuple[int, int]) -> Float[Tensor, "1 3 h w"]:
     """A picture in ImageNet's mean and deviation, then resized (bilinear, not smoothed before, as published)."""
     pixels = torch.from_numpy(np.ascontiguousarray(rgb)).movedim(-1, 0)[None].float() / 255
     pixels = normalised(pixels, IMAGENET_MEAN, IMAGENET_STD)
     return F.interpolate(pixels, size=size_hw, mode="bilinear", align_corners=False)
 
 
-def bicubic_positions(encoder: Encoder, grid_hw: tuple[int, int]) -> Float32[Tensor, "token dim"]:
+def bicubic_positions(encoder: Encoder, grid_hw: tuple[int, int]) -> Float[Tensor, "token dim"]:
     """Position embedding of a grid by bicubic interpolation, class token first; untouched where nothing changes."""
     visual = encoder.model.visual
     if grid_hw == (visual.grid, visual.grid):
@@ -312,8 +312,8 @@ def bicubic_positions(encoder: Encoder, grid_hw: tuple[int, int]) -> Float32[Ten
 
 @torch.no_grad()
 def block_outputs(
-    encoder: Encoder, pixels: Float32[Tensor, "b 3 h w"], layers: Sequence[int]
-) -> list[Float32[Tensor, "b token width"]]:
+    encoder: Encoder, pixels: Float[Tensor, "b 3 h w"], layers: Sequence[int]
+) -> list[Float[Tensor, "b token width"]]:
     """What leaves some blocks, counted from 0, class token first. Raises ConfigError: the tower has fewer blocks."""
     blocks = encoder.model.visual.transformer.blocks
     if not layers or max(layers) >= len(blocks):
@@ -328,7 +328,7 @@ def block_outputs(
 
 
 @torch.no_grad()
-def text_prompts(encoder: Encoder, prompts: Sequence[str]) -> Float32[Tensor, "p embed"]:
+def text_prompts(encoder: Encoder, prompts: Sequence[str]) -> Float[Tensor, "p embed"]:
     """One vector for each prompt, not of unit length. Raises DataError: a prompt is empty, or longer than 77 tokens."""
     for prompt in prompts:
         if not prompt.strip():
@@ -340,7 +340,7 @@ def text_prompts(encoder: Encoder, prompts: Sequence[str]) -> Float32[Tensor, "p
 
 
 @torch.no_grad()
-def image_prompts(encoder: Encoder, pixels: Float32[Tensor, "b 3 h w"]) -> Float32[Tensor, "b embed"]:
+def image_prompts(encoder: Encoder, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b embed"]:
     """CLIP's vector of each example, not of unit length; pixels as `prepare` or `visual_prompt` make them."""
     visual = encoder.model.visual
     tokens = _enter(encoder, pixels)

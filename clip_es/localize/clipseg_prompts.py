@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from clip_es.errors import ConfigError, DataError, ShapeError
@@ -50,8 +50,8 @@ VISUAL_PROMPTS: dict[str, VisualPromptConfig] = {
 
 
 def visual_prompt(
-    picture: Float32[Tensor, "3 h w"], mask: Bool[Tensor, "mh mw"], config: VisualPromptConfig | None = None
-) -> Float32[Tensor, "3 ph pw"]:
+    picture: Float[Tensor, "3 h w"], mask: Bool[Tensor, "mh mw"], config: VisualPromptConfig | None = None
+) -> Float[Tensor, "3 ph pw"]:
     """An example, normalised as `prepare` does, with what is outside its mask faded, and cut to the object.
 
     Raises ShapeError: another size of mask. DataError: the mask is empty.
@@ -89,7 +89,7 @@ def context_box(mask: Bool[Tensor, "h w"], context: float) -> tuple[int, int, in
     return x0, y0, x1, y1
 
 
-def crop_to(picture: Float32[Tensor, "3 h w"], box: tuple[int, int, int, int], side: int) -> Float32[Tensor, "3 s s"]:
+def crop_to(picture: Float[Tensor, "3 h w"], box: tuple[int, int, int, int], side: int) -> Float[Tensor, "3 s s"]:
     """The box cut out, centred in a square of zeros, resized to the side (nearest)."""
     x0, y0, x1, y1 = box
     cut = picture[:, y0:y1, x0:x1]
@@ -101,7 +101,7 @@ def crop_to(picture: Float32[Tensor, "3 h w"], box: tuple[int, int, int, int], s
     return F.interpolate(square[None], size=(side, side), mode="nearest")[0]
 
 
-def gaussian_blur(picture: Float32[Tensor, "3 h w"], sigma: float) -> Float32[Tensor, "3 h w"]:
+def gaussian_blur(picture: Float[Tensor, "3 h w"], sigma: float) -> Float[Tensor, "3 h w"]:
     """A Gaussian of 15 x 15 pixels; the border is mirrored without repeating the edge, as OpenCV's default has it."""
     reach = _BLUR_SIDE // 2
     line = torch.exp(-((torch.arange(_BLUR_SIDE, dtype=torch.float64) - reach) ** 2) / (2 * sigma**2))
