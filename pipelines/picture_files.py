@@ -7,9 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from clip_es.errors import DataError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
-"""What is taken for a picture in a folder; a list may name any file."""
+from clip_es.records.listing import PICTURES
 
 
 def picture_id(inner: Path) -> str:
@@ -29,7 +27,7 @@ def pictures_below(folders: Path | Iterable[Path]) -> dict[str, list[Path]]:
         for place, inner, names in os.walk(folder, onerror=_refuse):
             inner[:] = sorted(name for name in inner if not name.startswith("."))
             for name in sorted(names):
-                if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                if name.lower().endswith(PICTURES) and not name.startswith("."):
                     path = Path(place, name)
                     found.setdefault(picture_id(path.relative_to(folder)), []).append(path)
     return dict(sorted(found.items()))

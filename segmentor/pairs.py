@@ -17,7 +17,6 @@ from clip_es.records.dataset import Listing, read_lines
 from clip_es.safe_yaml import load_yaml
 from clip_es.types import UNDECIDED
 
-_PICTURES = (*Listing.PICTURES, ".webp", ".bmp", ".tif", ".tiff")
 _ORIENTATION, _TURNED = 0x0112, {5, 6, 7, 8}
 
 
@@ -64,7 +63,7 @@ def find_pairs(
             expected="the folder of the pictures",
             next_step="Pass --images DIR (images=... in a config).",
         )
-    pictures, labels = Listing(images, suffixes=_PICTURES), Listing(masks, suffixes=Listing.MASKS)
+    pictures, labels = Listing(images, suffixes=Listing.PICTURES), Listing(masks, suffixes=Listing.MASKS)
     sure = None if confidence is None else Listing(confidence, suffixes=Listing.MASKS)
     ids = labels.ids() if list_file is None else _listed(Path(list_file))
     if not ids:
@@ -81,7 +80,7 @@ def find_pairs(
             raise DataError(
                 "the mask has no picture",
                 where=mask,
-                expected=f"{images / image_id}.jpg (or {', '.join(_PICTURES[1:])})",
+                expected=f"{images / image_id}.jpg (or {', '.join(Listing.PICTURES[1:])})",
                 next_step="Pass the folder of the pictures with --images, or remove the mask.",
             )
         if sure is not None and certain is None:
@@ -192,4 +191,4 @@ def _nested(images: Path, image_id: str) -> Path | None:
     if not folders or not stem or ".." in folders:
         return None
     place = images.joinpath(*folders)
-    return next((path for suffix in _PICTURES if (path := place / f"{stem}{suffix}").is_file()), None)
+    return next((path for suffix in Listing.PICTURES if (path := place / f"{stem}{suffix}").is_file()), None)

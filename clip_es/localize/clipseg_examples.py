@@ -26,8 +26,8 @@ from clip_es.localize.clipseg import IMAGENET_MEAN, IMAGENET_STD, image_prompts,
 from clip_es.localize.clipseg_prompts import VISUAL_PROMPTS, visual_prompt
 from clip_es.masks import read_mask
 from clip_es.method_config import ClipSegConfig
+from clip_es.records.listing import PICTURES
 
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2")
 _MASK = "_mask"
 
 
@@ -105,9 +105,9 @@ def _pictures(root: Path) -> Iterator[Path]:
         names = {path.name for path in inner.iterdir()}
         for path in sorted(inner.iterdir()):
             stem, suffix = path.stem, path.suffix.lower()
-            if suffix not in _PICTURES or path.name.startswith(".") or stem.endswith(_MASK):
+            if suffix not in PICTURES or path.name.startswith(".") or stem.endswith(_MASK):
                 continue
-            others = {path.with_suffix(other).name for other in _PICTURES if other != ".png"}
+            others = {path.with_suffix(other).name for other in PICTURES if other != ".png"}
             if suffix == ".png" and others & names:
                 continue  # the mask of a picture of another kind
             yield path

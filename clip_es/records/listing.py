@@ -17,7 +17,10 @@ import numpy as np
 
 from clip_es.records.lines import unreadable
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+PICTURES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
+    *(".ppm", ".pgm", ".jp2", ".avif"),
+)
 """Suffixes of pictures, lower case; of two files with one id the first counts."""
 
 MASKS = (".png",)

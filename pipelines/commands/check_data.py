@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated
@@ -27,6 +27,7 @@ from clip_es.pipelines.commands.sources import (
     Coco17Source,
     ContextSource,
     FolderSource,
+    ScenesSource,
     Voc12Source,
 )
 from clip_es.pipelines.console import say, show_table, track
@@ -225,28 +226,13 @@ class CheckFolder(FolderSource, _Check):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckScenes(Voc12Source, _Check):
+class CheckScenes(ScenesSource, _Check):
     """Look for whatever would stop or spoil a run on scenes drawn by `clip-es scenes make`."""
 
     weights: str = "scenes"
     """Weights the run will have, for the estimate."""
     vocabulary: str = "scenes"
     """voc12, coco14, scenes, or a YAML file: classes, prompts, background words, template."""
-    root: Path = Path("runs/scenes")
-    """Folder of the scenes; `clip-es scenes make` draws one."""
-    split: str = "val"
-    """Name of a list in ImageSets/Segmentation."""
-
-    def dataset(
-        self,
-        vocabulary: Vocabulary,
-        on_bad_label: OnBadLabel = "fail",
-        need_size: bool = False,
-        labelled: bool = True,
-    ) -> Dataset:
-        """The scenes of the split, under their own name."""
-        found = super().dataset(vocabulary, on_bad_label, need_size, labelled)
-        return replace(found, name=f"scenes {self.split}")
 
 
 def _show_labels(result: DataCheck) -> None:

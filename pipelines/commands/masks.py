@@ -26,6 +26,7 @@ from clip_es.pipelines.commands.sources import (
     Coco17Source,
     ContextSource,
     FolderSource,
+    ScenesSource,
     Voc12Source,
 )
 from clip_es.pipelines.console import bar, say, show_table
@@ -245,27 +246,13 @@ class MasksFolder(FolderSource, _Masks):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MasksScenes(Voc12Source, _Masks):
+class MasksScenes(ScenesSource, _Masks):
     """Masks for scenes drawn by `clip-es scenes make`, with the CLIP that ships with the package."""
 
     weights: str = "scenes"
     """scenes (in the package), a file, or the name of an official CLIP."""
     vocabulary: str = "scenes"
     """voc12, coco14, scenes, or a YAML file: classes, prompts, background words, template."""
-    root: Path = Path("runs/scenes")
-    """Folder of the scenes; `clip-es scenes make` draws one."""
-    split: str = "val"
-    """Name of a list in ImageSets/Segmentation."""
-
-    def dataset(
-        self,
-        vocabulary: Vocabulary,
-        on_bad_label: OnBadLabel = "fail",
-        need_size: bool = False,
-        labelled: bool = True,
-    ) -> Dataset:
-        """The scenes of the split, under their own name."""
-        return replace(super().dataset(vocabulary, on_bad_label, need_size, labelled), name=f"scenes {self.split}")
 
 
 def supervision(maker: MaskMaker) -> dict[str, object]:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -49,6 +49,27 @@ class Voc12Source:
             truncated=self.truncated,
             labelled=labelled,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenesSource(Voc12Source):
+    """Scenes drawn by `clip-es scenes make`, in the layout of VOC."""
+
+    root: Path = Path("runs/scenes")
+    """Folder of the scenes; `clip-es scenes make` draws one."""
+    split: str = "val"
+    """Name of a list in ImageSets/Segmentation."""
+
+    def dataset(
+        self,
+        vocabulary: Vocabulary,
+        on_bad_label: OnBadLabel = "fail",
+        need_size: bool = False,
+        labelled: bool = True,
+    ) -> Dataset:
+        """The scenes of the split, under their own name."""
+        found = super().dataset(vocabulary, on_bad_label, need_size, labelled)
+        return replace(found, name=f"scenes {self.split}")
 
 
 @dataclass(frozen=True, kw_only=True)
