@@ -44,7 +44,8 @@ svg { max-width: 100%; height: auto; }
 class GalleryRow:
     """Columns side by side, in each some pictures with their captions, one below the other."""
 
-    columns: Sequence[Sequence[tuple[str, UInt8[np.ndarray, "h w 3"]]]]
+    columns: Sequence[Sequence[tuple[str, UInt8[np.ndarray, "_ _ 3"]]]]
+    """Pictures of any size; those of a row need not be alike."""
 
 
 @dataclass
