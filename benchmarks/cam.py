@@ -26,13 +26,13 @@ from PIL import Image
 from skimage import data
 
 from clip_es import published
-from clip_es.config import DEFAULT, REFERENCE, EncoderConfig
+from clip_es.config.run import DEFAULT, REFERENCE, EncoderConfig
 from clip_es.encoder import CLIP, Encoder, TowerSizes, build_encoder
 from clip_es.images import read_picture
 from clip_es.localize import localize
 from clip_es.prompts import build_bank, load_vocabulary
 from clip_es.refine import affinity
-from clip_es.refine.crf import crf
+from clip_es.refine.crf.dense import crf
 from clip_es.scaling import upsample
 from clip_es.types import EncodedImage, ImageRecord, Picture
 

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 
 from clip_es.encoder import Encoder, load_encoder
-from clip_es.localize.clipseg import Decoder, block_outputs, prepare, text_prompts
-from clip_es.localize.clipseg_scores import score_phrases
-from clip_es.localize.clipseg_weights import load_decoder
-from clip_es.pipelines.clipseg_eval import OneShotConfig, one_shot, zero_shot
+from clip_es.localize.clipseg.localizer import Decoder, block_outputs, prepare, text_prompts
+from clip_es.localize.clipseg.scores import score_phrases
+from clip_es.localize.clipseg.weights import load_decoder
+from clip_es.pipelines.clipseg.evaluate import OneShotConfig, one_shot, zero_shot
 from clip_es.prompts import load_vocabulary
 from clip_es.records import voc
 from clip_es.scenes.dataset import ScenesConfig, make

@@ -22,9 +22,9 @@ import torch
 from PIL import Image
 from skimage import data
 
-from clip_es.config import DEFAULT
-from clip_es.pipelines.mask_maker import MaskMaker
-from clip_es.refine.crf import crf
+from clip_es.config.run import DEFAULT
+from clip_es.pipelines.masks.method import MaskMaker
+from clip_es.refine.crf.dense import crf
 from clip_es.scenes.draw import CLASSES, SceneConfig, draw_scene
 from clip_es.types import ClassMaps, Picture
 

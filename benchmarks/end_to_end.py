@@ -30,18 +30,18 @@ from cam import published_encode
 from PIL import Image
 from skimage import data
 
-from clip_es.config import DEFAULT, EncoderConfig
+from clip_es.config.run import DEFAULT, EncoderConfig
 from clip_es.encoder import CLIP, Encoder, TowerSizes, build_encoder
-from clip_es.localize.clip_es import scale_twice
-from clip_es.localize.closed_form import Question, explain_autograd
+from clip_es.localize.gradcam.closed_form import Question, explain_autograd
+from clip_es.localize.gradcam.localizer import scale_twice
 from clip_es.masks import write_mask
-from clip_es.pipelines.mask_maker import MaskMaker
-from clip_es.pipelines.pseudo_masks import make_masks
+from clip_es.pipelines.masks.method import MaskMaker
+from clip_es.pipelines.masks.run import make_masks
 from clip_es.prompts import load_vocabulary
 from clip_es.refine.affinity import attention_affinity, box_mask
-from clip_es.refine.crf import crf
+from clip_es.refine.crf.dense import crf
 from clip_es.scaling import min_max
-from clip_es.store import RunStore
+from clip_es.store.run import RunStore
 from clip_es.types import ClassMaps, ImageRecord
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")

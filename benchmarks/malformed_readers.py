@@ -27,29 +27,29 @@ import torch
 from PIL import Image, features
 from safetensors.torch import save
 
-from clip_es.config import REFERENCE, ImageConfig
+from clip_es.config.run import REFERENCE, ImageConfig
 from clip_es.encoder import CLIP, TowerSizes, build_encoder, read_state_dict
 from clip_es.errors import ClipEsError
 from clip_es.formats import FORMATS, Source
 from clip_es.images import look_at, read_picture
-from clip_es.localize.clipseg import Decoder, DecoderSizes
-from clip_es.localize.clipseg_weights import load_decoder
+from clip_es.localize.clipseg.localizer import Decoder, DecoderSizes
+from clip_es.localize.clipseg.weights import load_decoder
 from clip_es.masks import read_confidence, read_mask, write_confidence, write_mask
-from clip_es.pipelines.check_run import check_run
-from clip_es.pipelines.export import export
-from clip_es.pipelines.features import SavedArrays
-from clip_es.pipelines.import_masks import import_masks
-from clip_es.pipelines.run_folder import Run
+from clip_es.pipelines.checks.run import check_run
+from clip_es.pipelines.exchange.export import export
+from clip_es.pipelines.exchange.import_masks import import_masks
+from clip_es.pipelines.exchange.run_folder import Run
+from clip_es.pipelines.sweep.features import SavedArrays
 from clip_es.prompts import load_vocabulary
 from clip_es.prompts.check import check_file
 from clip_es.prompts.templates import load_templates
 from clip_es.records import Dataset, coco14, coco_instances, folder, voc
-from clip_es.records.phrasecut import PhraseCut
-from clip_es.records.phrases import PhraseTable
+from clip_es.records.phrases.phrasecut import PhraseCut
+from clip_es.records.phrases.table import PhraseTable
 from clip_es.records.voc import read_annotation
 from clip_es.scenes.dataset import ScenesConfig, make
 from clip_es.scenes.weights import load_scenes_state_dict
-from clip_es.store import RunStore, read_failures, update_summary
+from clip_es.store.run import RunStore, read_failures, update_summary
 from clip_es.types import ImageRecord, PseudoMask
 
 SMALL = ImageConfig(max_megapixels=1.0, max_patches=64)

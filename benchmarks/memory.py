@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from clip_es.config import DEFAULT, RefinerName
-from clip_es.pipelines.mask_maker import MaskMaker
-from clip_es.pipelines.pseudo_masks import make_masks
+from clip_es.config.run import DEFAULT, RefinerName
+from clip_es.pipelines.masks.method import MaskMaker
+from clip_es.pipelines.masks.run import make_masks
 from clip_es.records import voc
 from clip_es.scenes.dataset import ScenesConfig, make
-from clip_es.store import RunStore
+from clip_es.store.run import RunStore
 
 DRAWN = 100
 """Different pictures, of as many sizes."""

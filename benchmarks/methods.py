@@ -18,17 +18,17 @@ from pathlib import Path
 
 import torch
 
-from clip_es.config import DEFAULT, ClipSegConfig, MethodName, RefinerName, RunConfig
+from clip_es.config.presets import CLIPER_SCENES
+from clip_es.config.run import DEFAULT, ClipSegConfig, MethodName, RefinerName, RunConfig
 from clip_es.encoder import load_encoder
 from clip_es.masks import read_mask
-from clip_es.metrics import ConfusionMatrix
-from clip_es.pipelines.mask_maker import LabelSource, MaskMaker, Stopwatch
-from clip_es.pipelines.presets import CLIPER_SCENES
+from clip_es.metrics.masks import ConfusionMatrix
+from clip_es.pipelines.masks.method import LabelSource, MaskMaker, Stopwatch
 from clip_es.prompts import load_vocabulary
 from clip_es.records import Dataset, voc
 from clip_es.refine import split
 from clip_es.scenes.dataset import ScenesConfig, make
-from clip_es.store import write_atomic
+from clip_es.store.run import write_atomic
 
 CHAINS: dict[str, tuple[RefinerName, ...]] = {
     "none": (),

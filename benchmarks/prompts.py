@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from scipy.stats import t as student
 
-from clip_es.config import ImageConfig, RunConfig
+from clip_es.config.run import ImageConfig, RunConfig
 from clip_es.encoder import Encoder, load_encoder
+from clip_es.metrics.ranks import spearman
 from clip_es.pipelines.commands.sweep import joined_templates
-from clip_es.pipelines.features import FeatureCache, pooled_features
-from clip_es.pipelines.mask_maker import MaskMaker
-from clip_es.pipelines.prompt_sweep import Counter, SweepResult, sweep
-from clip_es.pipelines.rank_correlation import spearman
+from clip_es.pipelines.masks.method import MaskMaker
+from clip_es.pipelines.sweep.features import FeatureCache, pooled_features
+from clip_es.pipelines.sweep.sweep import Counter, SweepResult, sweep
 from clip_es.prompts import Synonyms, Vocabulary, build_bank, load_vocabulary
 from clip_es.prompts.sharpness import SharpnessConfig, sharpness_terms
 from clip_es.records import Dataset, voc

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import torch
 
-from clip_es.config import ImageConfig, RunConfig
+from clip_es.config.run import ImageConfig, RunConfig
 from clip_es.encoder import CLIP, Encoder, TowerSizes, build_encoder, load_encoder
 from clip_es.images import read_picture
 from clip_es.localize import pooled_embedding
 from clip_es.pipelines.commands.sweep import joined_templates
-from clip_es.pipelines.prompt_sweep import sweep
+from clip_es.pipelines.sweep.sweep import sweep
 from clip_es.prompts import load_vocabulary
 from clip_es.records import Dataset, voc
 from clip_es.scenes.dataset import ScenesConfig, make

@@ -20,17 +20,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from clip_es.config import RunConfig
+from clip_es.config.run import RunConfig
 from clip_es.encoder import Encoder
-from clip_es.label_metrics import LabelScores, best_threshold, label_scores, reliability
 from clip_es.localize import pooled_embedding
-from clip_es.localize.closed_form import LastBlock
-from clip_es.localize.tagging import TaggingConfig, decide_tags, fit_confidence, tag
+from clip_es.localize.gradcam.closed_form import LastBlock
 from clip_es.masks import read_mask
-from clip_es.metrics import ConfusionMatrix
-from clip_es.pipelines.mask_maker import MaskMaker
+from clip_es.metrics.labels import LabelScores, best_threshold, label_scores, reliability
+from clip_es.metrics.masks import ConfusionMatrix
+from clip_es.pipelines.masks.method import MaskMaker
 from clip_es.records import Dataset, voc
 from clip_es.scenes.dataset import ScenesConfig, make
+from clip_es.tagging import TaggingConfig, decide_tags, fit_confidence, tag
 from clip_es.types import EncodedImage, Picture, TextBank
 
 SETTINGS = TaggingConfig()

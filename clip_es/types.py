@@ -5,8 +5,8 @@
 * Class ids are 0-based. In a mask 0 is background, k + 1 is class k and 255 is undecided.
 * A batch is a list of pictures of one grid size; a batch of one gives the same bytes as a batch of many.
 
-`tests/test_conventions.py` has a test for each of these sentences. Each type checks itself when it is made, so a wrong
-shape is met where it arises and not three stages later.
+`tests/house/test_conventions.py` has a test for each of these sentences. Each type checks itself when it is made, so
+a wrong shape is met where it arises and not three stages later.
 """
 
 from __future__ import annotations

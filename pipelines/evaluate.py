@@ -11,7 +11,7 @@ import numpy as np
 
 from clip_es.errors import ClipEsError, DataError
 from clip_es.masks import read_mask
-from clip_es.metrics import ConfusionMatrix, Scores
+from clip_es.metrics.masks import ConfusionMatrix, Scores
 from clip_es.records.dataset import read_lines
 
 

@@ -12,16 +12,16 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from clip_es.config import CrfConfig, ImageConfig
+from clip_es.config.run import CrfConfig, ImageConfig
 from clip_es.errors import ClipEsError, ConfigError, DataError
 from clip_es.images import look_at
-from clip_es.pipelines.ahead import ahead
-from clip_es.pipelines.mask_maker import Stopwatch
-from clip_es.pipelines.picture_files import picture_id, pictures_below
+from clip_es.pipelines.masks.method import Stopwatch
+from clip_es.pipelines.parallel.threads import ahead
 from clip_es.records.dataset import Problem, read_lines
-from clip_es.refine.crf import crf
+from clip_es.records.picture_files import picture_id, pictures_below
+from clip_es.refine.crf.dense import crf
 from clip_es.segmentor.inference import Segmenter, TestViews
-from clip_es.store import RunStore, StoreError
+from clip_es.store.run import RunStore, StoreError
 from clip_es.types import UNDECIDED, ClassMaps, ImageRecord, Picture, PseudoMask
 
 LEAST = 0.01

@@ -14,9 +14,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from clip_es.masks import palette
-from clip_es.pipelines.mask_maker import Located
+from clip_es.pipelines.masks.method import Located
 from clip_es.scaling import upsample
-from clip_es.store import write_atomic
+from clip_es.store.run import write_atomic
 from clip_es.types import UNDECIDED
 
 _STYLE = """

@@ -8,8 +8,8 @@ from textwrap import wrap
 
 import yaml
 
-from clip_es.disk import make_folder, write_atomic
 from clip_es.prompts.vocabulary import ClassEntry, Vocabulary
+from clip_es.store.disk import make_folder, write_atomic
 
 
 def write_vocabulary(vocabulary: Vocabulary, path: Path, remarks: Sequence[str] = ()) -> None:

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from clip_es.encoder.encode import _device as pick_device
 from clip_es.errors import ConfigError, DataError, WeightsError
-from clip_es.segmentor.checkpoints import CONFIG, Checkpoint, parse_config, read_checkpoint, read_config
-from clip_es.segmentor.compat import prepare
+from clip_es.segmentor.training.checkpoints import CONFIG, Checkpoint, parse_config, read_checkpoint, read_config
+from clip_es.segmentor.training.compat import prepare
 from clip_es.types import UNDECIDED
 
 _AUXILIARY = "auxiliary_head."

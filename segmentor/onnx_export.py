@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
 
-from clip_es.disk import make_folder, write_atomic
 from clip_es.errors import ConfigError, ShapeError, WeightsError
 from clip_es.segmentor.inference import Segmenter
+from clip_es.store.disk import make_folder, write_atomic
 
 OPSET = 18
 TOLERANCE = 1e-3

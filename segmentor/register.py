@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from clip_es.segmentor.compat import prepare
+from clip_es.segmentor.training.compat import prepare
 
 prepare()

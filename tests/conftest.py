@@ -40,32 +40,32 @@ def voc_tree() -> Callable[[Path, list[Path]], Path]:
 
 @pytest.fixture
 def made_up_coco() -> Callable:
-    """tests/made_up_coco.py's make_coco(root, count=30, year=2014, part="train", seed=0) -> MadeUpCoco."""
+    """tests/support/made_up_coco.py's make_coco(root, count=30, year=2014, part="train", seed=0) -> MadeUpCoco."""
     return beside("made_up_coco").make_coco
 
 
 @pytest.fixture
 def made_up_run() -> Callable:
-    """tests/made_up_run.py's make_run(root, count=8, *, side=48, seed=0, vocabulary=None) -> MadeUpRun."""
+    """tests/support/made_up_run.py's make_run(root, count=8, *, side=48, seed=0, vocabulary=None) -> MadeUpRun."""
     return beside("made_up_run").make_run
 
 
 @pytest.fixture(scope="session")
 def write_segmenter() -> Callable[..., Path]:
-    """tests/tiny_segmenter.py's write_segmenter(folder, classes=5, *, names=(), test=..., steps="") -> checkpoint."""
+    """tests/support/tiny_segmenter.py's write_segmenter(folder, classes=5, *, names=(), ...) -> checkpoint."""
     return beside("tiny_segmenter").write_segmenter
 
 
 @pytest.fixture(scope="session")
 def tiny_training():
-    """tests/tiny_training.py: a run's folder and a config small enough to train in a test."""
+    """tests/support/tiny_training.py: a run's folder and a config small enough to train in a test."""
     return beside("tiny_training")
 
 
 def beside(name: str):
-    """A module that lies beside the tests, which are not a package."""
+    """A module of tests/support; the tests are no package."""
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / "support" / f"{name}.py")
         assert spec is not None
         assert spec.loader is not None
         sys.modules[name] = importlib.util.module_from_spec(spec)

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import PurePosixPath
 
-from clip_es.disk import StoreError, make_folder
 from clip_es.errors import DataError
 from clip_es.formats.names import Names
 from clip_es.formats.source import Incoming, Source, decode_png
 from clip_es.formats.voc import VocWriter, by_colour, labelmap, read_labelmap
+from clip_es.store.disk import StoreError, make_folder
 
 _ZIP = "annotations.zip"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from clip_es.disk import Lock, StoreError, make_folder, names_in, write_atomic
 from clip_es.errors import ConfigError
+from clip_es.store.disk import Lock, StoreError, make_folder, names_in, write_atomic
 
 MARK = "clip-es-export.json"
 """Says which run and format the folder holds, and whether the export came to its end."""

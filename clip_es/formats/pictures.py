@@ -9,11 +9,11 @@ from typing import Literal
 
 from PIL import Image
 
-from clip_es.config import ImageConfig
+from clip_es.config.run import ImageConfig
 from clip_es.decode import exif_orientation, large_ones_too, opened, our_errors
-from clip_es.disk import StoreError, make_folder, write_atomic
 from clip_es.errors import DataError, ShapeError
 from clip_es.images import look_at
+from clip_es.store.disk import StoreError, make_folder, write_atomic
 
 PictureMode = Literal["link", "copy", "none"]
 """Hard links to the pictures (which take no space; copies where the disk knows none), copies, or masks alone.

@@ -20,12 +20,12 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 from torch import Tensor
 
+from clip_es.config.methods import CliperConfig, LastAttention
 from clip_es.encoder.capture import enter, normalised, watch
 from clip_es.encoder.encode import Encoder
 from clip_es.encoder.vit import SelfAttention
 from clip_es.errors import ConfigError, ShapeError, nearest
 from clip_es.localize.base import Localization, check_known
-from clip_es.method_config import CliperConfig, LastAttention
 from clip_es.refine.affinity import attention_affinity
 from clip_es.scaling import even_at, min_max
 from clip_es.types import ClassMaps, EncodedImage, Picture, TextBank

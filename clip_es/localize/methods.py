@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clip_es import published
-from clip_es.config import MethodName, RunConfig
+from clip_es.config.run import MethodName, RunConfig
 from clip_es.encoder import Encoder
 from clip_es.errors import ConfigError, WeightsError, nearest
 from clip_es.localize.base import Localizer
-from clip_es.localize.clip_es import ClipEs
 from clip_es.localize.cliper import Cliper
-from clip_es.localize.clipseg import ClipSeg
-from clip_es.localize.clipseg_examples import class_prompts, digest, read_examples
-from clip_es.localize.clipseg_weights import load_decoder
-from clip_es.refine.chain import ON_GRID
+from clip_es.localize.clipseg.examples import class_prompts, digest, read_examples
+from clip_es.localize.clipseg.localizer import ClipSeg
+from clip_es.localize.clipseg.weights import load_decoder
+from clip_es.localize.gradcam.localizer import ClipEs
+from clip_es.refine.registry import ON_GRID
 from clip_es.types import TextBank
 
 

@@ -3,12 +3,12 @@
 A reader returns every usable record and a row for every entry it could not use; one bad entry never stops the others.
 """
 
-from clip_es.records.coco import coco14
-from clip_es.records.coco_instances import annotations_of, coco_instances
+from clip_es.records.coco.instances import annotations_of, coco_instances
+from clip_es.records.coco.label_list import coco14
 from clip_es.records.dataset import ClassId, Dataset, OnBadLabel, Problem, Use
+from clip_es.records.evaluation_sets import ade20k, cityscapes, context
 from clip_es.records.folder import folder
-from clip_es.records.pixel_sets import ade20k, cityscapes, context
-from clip_es.records.table import Records
+from clip_es.records.packed import Records
 from clip_es.records.voc import voc
 
 __all__ = [

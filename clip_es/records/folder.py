@@ -8,10 +8,10 @@ from pathlib import Path, PurePosixPath
 
 from clip_es.errors import DataError
 from clip_es.records.dataset import At, ClassId, Dataset, Entry, Labels, OnBadLabel, check_id, collect, refuse
-from clip_es.records.label_files import LabelFile, Line, Lines, open_labels
-from clip_es.records.lines import check_inside, printable
-from clip_es.records.listing import MASKS, PICTURES, SEPARATOR, Listing, Place, Tree, pictures_below
-from clip_es.records.table import Records, Row
+from clip_es.records.file_names import MASKS, PICTURES, SEPARATOR, Listing, Place, Tree, pictures_below
+from clip_es.records.labels.files import LabelFile, Line, Lines, open_labels
+from clip_es.records.packed import Records, Row
+from clip_es.records.text import check_inside, printable
 
 WORDS = ("subfolders", "auto", "none")
 """What may stand in place of a table: labels from the names of the sub-folders; no labels at all (the last two)."""

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from scipy import ndimage
 from torch import Tensor
 
-from clip_es.config import AffinityConfig
+from clip_es.config.run import AffinityConfig
 from clip_es.errors import ShapeError
 from clip_es.scaling import min_max
 from clip_es.types import ClassMaps, EncodedImage, Picture

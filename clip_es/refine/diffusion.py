@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from clip_es.config import DiffusionConfig
+from clip_es.config.run import DiffusionConfig
 from clip_es.errors import ConfigError, ShapeError, WeightsError
 from clip_es.scaling import min_max
 from clip_es.types import ClassMaps, EncodedImage, Picture

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from clip_es.config import DinoConfig
+from clip_es.config.run import DinoConfig
 from clip_es.encoder.capture import normalised
 from clip_es.errors import ConfigError, WeightsError
 from clip_es.scaling import min_max

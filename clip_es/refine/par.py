@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from torch import Tensor
 from torch.nn import functional as F
 
-from clip_es.config import ParConfig
+from clip_es.config.run import ParConfig
 from clip_es.scaling import upsample
 from clip_es.types import ClassMaps, Picture
 

@@ -17,7 +17,7 @@ from scipy.sparse.linalg import eigsh
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from clip_es.config import DinoConfig, SpectralConfig
+from clip_es.config.run import DinoConfig, SpectralConfig
 from clip_es.errors import ShapeError
 from clip_es.refine.dino import Dino
 from clip_es.types import ClassMaps, EncodedImage, Picture

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from clip_es.errors import ConfigError, nearest
-from clip_es.records.phrases import Phrase, PhraseSet
+from clip_es.records.phrases.table import Phrase, PhraseSet
 from clip_es.scenes.captions import NAMES
 from clip_es.scenes.dataset import ScenesConfig, scene_of
 from clip_es.scenes.draw import CLASSES, Scene

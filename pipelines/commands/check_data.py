@@ -14,11 +14,12 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from clip_es.config import RunConfig
+from clip_es.config.run import RunConfig
 from clip_es.encoder import load_encoder
 from clip_es.encoder.download import OFFICIAL, cache_folder
 from clip_es.errors import ClipEsError, ConfigError
-from clip_es.pipelines.check_data import KINDS, SERIOUS, DataCheck, check_data
+from clip_es.pipelines.checks.dataset import KINDS, SERIOUS, DataCheck, check_data
+from clip_es.pipelines.checks.estimate import Estimate, estimate
 from clip_es.pipelines.commands.masks import _Masks
 from clip_es.pipelines.commands.sources import (
     Ade20kSource,
@@ -31,12 +32,11 @@ from clip_es.pipelines.commands.sources import (
     Voc12Source,
 )
 from clip_es.pipelines.console import say, show_table, track
-from clip_es.pipelines.estimate import Estimate, estimate
-from clip_es.pipelines.mask_maker import LabelSource, MaskMaker
-from clip_es.pipelines.spread import cores
+from clip_es.pipelines.masks.method import LabelSource, MaskMaker
+from clip_es.pipelines.parallel.processes import cores
 from clip_es.prompts import Vocabulary, load_vocabulary
 from clip_es.records import Dataset, OnBadLabel
-from clip_es.store import KeepCams, write_atomic
+from clip_es.store.run import KeepCams, write_atomic
 
 _WORTH_WORKERS = 300
 """Pictures from which on starting further processes (some seconds) pays."""

@@ -12,9 +12,9 @@ from typing import Annotated
 import tyro
 
 from clip_es.errors import ConfigError, DataError, nearest
-from clip_es.pipelines.check_run import KINDS, RunCheck, check_run
+from clip_es.pipelines.checks.run import KINDS, RunCheck, check_run
 from clip_es.pipelines.console import say, show_table, track
-from clip_es.store import write_atomic
+from clip_es.store.run import write_atomic
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,23 +12,23 @@ import torch
 import torch.nn.functional as F
 import tyro
 
-from clip_es.disk import make_folder, write_atomic
 from clip_es.encoder import Encoder, load_encoder
 from clip_es.errors import ConfigError
-from clip_es.localize.clipseg import Decoder, check_fits
-from clip_es.localize.clipseg_scores import score_phrases
-from clip_es.localize.clipseg_weights import load_decoder
-from clip_es.pipelines.clipseg_eval import OneShotConfig, one_shot, zero_shot
+from clip_es.localize.clipseg.localizer import Decoder, check_fits
+from clip_es.localize.clipseg.scores import score_phrases
+from clip_es.localize.clipseg.weights import load_decoder
+from clip_es.metrics.phrases import ReferringScores
+from clip_es.pipelines.clipseg.evaluate import OneShotConfig, one_shot, zero_shot
+from clip_es.pipelines.clipseg.prompt import ask, marked, prompt_page
 from clip_es.pipelines.console import say, show_table, track
-from clip_es.pipelines.prompt_picture import ask, marked, prompt_page
 from clip_es.pipelines.report import GalleryRow, Page, overlay_heat
 from clip_es.prompts import load_vocabulary
 from clip_es.records import voc
-from clip_es.records.phrasecut import PhraseCut
-from clip_es.records.phrases import PhraseSet, PhraseTable
-from clip_es.referring import ReferringScores
+from clip_es.records.phrases.phrasecut import PhraseCut
+from clip_es.records.phrases.table import PhraseSet, PhraseTable
 from clip_es.scenes.phrases import Part, ScenePhrases, ScenePhrasesConfig
 from clip_es.scenes.weights import shipped_decoder_path
+from clip_es.store.disk import make_folder, write_atomic
 
 
 @dataclass(frozen=True, kw_only=True)

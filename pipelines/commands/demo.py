@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from clip_es.pipelines.demo import run_demo
+from clip_es.pipelines.studies.demo import run_demo
 from clip_es.scenes.dataset import ScenesConfig
 
 

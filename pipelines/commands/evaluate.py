@@ -12,7 +12,7 @@ from clip_es.pipelines.console import say, show_table, track
 from clip_es.pipelines.evaluate import evaluate, masks_below, pair, read_ids
 from clip_es.prompts import load_vocabulary
 from clip_es.records.dataset import read_lines
-from clip_es.store import write_atomic
+from clip_es.store.run import write_atomic
 from clip_es.types import UNDECIDED
 
 

@@ -11,17 +11,17 @@ from typing import Annotated
 
 import tyro
 
-from clip_es.disk import write_atomic
 from clip_es.formats import FormatName, ReadableName, Source
 from clip_es.formats.folder import read_mark
 from clip_es.formats.pictures import PictureMode
 from clip_es.pipelines.console import bar, say, show_table
-from clip_es.pipelines.export import export
-from clip_es.pipelines.import_masks import import_masks, imported_ids
-from clip_es.pipelines.run_folder import FOLDERS, LabelKind, Run
-from clip_es.pipelines.worst import PictureScore, Ranking, ScoreName, all_scores, rank
-from clip_es.pipelines.worst_sheet import write_sheet
+from clip_es.pipelines.exchange.export import export
+from clip_es.pipelines.exchange.import_masks import import_masks, imported_ids
+from clip_es.pipelines.exchange.run_folder import FOLDERS, LabelKind, Run
+from clip_es.pipelines.exchange.worst import PictureScore, Ranking, ScoreName, all_scores, rank
+from clip_es.pipelines.exchange.worst_sheet import write_sheet
 from clip_es.records import Problem
+from clip_es.store.disk import write_atomic
 
 _SHOWN = 20
 

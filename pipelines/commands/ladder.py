@@ -9,14 +9,14 @@ from typing import Annotated
 
 import tyro
 
-from clip_es.config import RunConfig
+from clip_es.config.run import RunConfig
 from clip_es.encoder import load_encoder
 from clip_es.pipelines.console import say, show_table, track
-from clip_es.pipelines.ladder import measure
+from clip_es.pipelines.studies.ladder import measure
 from clip_es.prompts import load_vocabulary
 from clip_es.records import voc
 from clip_es.scenes.dataset import ScenesConfig, make
-from clip_es.store import write_atomic
+from clip_es.store.run import write_atomic
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,11 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from clip_es.config import RunConfig
+from clip_es.config.presets import find_preset
+from clip_es.config.run import RunConfig
 from clip_es.encoder import load_encoder
 from clip_es.errors import ConfigError
 from clip_es.localize.methods import weakly_supervised
-from clip_es.pipelines.cluster import run_on_ray
 from clip_es.pipelines.commands.sources import (
     Ade20kSource,
     CityscapesSource,
@@ -31,14 +31,14 @@ from clip_es.pipelines.commands.sources import (
 )
 from clip_es.pipelines.console import bar, say, show_table
 from clip_es.pipelines.evaluate import Evaluation, evaluate
-from clip_es.pipelines.mask_maker import LabelSource, MaskMaker
-from clip_es.pipelines.presets import find_preset
-from clip_es.pipelines.pseudo_masks import make_masks
-from clip_es.pipelines.run_report import write_run_report
+from clip_es.pipelines.masks.method import LabelSource, MaskMaker
+from clip_es.pipelines.masks.ray import run_on_ray
+from clip_es.pipelines.masks.report import write_run_report
+from clip_es.pipelines.masks.run import make_masks
 from clip_es.prompts import Synonyms, Vocabulary, load_vocabulary
 from clip_es.prompts.templates import load_templates
 from clip_es.records import Dataset, OnBadLabel
-from clip_es.store import KeepCams, RunStore, parse_shard, read_failures, shard
+from clip_es.store.run import KeepCams, RunStore, parse_shard, read_failures, shard
 from clip_es.types import MAX_CLASSES
 
 

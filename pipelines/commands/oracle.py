@@ -9,15 +9,15 @@ from typing import Annotated
 
 import tyro
 
-from clip_es.config import ImageConfig, SpectralConfig
+from clip_es.config.run import ImageConfig, SpectralConfig
 from clip_es.encoder import load_encoder
 from clip_es.pipelines.commands.sources import FolderSource, Voc12Source
 from clip_es.pipelines.console import say, show_table, track
-from clip_es.pipelines.oracle import STAMP, spectral_oracle
 from clip_es.pipelines.report import Page
+from clip_es.pipelines.studies.oracle import STAMP, spectral_oracle
 from clip_es.prompts import Vocabulary, load_vocabulary
 from clip_es.records import Dataset, OnBadLabel
-from clip_es.store import write_atomic
+from clip_es.store.run import write_atomic
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,11 @@ import torch
 import tyro
 
 from clip_es import records
-from clip_es.config import ImageConfig
+from clip_es.config.run import ImageConfig
 from clip_es.encoder import Encoder, load_encoder
 from clip_es.errors import ConfigError
 from clip_es.pipelines.console import say, show_table, track
-from clip_es.pipelines.features import FeatureCache, pooled_features
+from clip_es.pipelines.sweep.features import FeatureCache, pooled_features
 from clip_es.prompts.background import propose
 from clip_es.prompts.bank import build_bank
 from clip_es.prompts.check import check_file

@@ -11,14 +11,13 @@ from typing import Annotated
 
 import tyro
 
-from clip_es.config import RunConfig
-from clip_es.disk import make_folder, write_atomic
+from clip_es.config.run import RunConfig
 from clip_es.encoder import Encoder, load_encoder
 from clip_es.errors import ConfigError
 from clip_es.pipelines.commands.sources import Coco14Source, FolderSource, Voc12Source
 from clip_es.pipelines.console import bar, say, track
-from clip_es.pipelines.prompt_sweep import SweepResult, sweep
-from clip_es.pipelines.sweep_report import show_sweep, write_sweep
+from clip_es.pipelines.sweep.report import show_sweep, write_sweep
+from clip_es.pipelines.sweep.sweep import SweepResult, sweep
 from clip_es.prompts.bank import Synonyms
 from clip_es.prompts.sharpness import SharpnessConfig
 from clip_es.prompts.templates import load_templates
@@ -26,6 +25,7 @@ from clip_es.prompts.vocabulary import Vocabulary, load_vocabulary
 from clip_es.prompts.write import write_vocabulary
 from clip_es.records import Dataset, OnBadLabel, Problem
 from clip_es.scenes.dataset import ScenesConfig, make
+from clip_es.store.disk import make_folder, write_atomic
 
 
 @dataclass(frozen=True, kw_only=True)

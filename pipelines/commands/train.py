@@ -15,9 +15,9 @@ import tyro
 from clip_es.errors import ConfigError, DataError
 from clip_es.pipelines.console import bar, say
 from clip_es.prompts import load_vocabulary
-from clip_es.segmentor.launch import train
-from clip_es.segmentor.pairs import about
-from clip_es.segmentor.settings import TrainData, TrainSettings, class_names
+from clip_es.segmentor.data.pairs import about
+from clip_es.segmentor.training.launch import train
+from clip_es.segmentor.training.settings import TrainData, TrainSettings, class_names
 
 
 @dataclass(frozen=True, kw_only=True)

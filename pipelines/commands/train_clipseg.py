@@ -10,11 +10,11 @@ from typing import Annotated
 import tyro
 
 from clip_es.encoder import load_encoder
-from clip_es.localize.clipseg_train import DecoderTraining
+from clip_es.localize.clipseg.training import DecoderTraining
+from clip_es.pipelines.clipseg.train import train_decoder
 from clip_es.pipelines.console import bar, say
-from clip_es.pipelines.train_clipseg import train_decoder
-from clip_es.records.phrasecut import PhraseCut
-from clip_es.records.phrases import PhraseSet, PhraseTable
+from clip_es.records.phrases.phrasecut import PhraseCut
+from clip_es.records.phrases.table import PhraseSet, PhraseTable
 from clip_es.scenes.phrases import ScenePhrases, ScenePhrasesConfig
 
 SCENES = DecoderTraining(

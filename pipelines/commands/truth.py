@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_es.disk import make_folder, write_atomic
 from clip_es.errors import ConfigError, DataError
 from clip_es.masks import write_mask
 from clip_es.pipelines.commands.sources import Ade20kSource, CityscapesSource, ContextSource
@@ -17,10 +16,11 @@ from clip_es.pipelines.commands.sweep import write_failures
 from clip_es.pipelines.console import bar, say
 from clip_es.prompts import Vocabulary, load_vocabulary
 from clip_es.records import Dataset, Problem, annotations_of
-from clip_es.records.coco_file import Crowd, Overlap, paint, read_coco_file
-from clip_es.records.coco_instances import masks_of
+from clip_es.records.coco.file import Crowd, Overlap, paint, read_coco_file
+from clip_es.records.coco.instances import masks_of
 from clip_es.records.dataset import check_id
 from clip_es.records.folder import image_id_of
+from clip_es.store.disk import make_folder, write_atomic
 from clip_es.types import MAX_CLASSES
 
 Painted = Iterable[tuple[str, Callable[[], np.ndarray]]]

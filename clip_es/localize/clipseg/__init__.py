@@ -1,0 +1,1 @@
+"""CLIPSeg: a decoder on the frozen CLIP, asked with words or examples."""

@@ -1,0 +1,1 @@
+"""Softmax-GradCAM, the localizer of CLIP-ES."""

@@ -1,0 +1,1 @@
+"""Figures: of masks, of labels, of phrases, of ranks."""

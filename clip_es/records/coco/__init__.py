@@ -1,0 +1,1 @@
+"""COCO: its own instances files, and the published lists of labels."""

@@ -1,0 +1,215 @@
+"""Label dictionaries inside .npy files (`cls_labels.npy` and its like), read without unpickling.
+
+numpy saves a dictionary as a pickle, and a pickle is a program. It is not run here: its operations are looked at one by
+one (`pickletools`), those that only build containers, text and numbers are followed, and calls are noted, not made. Of
+the notes, those that describe a plain numeric numpy array are read from their bytes; everything else is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_es.errors import DataError
+from clip_es.records.text import printable, read_whole
+
+LARGEST = 2**29
+"""Bytes. The list of COCO's 82 000 training pictures has 40 MB."""
+
+_ARRAY = {f"numpy.{core}.multiarray _reconstruct" for core in ("core", "_core")}
+_SCALAR = {f"numpy.{core}.multiarray scalar" for core in ("core", "_core")}
+_NAMED = _ARRAY | _SCALAR | {"numpy dtype", "numpy ndarray", "_codecs encode"}
+_NUMBERS = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"}
+
+
+@dataclass
+class _Call:
+    """A call that the program asks for and does not get."""
+
+    name: str
+    arguments: tuple
+    state: Any = None
+
+
+@dataclass(frozen=True)
+class _Name:
+    name: str
+
+
+def pickled_rows(path: Path, start: int) -> Iterator[tuple[object, np.ndarray | DataError]]:
+    """Keys (text or whole numbers) and rows of the dictionary whose pickle begins at byte `start`.
+
+    A value that is no array of numbers comes as an error. Raises DataError: the file is too large, damaged, asks for
+    anything but numpy's arrays, or holds no dictionary.
+    """
+    data = read_whole(path, LARGEST, "a dictionary of labels", start)
+    try:
+        top = _follow(data, path)
+        held = top.state[4] if isinstance(top, _Call) and top.name in _ARRAY else None
+        table = held[0] if isinstance(held, list) and len(held) == 1 else None
+    except DataError:
+        raise
+    except Exception as error:  # Bytes that are no pickle fail in many ways; none of them has run anything.
+        raise _refused(path, "is damaged", f"{type(error).__name__}: {printable(str(error), 100)}") from error
+    if not isinstance(table, dict):
+        raise _refused(path, "holds no dictionary of labels", f"{type(table).__name__} in place of a dictionary")
+    return _rows(table, path)
+
+
+def _rows(table: dict, path: Path) -> Iterator[tuple[object, np.ndarray | DataError]]:
+    for key, value in table.items():
+        try:
+            row = _array(value)
+        except Exception as error:
+            row = DataError(
+                "is not an array of numbers",
+                where=f"{path.name}, {printable(str(key), 60)!r}",
+                found=f"{type(error).__name__}: {printable(str(error), 80)}",
+                next_step="Save 0 and 1 for each class.",
+            )
+        yield key, row
+
+
+def _array(call: Any) -> np.ndarray:
+    """The array that a call describes, if its bytes are all there. Raises ValueError and its like."""
+    if isinstance(call, list) and all(type(n) in {bool, int, float} for n in call):
+        return np.array(call, dtype=np.float64)
+    if not isinstance(call, _Call) or call.name not in _ARRAY:
+        raise ValueError(f"a {type(call).__name__}")
+    _, shape, dtype, fortran, data = call.state
+    kind = _dtype(dtype)
+    if not all(type(n) is int and n >= 0 for n in shape) or len(data) != prod(shape) * kind.itemsize:
+        raise ValueError(f"{len(data)} bytes, which is not what its shape needs")
+    return np.frombuffer(data, kind).reshape(shape, order="F" if fortran else "C")
+
+
+def _dtype(call: Any) -> np.dtype:
+    if not isinstance(call, _Call) or call.name != "numpy dtype" or call.arguments[0] not in _NUMBERS:
+        raise ValueError("numbers of an unknown kind")
+    order = call.state[1] if call.state else "|"
+    return np.dtype(call.arguments[0]).newbyteorder(order if order in "<>=|" else "=")
+
+
+def _key(value: Any) -> str | int:
+    """Text or a whole number; nothing that holds others, for those can be made to take for ever to look at."""
+    if isinstance(value, _Call) and value.name in _SCALAR:
+        kind, data = value.arguments
+        value = np.frombuffer(data, _dtype(kind), count=1)[0].item()
+    if not isinstance(value, str | int) or (isinstance(value, int) and value.bit_length() > 64):
+        raise ValueError(f"a key that is no text and no number but {type(value).__name__}")
+    return value
+
+
+def _follow(data: bytes, path: Path) -> Any:
+    """What the program would leave, with its calls as notes."""
+    stack: list[Any] = []
+    marks: list[int] = []
+    memo: dict[Any, Any] = {}
+
+    def to_mark() -> list[Any]:
+        at = marks.pop()
+        items = stack[at:]
+        del stack[at:]
+        return items
+
+    def pair_up(target: Any, items: list[Any]) -> None:
+        if not isinstance(target, dict) or len(items) % 2:
+            raise ValueError("pairs for something that is no dictionary")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            target[_key(key)] = value
+
+    for operation, argument, _ in pickletools.genops(io.BytesIO(data)):
+        name = operation.name
+        if name in _CONSTANTS:
+            stack.append(_CONSTANTS[name]())
+        elif name in _VALUES:
+            stack.append(argument)
+        elif name in {"PROTO", "FRAME"}:
+            continue
+        elif name == "MARK":
+            marks.append(len(stack))
+        elif name == "TUPLE":
+            stack.append(tuple(to_mark()))
+        elif name in {"TUPLE1", "TUPLE2", "TUPLE3"}:
+            count = int(name[-1])
+            stack[-count:] = [tuple(stack[-count:])]
+        elif name in {"APPEND", "APPENDS"}:
+            items = [stack.pop()] if name == "APPEND" else to_mark()
+            _list(stack[-1]).extend(items)
+        elif name == "SETITEM":
+            items = stack[-2:]
+            del stack[-2:]
+            pair_up(stack[-1], items)
+        elif name == "SETITEMS":
+            items = to_mark()
+            pair_up(stack[-1], items)
+        elif name in {"BINPUT", "LONG_BINPUT", "PUT"}:
+            memo[argument] = stack[-1]
+        elif name == "MEMOIZE":
+            memo[len(memo)] = stack[-1]
+        elif name in {"BINGET", "LONG_BINGET", "GET"}:
+            stack.append(memo[argument])
+        elif name in {"GLOBAL", "STACK_GLOBAL"}:
+            if name == "STACK_GLOBAL":
+                argument = " ".join(stack[-2:])
+                del stack[-2:]
+            if argument not in _NAMED:
+                raise _refused(path, "asks for more than arrays", f"the name {printable(str(argument), 80)!r}")
+            stack.append(_Name(argument))
+        elif name == "REDUCE":
+            arguments = stack.pop()
+            called = stack.pop()
+            if not isinstance(called, _Name) or not isinstance(arguments, tuple):
+                raise ValueError("a call of something that has no name")
+            # How protocol 2 writes bytes.
+            encoded = called.name == "_codecs encode"
+            stack.append(arguments[0].encode("latin1") if encoded else _Call(called.name, arguments))
+        elif name == "BUILD":
+            state = stack.pop()
+            if not isinstance(stack[-1], _Call) or not isinstance(state, tuple):
+                raise ValueError("a state for something that was not made")
+            stack[-1].state = state
+        elif name == "STOP":
+            return stack.pop()
+        else:
+            raise _refused(path, "does more than arrays need", f"the operation {name}")
+    raise ValueError("the end is missing")
+
+
+def _list(value: Any) -> list:
+    if not isinstance(value, list):
+        raise ValueError("items for something that is no list")
+    return value
+
+
+def _refused(path: Path, what: str, found: str) -> DataError:
+    return DataError(
+        what,
+        where=path,
+        expected="a dictionary from picture to a numpy row of 0 and 1, as numpy.save writes it",
+        found=found,
+        next_step="Such a file is a program and is not run. Write the labels as CSV or JSON lines instead.",
+    )
+
+
+_CONSTANTS: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_LIST": list,
+    "EMPTY_DICT": dict,
+    "EMPTY_TUPLE": tuple,
+}
+
+_VALUES = {
+    *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
+    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+    *("BINSTRING", "SHORT_BINSTRING"),
+}

@@ -1,0 +1,1 @@
+"""Phrases with masks, for segmenters that take prompts."""

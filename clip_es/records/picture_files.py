@@ -1,0 +1,37 @@
+"""Pictures below folders, under the ids that name their files in a run folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from clip_es.errors import DataError
+from clip_es.records.file_names import PICTURES
+
+
+def picture_id(inner: Path) -> str:
+    """The id of a picture by its path below its folder: `a__b` for `a/b.jpg`."""
+    return "__".join(inner.with_suffix("").parts)
+
+
+def pictures_below(folders: Path | Iterable[Path]) -> dict[str, list[Path]]:
+    """Picture files of folders and their sub-folders by id, sorted; hidden files and folders are left out.
+
+    Several files may have one id (`a.jpg` and `a.png`). Raises DataError: no such folder, or it cannot be read.
+    """
+    found: dict[str, list[Path]] = {}
+    for folder in [folders] if isinstance(folders, Path) else folders:
+        if not folder.is_dir():
+            raise DataError("this is no folder of pictures", where=folder, next_step="Check the path.")
+        for place, inner, names in os.walk(folder, onerror=_refuse):
+            inner[:] = sorted(name for name in inner if not name.startswith("."))
+            for name in sorted(names):
+                if name.lower().endswith(PICTURES) and not name.startswith("."):
+                    path = Path(place, name)
+                    found.setdefault(picture_id(path.relative_to(folder)), []).append(path)
+    return dict(sorted(found.items()))
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError("the folder cannot be read", where=error.filename, found=error.strerror)

@@ -1,0 +1,1 @@
+"""The dense CRF and its three engines."""

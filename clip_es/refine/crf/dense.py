@@ -1,0 +1,140 @@
+"""Dense conditional random field: labels follow the edges of the picture.
+
+Two Potts terms between all pairs of pixels: near pixels agree (Gaussian), near pixels of like colour agree (bilateral).
+The mean-field rounds are done by pydensecrf, `native_crf` or `torch_crf`; all filter with the permutohedral lattice.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+
+from clip_es.config.run import Backend, CrfConfig
+from clip_es.errors import ConfigError, DataError
+from clip_es.masks import label_scores
+from clip_es.scaling import upsample
+from clip_es.types import ClassMaps, Picture
+
+CHANNEL_MEANS = np.array([104.008, 116.669, 122.675], dtype=np.float32)
+"""Blue, green, red: what the published code takes from the picture before the CRF sees it."""
+
+
+def crf(picture: Picture, maps: ClassMaps, config: CrfConfig) -> ClassMaps:
+    """Probabilities of each label and of background at full size, on the CPU; with the torch backend, on the maps'
+    device.
+
+    Maps of another size, such as the patch grid, are brought to that of the picture first. Returns `scores` and
+    `background` in [0, 1], which sum to one at every pixel. Raises ConfigError: the backend is not installed.
+    Raises DataError: the CRF's own reading of the file has another size than the maps.
+    Source: CLIP-ES, `eval_cam_with_crf.py`, after Krähenbühl & Koltun (2011). Differs by default: the picture is RGB
+    as it is, and maps, background score and logarithm stay float32.
+    """
+    pixels = _pixels(picture)
+    if config.image == "wrapped":
+        pixels = wrapped(pixels)
+    device = maps.scores.device
+    if not maps.class_ids:  # Background alone: there is nothing to decide.
+        probabilities = torch.ones((1, *picture.size_hw))
+    elif resolve_backend(config.backend, device.type) == "torch":
+        from clip_es.refine.crf import tensor as torch_crf
+
+        energy = torch_crf.unary_energy(upsample(maps, picture.size_hw), config)
+        probabilities = torch_crf.mean_field(torch.from_numpy(pixels).to(device), energy, config).clamp_(0, 1)
+    else:
+        energy = unary_energy(upsample(maps, picture.size_hw), config)
+        probabilities = torch.from_numpy(mean_field(pixels, energy, config)).clamp_(0, 1)
+    return ClassMaps(scores=probabilities[1:], class_ids=maps.class_ids, background=probabilities[0])
+
+
+def unary_energy(maps: ClassMaps, config: CrfConfig) -> Float32[np.ndarray, "label h w"]:
+    """-log of background and label scores, background first; the scores are clipped to 1e-5..1 and not normalised."""
+    scores = label_scores(maps, config.background_power, config.half)
+    return -np.log(np.clip(scores, 1e-5, 1)).astype(np.float32)
+
+
+def wrapped(rgb: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture as the published CRF sees it: BGR minus the channel means, truncated, negative values modulo 256.
+
+    A dark pixel becomes a bright one: blue 10 becomes 162. The wrap is written out, because a plain cast of a negative
+    number is undefined in C and gives 0 on ARM.
+    """
+    return np.trunc(rgb[..., ::-1] - CHANNEL_MEANS).astype(np.int16).astype(np.uint8)
+
+
+def mean_field(
+    pixels: UInt8[np.ndarray, "h w 3"], energy: Float32[np.ndarray, "label h w"], config: CrfConfig
+) -> Float32[np.ndarray, "label h w"]:
+    """Label probabilities after `config.iterations` rounds. Raises ConfigError: the backend is not installed."""
+    backend = resolve_backend(config.backend)
+    if backend == "pydensecrf":
+        return _pydensecrf(pixels, energy, config)
+    if backend == "torch":
+        from clip_es.refine.crf import tensor as torch_crf
+
+        return torch_crf.mean_field(torch.from_numpy(pixels), torch.from_numpy(energy), config).numpy()
+    from clip_es.refine.crf import native as native_crf
+
+    return native_crf.mean_field(pixels, energy, config)
+
+
+def resolve_backend(name: Backend, device: str = "cpu") -> Literal["pydensecrf", "native", "torch"]:
+    """What `auto` means for maps on a kind of device: torch on a GPU, else native where numba is installed.
+
+    Raises ConfigError: what was asked for is missing.
+    """
+    if name == "torch" or (name == "auto" and device != "cpu"):
+        return "torch"
+    if name != "pydensecrf":
+        if find_spec("numba"):
+            return "native"
+        if name == "native":
+            raise _missing("numba", "native")
+    if not find_spec("pydensecrf"):
+        raise _missing("pydensecrf", "crf")
+    return "pydensecrf"
+
+
+def _missing(library: str, extra: str) -> ConfigError:
+    return ConfigError(
+        f"the dense CRF needs {library}, which is not installed",
+        next_step=f"pip install 'clip-es[{extra}]', take the other backend (pydensecrf: extra `crf`, Python below 3.13 "
+        "and a C++ compiler; native: extra `native`; torch needs nothing more and is slow on a CPU), or run without a "
+        "CRF: --refine affinity.",
+    )
+
+
+def _pydensecrf(
+    pixels: UInt8[np.ndarray, "h w 3"], energy: Float32[np.ndarray, "label h w"], config: CrfConfig
+) -> Float32[np.ndarray, "label h w"]:
+    from pydensecrf.densecrf import DenseCRF2D
+
+    labels, height, width = energy.shape
+    field = DenseCRF2D(width, height, labels)
+    field.setUnaryEnergy(np.ascontiguousarray(energy.reshape(labels, -1)))
+    field.addPairwiseGaussian(sxy=config.gaussian_sigma, compat=config.gaussian_weight)
+    field.addPairwiseBilateral(
+        sxy=config.bilateral_sigma,
+        srgb=config.bilateral_colour,
+        rgbim=np.ascontiguousarray(pixels),
+        compat=config.bilateral_weight,
+    )
+    return np.array(field.inference(config.iterations), dtype=np.float32).reshape(energy.shape)
+
+
+def _pixels(picture: Picture) -> UInt8[np.ndarray, "h w 3"]:
+    if picture.crf_rgb is None:
+        return picture.rgb
+    if picture.crf_rgb.shape != picture.rgb.shape:
+        raise DataError(
+            "OpenCV reads this picture at another size than the maps have, so the published CRF cannot run: either "
+            "the annotation states another size than the file has, or only OpenCV applied its EXIF orientation",
+            where=picture.image_id,
+            expected=list(picture.size_hw),
+            found=list(picture.crf_rgb.shape[:2]),
+            next_step="Pass --preset default, or --image.crf-decoder same.",
+        )
+    return picture.crf_rgb

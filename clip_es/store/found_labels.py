@@ -1,0 +1,71 @@
+"""labels.csv of a run whose labels were found and not given, readable as a table of labels.
+
+`image,labels,confidence,sure`: the picture's id, names and their confidences separated by `;`, and how likely the whole
+row is right, where that is known. While a run goes on each shard adds lines to a piece of its own, before the mask of
+the picture is written; when the run closes they are merged, one line for each finished picture, in the order of ids. So
+a kill loses nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clip_es.store.disk import append
+
+PIECE = "labels-"
+TABLE = "labels.csv"
+_COLUMNS = ("image", "labels", "confidence", "sure")
+
+
+@dataclass(frozen=True)
+class FoundLabels:
+    """The classes that were found in a picture; may be none."""
+
+    names: tuple[str, ...]
+    confidence: tuple[float, ...]
+    """How sure each is: 0..1 where CLIP named them, the method's own score (CLIPer: 0..2) where that did."""
+    sure: float | None = None
+    """0..1: how likely all of it is right; None where nobody knows."""
+
+
+def note(piece: Path, image_id: str, found: FoundLabels) -> None:
+    """Add the line of a picture. Raises StoreError."""
+    sure = "" if found.sure is None else f"{found.sure:.3f}"
+    row = (image_id, ";".join(found.names), ";".join(f"{score:.3f}" for score in found.confidence), sure)
+    append(piece, _csv([row], header=not piece.exists()))
+
+
+def label_figures(table: Path) -> dict[str, object]:
+    """What summary.json says of a labels.csv: labels found, pictures without any, mean of `sure` where it is known."""
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    sure = [float(row["sure"]) for row in rows if row["sure"]]
+    return {
+        "found": sum(len(row["labels"].split(";")) for row in rows if row["labels"]),
+        "pictures_without": sum(not row["labels"] for row in rows),
+        **({"mean_sure": sum(sure) / len(sure)} if sure else {}),
+    }
+
+
+def merged(texts: Iterable[bytes], finished: set[str]) -> bytes:
+    """The table made of older ones and of pieces, later lines first believed, for finished pictures alone."""
+    rows: dict[str, tuple[str, ...]] = {}
+    for text in texts:
+        whole = text[: text.rfind(b"\n") + 1].decode(errors="replace")
+        for row in csv.DictReader(io.StringIO(whole, newline="")):
+            if all(row.get(column) is not None for column in _COLUMNS) and row["image"] in finished:
+                rows[row["image"]] = tuple(row[column] for column in _COLUMNS)
+    return _csv([rows[name] for name in sorted(rows)])
+
+
+def _csv(rows: Iterable[Sequence[str]], header: bool = True) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    if header:
+        writer.writerow(_COLUMNS)
+    writer.writerows(rows)
+    return text.getvalue().encode()

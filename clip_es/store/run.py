@@ -1,0 +1,483 @@
+"""A run's folder: what is done, what is left, what failed.
+
+Every file appears whole or not at all. A picture is finished when all its files are there, and its mask comes last, so
+a run can be killed at any moment and continued by the same call. No file depends on the order of the pictures or on
+the number of shards.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import yaml
+
+from clip_es.errors import ConfigError, ShapeError
+from clip_es.masks import write_confidence, write_mask
+from clip_es.records.dataset import STAGE, Problem, printable
+from clip_es.safe_yaml import load_yaml
+from clip_es.store.disk import Lock, StoreError, append, drop_torn_line, make_folder, names_in, write_atomic
+from clip_es.store.found_labels import PIECE, TABLE, FoundLabels, label_figures, merged, note
+from clip_es.types import ImageRecord, PseudoMask
+
+__all__ = [
+    "KeepCams",
+    "RunStore",
+    "StoreError",
+    "Summary",
+    "parse_shard",
+    "read_failures",
+    "shard",
+    "update_summary",
+    "write_atomic",
+]
+
+KeepCams = Literal["none", "maps", "full"]
+"""Whether the maps behind a mask are kept: not at all, on the patch grid, or with the probabilities at full size."""
+
+Item = TypeVar("Item")
+
+BESIDE = ("confidence", "labels")
+"""What stands beside the masks of a run."""
+
+_COLUMNS = ("image_id", "stage", "error", "reason")
+_CAMS = {"class_ids": np.int64, "scores": np.float32, "cam": np.float32, "refined": np.float32}
+_PIECE = "failures-"
+"""Failures of one shard while it runs: `failures-2of8.csv`. Merged into failures.csv when it closes."""
+_MERGE = "merge"
+"""Name of the lock under which failures.csv and summary.json change."""
+_ABOUT = "about"
+_HEAD = "# A run of clip-es. The same call with the same settings continues it; `about` may differ.\n"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run has come to."""
+
+    done: int
+    """Finished pictures in the folder, of all shards and calls."""
+    failed: int
+    """Rows of failures.csv, of all shards."""
+    skipped: int
+    """Pictures that were finished before this call."""
+
+
+class RunStore:
+    """The folder of one run, open for writing; `with RunStore.open(...) as store:` closes it.
+
+    One store for each process and shard: a second one on the same shard is refused while the first is open.
+    """
+
+    def __init__(self, folder: Path, keep: KeepCams, lock: Lock, piece: Path, beside: tuple[str, ...]) -> None:
+        self.folder = folder
+        self.keep: KeepCams = keep
+        self._beside = beside
+        self.failed_here = 0
+        """Rows this call has added: entries it could not read and pictures that failed. The exit code follows it."""
+        self._lock = lock
+        self._piece = piece
+        self._problems: tuple[Problem, ...] | None = None
+        self._skipped: set[str] = set()
+        self._finished = self._scan()
+        drop_torn_line(piece)
+        self._found_piece = piece.with_name(piece.name.replace(_PIECE, PIECE, 1))
+        drop_torn_line(self._found_piece)
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        settings: Mapping[str, Any],
+        *,
+        about: Mapping[str, Any] | None = None,
+        keep: KeepCams = "none",
+        shard: tuple[int, int] = (1, 1),
+        beside: tuple[str, ...] = BESIDE,
+    ) -> RunStore:
+        """Make the folder of a new run, or continue one that has the same settings.
+
+        `settings` is everything that decides the bytes of the masks: config, hashes of weights, vocabulary and data
+        set. It must be equal when a run is continued. `about` is written beside it and never compared: versions, date,
+        device. Both become run.yaml. `shard` (i, n) names this call's part, 1 <= i <= n. `beside`: which of
+        `confidence` and `labels` are written beside the masks; a training needs both.
+
+        Raises ConfigError: the folder holds something else or a run with other settings, or another process writes the
+        same shard. StoreError: the disk is full or read-only, or permission is denied.
+        """
+        folder, (index, count) = Path(folder), shard
+        wanted = _plain({**settings, "keep_cams": keep}, "settings")
+        _check_shard(index, count)
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError("a run needs a folder", where=folder, found="a file", next_step="Pass another --out.")
+        make_folder(folder)
+        others = names_in(folder)
+        # Whoever makes a run writes run.yaml first, so this order never takes a young run for something else.
+        if others and not (folder / "run.yaml").is_file():
+            raise ConfigError(
+                "the folder holds something that is not a run",
+                where=folder,
+                expected="a new or empty folder, or one with run.yaml",
+                found=", ".join(sorted(map(printable, others))[:8]),
+                next_step="Pass another --out.",
+            )
+        name = f"{index}of{count}"
+        lock = Lock.take(folder, name)
+        if lock is None:
+            raise ConfigError(
+                f"another run is writing shard {index}/{count} of this folder",
+                where=folder,
+                found=Lock.holder(folder, name),
+                next_step="Wait for it or stop it, or pass another --out.",
+            )
+        try:
+            _settle(folder / "run.yaml", wanted, _plain(about or {}, _ABOUT))
+            for part in ("masks", *beside, *(["cams"] if keep != "none" else [])):
+                make_folder(folder / part)
+            return cls(folder, keep, lock, folder / f"{_PIECE}{name}.csv", beside)
+        except BaseException:
+            lock.release()
+            raise
+
+    def unfinished(self, records: Iterable[ImageRecord]) -> list[ImageRecord]:
+        """The records whose files are not all there, in their order; failed pictures are among them.
+
+        Looks at names alone: a million pictures take seconds.
+        """
+        left = []
+        for record in records:
+            if record.image_id in self._finished:
+                self._skipped.add(record.image_id)
+            else:
+                left.append(record)
+        return left
+
+    def save(
+        self,
+        record: ImageRecord,
+        mask: PseudoMask,
+        cams: Mapping[str, np.ndarray] | None = None,
+        found: FoundLabels | None = None,
+    ) -> None:
+        """Write the files of one picture, each whole or not at all, the mask last.
+
+        `cams` is written only where the run keeps maps: class_ids int64 [K], scores float32 [K+B], cam and refined
+        float32 [K gh gw], and where it keeps all of them probabilities float32 [1+K H W]. `found`: the labels, where
+        they were not given; they become a line of labels.csv.
+
+        Raises ShapeError: mask or maps are not those of the record. StoreError: the disk does not take them; the run
+        should stop.
+        """
+        if not set(mask.class_ids) <= set(record.class_ids):
+            raise ShapeError(
+                "a mask belongs to a picture with other labels",
+                where=record.image_id,
+                expected=record.class_ids,
+                found=mask.class_ids,
+            )
+        files = {}
+        if "confidence" in self._beside:
+            files[f"confidence/{record.image_id}.png"] = _encoded(write_confidence, mask.confidence)
+        if "labels" in self._beside:
+            files[f"labels/{record.image_id}.png"] = _encoded(write_mask, mask.decided)
+        if self.keep != "none":
+            files[f"cams/{record.image_id}.npz"] = _encoded_cams(record, cams, self.keep)
+        files[f"masks/{record.image_id}.png"] = _encoded(write_mask, mask.labels)
+        if found is not None:
+            note(self._found_piece, record.image_id, found)
+        for name, data in files.items():
+            write_atomic(self.folder / name, data)
+        self._finished.add(record.image_id)
+
+    def save_cams(self, record: ImageRecord, cams: Mapping[str, np.ndarray]) -> None:
+        """Write the maps of a picture that failed after them; without a mask it stays unfinished.
+
+        Probabilities may be absent. Raises ShapeError: the maps do not fit each other. StoreError.
+        """
+        write_atomic(self.folder / f"cams/{record.image_id}.npz", _encoded_cams(record, cams, "maps"))
+
+    def fail(self, record: ImageRecord | str, stage: str, error: BaseException) -> None:
+        """Note a picture that failed. Its row goes when a later call finishes the picture. Raises StoreError."""
+        image_id = record if isinstance(record, str) else record.image_id
+        append(self._piece, _csv([Problem.of(image_id, error, stage)], header=not self._piece.exists()))
+        self.failed_here += 1
+
+    def note(self, problems: Iterable[Problem]) -> None:
+        """Take over what a reader could not use; replaces the rows of readers in earlier calls."""
+        self._problems = tuple(problems)
+        self.failed_here += len(self._problems)
+
+    def finish(self, seconds: Mapping[str, float] | None = None, figures: Mapping[str, Any] | None = None) -> Summary:
+        """Write failures.csv and summary.json and close.
+
+        `seconds` by stage are added to those of earlier calls and other shards; `figures`, such as miou, replace
+        earlier ones of the same name. Raises StoreError.
+        """
+        with _merge_lock(self.folder):
+            rows = self._merge()
+            summary = Summary(done=len(self._finished), failed=len(rows), skipped=len(self._skipped))
+            told = {"images": asdict(summary), **_plain(figures or {}, "figures")}
+            if (table := self.folder / TABLE).exists():
+                told["labels"] = label_figures(table)
+            _add_to_summary(self.folder, told, seconds or {})
+        self._lock.release()
+        return summary
+
+    def close(self) -> None:
+        """Write failures.csv and let go of the folder; nothing is left to do after `finish`. Raises StoreError."""
+        if not self._lock.held:
+            return
+        try:
+            with _merge_lock(self.folder):
+                self._merge()
+        finally:
+            self._lock.release()
+
+    def __enter__(self) -> RunStore:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except StoreError:
+            if kind is None:  # Otherwise the first error says more.
+                raise
+
+    def _scan(self) -> set[str]:
+        """Ids all of whose files are there, by name alone; removes what dead writers left."""
+        parts = {**dict.fromkeys(self._beside, ".png"), **({"cams": ".npz"} if self.keep != "none" else {})}
+        finished = {name[:-4] for name in names_in(self.folder / "masks") if name.endswith(".png")}
+        for part, suffix in parts.items():
+            finished &= {name[: -len(suffix)] for name in names_in(self.folder / part) if name.endswith(suffix)}
+        return finished
+
+    def _merge(self) -> list[Problem]:
+        """Bring failures.csv up to date from the pieces of this shard and of dead ones. Needs the lock `merge`."""
+        self._finished = self._scan()
+        table = self.folder / "failures.csv"
+        own = self._piece.stem.removeprefix(_PIECE)
+        pieces = [name for name in names_in(self.folder) if name.startswith((_PIECE, PIECE))]
+        locks: list[Lock] = []
+        try:
+            shards = [own]
+            for shard in sorted({Path(name).stem.partition("-")[2] for name in pieces} - {own}):
+                lock = Lock.take(self.folder, shard)
+                if lock is not None:  # Otherwise its writer lives and will merge its pieces.
+                    locks.append(lock)
+                    shards.append(shard)
+            done = [self.folder / f"{_PIECE}{shard}.csv" for shard in shards]
+            rows = [row for path in (table, *done) for row in read_failures(path)]
+            failed = {row.image_id: row for row in rows if row.stage != STAGE and row.image_id not in self._finished}
+            unread = [row for row in rows if row.stage == STAGE] if self._problems is None else self._problems
+            result = sorted({*failed.values(), *unread}, key=astuple)
+            write_atomic(table, _csv(result), durable=True)
+            self._merge_found([self.folder / f"{PIECE}{shard}.csv" for shard in shards])
+            for piece in done:
+                piece.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError.of(table, error) from error
+        finally:
+            for lock in locks:
+                lock.release()
+        return result
+
+    def _merge_found(self, pieces: Sequence[Path]) -> None:
+        """Bring labels.csv up to date from the pieces; there are none where labels were given."""
+        there = [path for path in pieces if path.exists()]
+        if there:
+            table = self.folder / TABLE
+            texts = [path.read_bytes() for path in (table, *there) if path.exists()]
+            write_atomic(table, merged(texts, self._finished), durable=True)
+            for path in there:
+                path.unlink(missing_ok=True)
+
+
+def update_summary(folder: str | Path, figures: Mapping[str, Any]) -> None:
+    """Add figures to a run's summary.json, such as miou of a later evaluation. Raises StoreError."""
+    with _merge_lock(Path(folder)):
+        _add_to_summary(Path(folder), _plain(figures, "figures"), {})
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """`2/8` as (2, 8). Raises ConfigError: not of the form i/n with 1 <= i <= n."""
+    index, _, count = text.partition("/")
+    numbers = [int(part) if part.isascii() and part.isdigit() else 0 for part in (index.strip(), count.strip())]
+    _check_shard(numbers[0], numbers[1], found=text)
+    return numbers[0], numbers[1]
+
+
+def shard(items: Sequence[Item], index: int, count: int) -> list[Item]:
+    """Part `index` of `count`, 1 <= index <= count: every count-th item, so the parts differ by one item at most.
+
+    Raises ConfigError.
+    """
+    _check_shard(index, count)
+    return list(items[index - 1 :: count])
+
+
+def read_failures(path: str | Path) -> list[Problem]:
+    """Rows of a failures.csv; empty where there is none. A row that a kill cut off is left out."""
+    try:
+        text = Path(path).read_bytes().decode(errors="replace")
+    except FileNotFoundError:
+        return []
+    whole = text[: text.rfind("\n") + 1]
+    rows = csv.DictReader(io.StringIO(whole, newline=""))
+    return [
+        Problem(row["image_id"], row["error"], row["reason"], row["stage"])
+        for row in rows
+        if all(row.get(column) is not None for column in _COLUMNS)
+    ]
+
+
+def _check_shard(index: int, count: int, found: str | None = None) -> None:
+    if not 1 <= index <= count:
+        raise ConfigError(
+            "a shard is one part of several",
+            expected="i/n with 1 <= i <= n, such as --shard 2/8",
+            found=found or f"{index}/{count}",
+        )
+
+
+def _csv(rows: Iterable[Problem], header: bool = True) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    if header:
+        writer.writerow(_COLUMNS)
+    writer.writerows((row.image_id, row.stage, row.error, row.reason) for row in rows)
+    return text.getvalue().encode()
+
+
+def _encoded(write, array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    write(file, array)
+    return file.getvalue()
+
+
+def _encoded_cams(record: ImageRecord, cams: Mapping[str, np.ndarray] | None, keep: KeepCams) -> bytes:
+    """What `np.load` reads, without pickles. Every member is dated 1980, so equal maps give equal bytes."""
+    wanted = {**_CAMS, **({"probabilities": np.float32} if keep == "full" else {})}
+    missing = sorted(wanted.keys() - (cams or {}).keys())
+    if cams is None or missing:
+        raise ShapeError(
+            f"the run keeps {keep}, so maps are needed",
+            where=record.image_id,
+            expected=", ".join(wanted),
+            found=f"no {', '.join(missing)}",
+        )
+    arrays = {name: np.ascontiguousarray(cams[name], dtype=kind) for name, kind in wanted.items()}
+    labels = len(arrays["class_ids"])
+    fits = (
+        arrays["class_ids"].shape == (labels,)
+        and arrays["scores"].ndim == 1
+        and len(arrays["scores"]) >= labels
+        and arrays["cam"].ndim == 3
+        and arrays["cam"].shape == arrays["refined"].shape
+        and len(arrays["cam"]) == labels
+        and (keep != "full" or (arrays["probabilities"].ndim == 3 and len(arrays["probabilities"]) == labels + 1))
+    )
+    if not fits:
+        raise ShapeError(
+            "the maps of a picture do not fit each other",
+            where=record.image_id,
+            expected="class_ids [K], scores [K+B], cam and refined [K gh gw], probabilities [1+K H W]",
+            found={name: list(array.shape) for name, array in arrays.items()},
+        )
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+    return file.getvalue()
+
+
+def _settle(path: Path, wanted: dict[str, Any], about: dict[str, Any]) -> None:
+    """Write run.yaml, or hold the settings against the one that is there."""
+    digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
+    text = _HEAD + yaml.safe_dump(
+        {**wanted, "settings_sha256": digest, _ABOUT: about}, sort_keys=False, allow_unicode=True, width=120
+    )
+    if not path.exists() and write_atomic(path, text.encode(), durable=True, replace=False):
+        return
+    try:
+        there = load_yaml(path.read_bytes())
+        if not isinstance(there, dict):
+            raise ValueError("not a table of settings")
+    except (OSError, yaml.YAMLError, ValueError) as error:
+        raise ConfigError(
+            "cannot be read, so nobody knows what this run is",
+            where=path,
+            found=str(error),
+            next_step="Pass another --out.",
+        ) from error
+    old = _flat({k: v for k, v in there.items() if k not in ("settings_sha256", _ABOUT)})
+    new = _flat(wanted)
+    differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    if differing:
+        raise ConfigError(
+            "the folder holds a run with other settings",
+            where=path.parent,
+            expected="; ".join(f"{key} = {old.get(key, 'not set')}" for key in differing),
+            found="; ".join(f"{key} = {new.get(key, 'not set')}" for key in differing),
+            next_step="Pass another --out, or the settings of its run.yaml.",
+        )
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, str]:
+    """Leaves by dotted name, each as JSON: 1 and 1.0 differ, and not-a-number equals itself."""
+    if isinstance(tree, dict) and tree:
+        return {k: v for key, value in tree.items() for k, v in _flat(value, f"{prefix}.{key}".lstrip(".")).items()}
+    return {prefix: json.dumps(tree, ensure_ascii=False, default=str)}
+
+
+def _plain(value: Any, where: str) -> Any:
+    """The value in the types that YAML and JSON know. Raises ConfigError: it has none."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, np.generic):
+        return _plain(value.item(), where)
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name), f"{where}.{f.name}") for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner, f"{where}.{key}") for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner, f"{where}[{number}]") for number, inner in enumerate(value)]
+    raise ConfigError("a setting cannot be written down", where=where, found=type(value).__name__)
+
+
+def _merge_lock(folder: Path) -> Lock:
+    return Lock.wait_for(folder, _MERGE)
+
+
+def _add_to_summary(folder: Path, figures: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
+    """Figures replace those of the same name, seconds add up."""
+    path = folder / "summary.json"
+    try:
+        read = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        read = {}
+    # What is no summary is written anew.
+    old = read if isinstance(read, dict) else {}
+    seconds_before = old.get("seconds")
+    total = {
+        stage: value
+        for stage, value in (seconds_before if isinstance(seconds_before, dict) else {}).items()
+        if isinstance(value, int | float)
+    }
+    for stage, value in seconds.items():
+        total[stage] = total.get(stage, 0.0) + float(value)
+    text = json.dumps({**old, **figures, "seconds": total}, indent=2, ensure_ascii=False)
+    write_atomic(path, f"{text}\n".encode(errors="replace"), durable=True)

@@ -1,0 +1,1 @@
+"""Training and scoring of CLIPSeg, and asking it about one picture."""

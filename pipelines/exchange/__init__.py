@@ -1,0 +1,1 @@
+"""Masks out to other tools, and back."""

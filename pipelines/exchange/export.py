@@ -1,0 +1,80 @@
+"""From a run's folder to a data set in another tool's format, one picture at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clip_es.errors import ClipEsError, ConfigError, DataError
+from clip_es.formats import FORMATS, ExportFolder, FormatName
+from clip_es.formats.pictures import PictureMode
+from clip_es.pipelines.exchange.run_folder import LabelKind, Run
+from clip_es.records import Problem
+from clip_es.store.disk import StoreError
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What came of an export."""
+
+    pictures: int
+    problems: tuple[Problem, ...] = ()
+    """Pictures that were left out, and why."""
+
+
+def export(
+    run: Run,
+    name: FormatName,
+    out: Path,
+    *,
+    labels: LabelKind = "masks",
+    images: Path | None = None,
+    pictures: PictureMode = "link",
+    split: str | None = None,
+    only: Sequence[str] | None = None,
+    about: Mapping[str, Any] | None = None,
+    done: Callable[[], object] = lambda: None,
+) -> Exported:
+    """Write the masks of a run, or those of the ids in `only`, as a data set of the format `name`.
+
+    A picture that cannot be exported is left out and told; `about` goes into the mark of the folder.
+    Raises ConfigError: the folder is taken, the format cannot hold a class name, or the pictures are not known.
+    StoreError: the disk refuses; the same call begins again.
+    """
+    image_ids = list(run.image_ids if only is None else only)
+    if not len(image_ids) > 0:
+        raise ConfigError("there is no picture to export", where=run.folder)
+    files = {} if pictures == "none" else run.pictures(images, image_ids)
+    what = {
+        "format": name,
+        "run": str(run.folder.resolve()),
+        "labels": labels,
+        "split": split,
+        "pictures": pictures,
+        "classes": list(run.names.classes),
+        **(about or {}),
+    }
+    problems: list[Problem] = []
+    with ExportFolder.open(out, what) as folder:
+        writer = FORMATS[name].writer(folder, run.names, image_ids, split=split, pictures=pictures)
+        for image_id in image_ids:
+            try:
+                picture = files.get(image_id)
+                if picture is None and pictures != "none":
+                    raise DataError(
+                        "its picture is not there",
+                        where=image_id,
+                        next_step="Pass the --images with which the run was made, or --pictures none.",
+                    )
+                writer.add(image_id, run.labels(image_id, labels), picture)
+            except StoreError:
+                raise
+            except ClipEsError as error:
+                problems.append(Problem.of(image_id, error, "export"))
+            done()
+        writer.finish()
+        count = len(image_ids) - len(problems)
+        folder.finish({"exported": count, "left_out": len(problems)})
+    return Exported(count, tuple(problems))

@@ -1,0 +1,130 @@
+"""Which pictures the method is least sure of, from the confidences of a run alone.
+
+`expected-miou` reads the confidence of a pixel as the chance that its label is right and asks which mIoU the picture
+then has. Of each label in the picture: the pixels that are expected to be right, over the pixels that have the label
+plus those expected to have lost it to another one (every wrong pixel belongs to one of the other labels, in equal
+shares). The mean over the labels is the score, 0..1; low means unsure. Unlike the mean confidence it gives a small
+object the weight of a large one, as mIoU does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+
+from clip_es.errors import ClipEsError, ShapeError
+from clip_es.masks import read_confidence, read_mask
+from clip_es.metrics.masks import ConfusionMatrix
+from clip_es.metrics.ranks import RankCorrelation, spearman, with_interval
+from clip_es.pipelines.exchange.run_folder import Run
+from clip_es.records import Problem
+from clip_es.types import UNDECIDED
+
+ScoreName = Literal["expected-miou", "mean-confidence", "decided-share"]
+"""What pictures are ranked by. All are 0..1, and low means unsure."""
+
+
+@dataclass(frozen=True)
+class PictureScore:
+    """How sure the method is of one picture."""
+
+    image_id: str
+    scores: Mapping[ScoreName, float]
+    miou: float | None = None
+    """Of the likeliest labels against the truth, where there is one."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Pictures, the least sure first."""
+
+    pictures: tuple[PictureScore, ...]
+    problems: tuple[Problem, ...] = ()
+
+    def correlation(self, name: ScoreName, resamples: int = 2000) -> RankCorrelation | None:
+        """Rank correlation of a score with the true mIoU, with its bootstrap interval; None where there is no truth."""
+        known = [(p.scores[name], p.miou) for p in self.pictures if p.miou is not None]
+        if len(known) < 3:
+            return None
+        score, miou = np.array(known, dtype=np.float64).T
+        pick = np.random.default_rng(0).integers(len(known), size=(resamples, len(known)))
+        return with_interval(float(spearman(score, miou)), spearman(score[pick], miou[pick]))
+
+
+def rank(
+    run: Run,
+    by: ScoreName = "expected-miou",
+    *,
+    truth: Path | None = None,
+    skip: frozenset[str] | set[str] = frozenset(),
+    done: Callable[[], object] = lambda: None,
+) -> Ranking:
+    """Score every picture of the run that is not in `skip`; ties are broken by the id.
+
+    `truth` is a folder of ground-truth PNGs with the pictures' names. A picture whose files cannot be read is left out
+    and told.
+    """
+    pictures: list[PictureScore] = []
+    problems: list[Problem] = []
+    for image_id in run.image_ids:
+        if image_id not in skip:
+            try:
+                pictures.append(_score(run, image_id, truth))
+            except ClipEsError as error:
+                problems.append(Problem.of(image_id, error, "worst"))
+        done()
+    pictures.sort(key=lambda picture: (picture.scores[by], picture.image_id))
+    return Ranking(tuple(pictures), tuple(problems))
+
+
+def certainty(
+    decided: UInt8[np.ndarray, "h w"], masks: UInt8[np.ndarray, "h w"], confidence: Float32[np.ndarray, "h w"]
+) -> dict[ScoreName, float]:
+    """All scores of one picture. Raises ShapeError: the three have different sizes."""
+    if not decided.shape == masks.shape == confidence.shape:
+        raise ShapeError(
+            "labels, mask and confidence of a picture have different sizes",
+            found=f"{decided.shape}, {masks.shape}, {confidence.shape}",
+        )
+    return {
+        "expected-miou": expected_miou(decided, confidence),
+        "mean-confidence": float(confidence.mean(dtype=np.float64)),
+        "decided-share": float((masks != UNDECIDED).mean()),
+    }
+
+
+def expected_miou(decided: UInt8[np.ndarray, "h w"], confidence: Float32[np.ndarray, "h w"]) -> float:
+    """The mIoU of the labels that occur, were each pixel right with the chance that its confidence says."""
+    pixels: Float[np.ndarray, 256] = np.bincount(decided.ravel(), minlength=256).astype(np.float64)
+    right = np.bincount(decided.ravel(), weights=confidence.ravel().astype(np.float64), minlength=256)
+    labels = np.flatnonzero(pixels)
+    pixels, right = pixels[labels], right[labels]
+    wrong = pixels - right
+    lost = (wrong.sum() - wrong) / max(len(labels) - 1, 1)
+    return float((right / (pixels + lost)).mean())
+
+
+def all_scores() -> Sequence[ScoreName]:
+    """The names of the scores."""
+    return get_args(ScoreName)
+
+
+def _score(run: Run, image_id: str, truth: Path | None) -> PictureScore:
+    decided = run.labels(image_id, "decided")
+    confidence = read_confidence(run.folder / "confidence" / f"{image_id}.png")
+    scores = certainty(decided, run.labels(image_id, "masks"), confidence)
+    return PictureScore(image_id, scores, None if truth is None else _miou(run, decided, truth / f"{image_id}.png"))
+
+
+def _miou(run: Run, decided: UInt8[np.ndarray, "h w"], truth: Path) -> float | None:
+    if not truth.is_file():
+        return None
+    matrix = ConfusionMatrix(len(run.names.classes) + 1)
+    matrix.update(decided, read_mask(truth))
+    miou = matrix.compute().miou
+    return miou if miou == miou else None

@@ -1,0 +1,105 @@
+"""The report of a run: figures, IoU of each class, a gallery, what failed, the settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from clip_es.errors import ClipEsError
+from clip_es.localize.methods import weakly_supervised
+from clip_es.masks import read_mask
+from clip_es.pipelines.evaluate import Evaluation
+from clip_es.pipelines.masks.method import MaskMaker
+from clip_es.pipelines.report import GalleryRow, Page, gallery_row
+from clip_es.records import Dataset
+from clip_es.store.run import read_failures
+from clip_es.types import ImageRecord
+
+
+def write_run_report(out: Path, dataset: Dataset, maker: MaskMaker, scores: Evaluation | None, pictures: int) -> None:
+    """Write OUT/report.html from what the folder holds; the maps of the gallery are made once more for it."""
+    page = run_page(out, dataset, maker, scores, pictures)
+    page.write(out / "report.html")
+
+
+def run_page(
+    out: Path, dataset: Dataset, maker: MaskMaker, scores: Evaluation | None, pictures: int, title: str = "Masks"
+) -> Page:
+    """The page of a run, for those who want to add to it before it is written."""
+    summary = json.loads((out / "summary.json").read_text())
+    page = Page(f"{title}: {dataset.name}", lead(maker))
+    numbers: dict[str, object] = {"pictures": summary["images"]["done"], "failed": summary["images"]["failed"]}
+    if "labels" in summary:
+        numbers |= {"labels found": summary["labels"]["found"], "without": summary["labels"]["pictures_without"]}
+    if scores:
+        numbers["mIoU"] = 100 * scores.scores.miou
+        numbers["pixel accuracy"] = 100 * scores.scores.pixel_accuracy
+    page.figures(numbers)
+    if scores:
+        page.heading("IoU of each class")
+        page.paragraph(
+            f"The decided label of every pixel against the truth of {scores.images} pictures; "
+            "pixels whose truth is 255 do not count."
+        )
+        names = ("background", *(entry.name for entry in maker.vocabulary.classes))
+        known = [(n, 100 * v) for n, v in zip(names, scores.scores.iou.tolist(), strict=True) if v == v]
+        page.bars([name for name, _ in known], [value for _, value in known], "IoU, per cent")
+    page.heading("Pictures")
+    page.paragraph("Picture, map of each label before and after the refiners on the patch grid, mask, truth.")
+    page.gallery(gallery(out, dataset, maker, pictures))
+    seconds = summary.get("seconds", {})
+    if seconds:
+        page.heading("Time")
+        page.table(("stage", "seconds"), [(stage, float(value)) for stage, value in seconds.items()])
+    failures = read_failures(out / "failures.csv")
+    if failures:
+        page.heading("Failures")
+        page.table(("picture", "stage", "reason"), [(p.image_id, p.stage, p.reason) for p in failures[:100]])
+    page.heading("Settings")
+    page.preformatted((out / "run.yaml").read_text(encoding="utf-8"))
+    return page
+
+
+def lead(maker: MaskMaker) -> str:
+    """What the masks of a run rest on, in a sentence or two."""
+    sources = {
+        "given": "image-level labels",
+        "auto": "labels that CLIP itself found",
+        "none": "the words of a vocabulary, without labels",
+    }
+    method = {"clip-es": "CLIP-ES", "cliper": "CLIPer", "clipseg": "CLIPSeg"}[maker.config.method]
+    told = f"Segmentation masks from {sources[maker.labels]} with a frozen CLIP ({method})."
+    if weakly_supervised(maker.localizer):
+        return told
+    return f"{told} Not weakly supervised: its decoder was trained on {maker.localizer.supervision}."
+
+
+def gallery(out: Path, dataset: Dataset, maker: MaskMaker, count: int) -> list[GalleryRow]:
+    """Rows for at most `count` finished pictures of a run, evenly spread; their maps are made once more."""
+    names = [entry.name for entry in maker.vocabulary.classes]
+    done = [record for record in dataset.records if (out / "masks" / f"{record.image_id}.png").is_file()]
+    rows: list[GalleryRow] = []
+    for record in spread(done, count):
+        try:
+            picture = maker.read(record)
+            located = maker.locate(picture, maker.encode([picture])[0], record.class_ids)
+            truth = dataset.truth.get(record.image_id)
+            rows.append(
+                gallery_row(
+                    located,
+                    read_mask(out / "masks" / f"{record.image_id}.png"),
+                    names,
+                    None if truth is None else dataset.read_truth(record.image_id),
+                )
+            )
+        except ClipEsError:
+            # A picture or truth that has become unreadable since; the run's own failures are in failures.csv.
+            continue
+    return rows
+
+
+def spread(items: Sequence[ImageRecord], count: int) -> list[ImageRecord]:
+    """At most `count` of the items, evenly spread."""
+    count = min(count, len(items))
+    return [items[i * len(items) // count] for i in range(count)]

@@ -1,0 +1,1 @@
+"""The demo, the ladder, the oracle."""

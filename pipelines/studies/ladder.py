@@ -1,0 +1,134 @@
+"""What each step of CLIP-ES is worth: the same pictures, one step more in each row.
+
+GradCAM on plain logits, + softmax over the labels, + background words, + the sharpest template, + synonyms,
++ affinity, + CRF. No row uses the truth to choose anything: the template is chosen by sharpness on pictures with labels
+alone, and the background score has the same fixed power in all rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from clip_es.config.run import LocalizeConfig, RunConfig
+from clip_es.encoder import Encoder
+from clip_es.localize import pooled_embedding
+from clip_es.masks import read_mask
+from clip_es.metrics.masks import ConfusionMatrix
+from clip_es.pipelines.masks.method import MaskMaker
+from clip_es.prompts import Vocabulary, build_bank
+from clip_es.prompts.sharpness import sharpness
+from clip_es.prompts.templates import load_templates
+from clip_es.records import Dataset
+
+PLAIN_TEMPLATE = "a photo of a {}."
+"""What the rows before `+ sharpest template` use."""
+
+TEMPLATE_LISTS = ("imagenet80", "drawn24")
+"""The packaged lists among which the sharpest template is looked for."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One row of the ladder."""
+
+    name: str
+    miou: float
+    """Per cent, background included."""
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The rows, and the template that `+ sharpest template` took."""
+
+    rungs: list[Rung]
+    ranked: list[tuple[str, float]]
+    """Every template with its sharpness, the sharpest first."""
+
+    def rows(self) -> list[tuple[str, float, float]]:
+        """Step, mIoU, gain over the step before."""
+        before = [self.rungs[0], *self.rungs]
+        return [(rung.name, rung.miou, rung.miou - last.miou) for rung, last in zip(self.rungs, before, strict=False)]
+
+
+def measure(
+    encoder: Encoder,
+    vocabulary: Vocabulary,
+    train: Dataset,
+    val: Dataset,
+    config: RunConfig,
+    track: Callable[[Iterable, str, int], Iterable] = lambda items, what, total: items,
+) -> Ladder:
+    """Choose the sharpest packaged template on `train`, from labels alone, and climb on `val`."""
+    templates = list(dict.fromkeys(t for name in TEMPLATE_LISTS for t in load_templates(name)))
+    ranked = sharpest_template(encoder, vocabulary, train, templates, track)
+    return Ladder(climb(encoder, vocabulary, val, ranked[0][0], config, track), ranked)
+
+
+def sharpest_template(
+    encoder: Encoder,
+    vocabulary: Vocabulary,
+    dataset: Dataset,
+    templates: Sequence[str],
+    track: Callable[[Iterable, str, int], Iterable] = lambda items, what, total: items,
+) -> list[tuple[str, float]]:
+    """Templates with their sharpness on the multi-label pictures of a data set, the sharpest (lowest) first.
+
+    Bare class names stand in the templates, so that synonyms cannot stand in for a bad one.
+    """
+    maker = MaskMaker(encoder, vocabulary)
+    several = [record for record in dataset.records if len(record.class_ids) > 1]
+    images = []
+    for record in track(several, "features", len(several)):
+        images.append(pooled_embedding(encoder, maker.encode([maker.read(record)])[0]))
+    labels = [record.class_ids for record in several]
+    scores = []
+    for template in templates:
+        bank = build_bank(encoder, vocabulary, templates=[template], synonyms="none", background=False)
+        scores.append((template, sharpness(torch.stack(images), labels, bank.vectors, encoder.logit_scale)))
+    return sorted(scores, key=lambda pair: pair[1])
+
+
+def climb(
+    encoder: Encoder,
+    vocabulary: Vocabulary,
+    dataset: Dataset,
+    template: str,
+    config: RunConfig,
+    track: Callable[[Iterable, str, int], Iterable] = lambda items, what, total: items,
+) -> list[Rung]:
+    """mIoU of each row over the pictures of a data set that have a truth."""
+    makers = rungs(encoder, vocabulary, template, config)
+    matrices = {name: ConfusionMatrix(len(vocabulary.classes) + 1) for name in makers}
+    records = [record for record in dataset.records if record.image_id in dataset.truth]
+    first = next(iter(makers.values()))
+    for record in track(records, "ladder", len(records)):
+        picture = first.read(record)
+        seen = first.encode([picture])[0]
+        truth = read_mask(dataset.truth[record.image_id])
+        for name, maker in makers.items():
+            mask = maker.finish(maker.locate(picture, seen, record.class_ids)).mask
+            matrices[name].update(mask.decided, truth)
+    return [Rung(name, 100 * matrix.compute().miou) for name, matrix in matrices.items()]
+
+
+def rungs(encoder: Encoder, vocabulary: Vocabulary, template: str, config: RunConfig) -> dict[str, MaskMaker]:
+    """The makers of all rows, each with one step more than the one before."""
+    plain = build_bank(encoder, vocabulary, templates=[PLAIN_TEMPLATE], synonyms="none")
+    sharp = build_bank(encoder, vocabulary, templates=[template], synonyms="none")
+    fused = build_bank(encoder, vocabulary, templates=[template])
+    bare = replace(config, refine=())
+    return {
+        name: MaskMaker(encoder, vocabulary, bank, settings)
+        for name, bank, settings in (
+            ("GradCAM on logits", plain, replace(bare, localize=LocalizeConfig(softmax=False))),
+            ("+ softmax over the labels", plain, replace(bare, localize=LocalizeConfig(background=False))),
+            ("+ background words", plain, bare),
+            ("+ sharpest template", sharp, bare),
+            ("+ synonyms", fused, bare),
+            ("+ affinity", fused, replace(config, refine=("affinity",))),
+            ("+ CRF", fused, replace(config, refine=("affinity", "crf"))),
+        )
+    }

@@ -1,0 +1,1 @@
+"""Which sentences suit a data set: sharpness of templates."""

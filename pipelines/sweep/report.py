@@ -1,0 +1,116 @@
+"""What a sweep leaves behind: sweep.csv, sweep.json, report.html, and a table in the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from clip_es.pipelines.console import say, show_table
+from clip_es.pipelines.report import Page
+from clip_es.pipelines.sweep.sweep import SweepResult
+from clip_es.store.disk import make_folder, write_atomic
+
+ORACLE = (
+    "Oracle figure: mIoU and the rank correlation use ground truth, which image-level labels do not give. "
+    "They judge the choice; the choice itself is made by sharpness alone."
+)
+"""Stands beside every figure that needs ground truth."""
+
+
+def show_sweep(result: SweepResult, definition: str, most: int = 10) -> None:
+    """The best and the worst templates, and the correlation."""
+    known = result.with_truth > 0
+    scores = list(enumerate(result.scores, start=1))
+    shown = scores if len(scores) <= 2 * most else [*scores[:most], *scores[-most:]]
+    show_table(
+        f"Sharpness of {len(scores)} templates over {result.pictures} pictures with several labels (lower is better)",
+        ("rank", "template", "sharpness", *(("mIoU (oracle)",) if known else ())),
+        [(i, row.template, f"{row.sharpness:.5f}", *((row.miou,) if known else ())) for i, row in shown],
+    )
+    say(f"Sharpness: {definition}.")
+    say(f"Best: {result.best.template!r}; worst: {result.scores[-1].template!r}")
+    if result.correlation:
+        say(f"Rank correlation of sharpness and mIoU over {result.with_truth} pictures: {result.correlation}")
+        say(result.correlation.verdict)
+    if known:
+        say(ORACLE)
+
+
+def write_sweep(out: Path, result: SweepResult, definition: str, settings: Mapping[str, object]) -> None:
+    """Write the three files. Raises StoreError."""
+    make_folder(out)
+    write_atomic(out / "sweep.csv", _csv(result).encode())
+    content = {
+        "templates": [vars(row) for row in result.scores],
+        "best": result.best.template,
+        "rank_correlation": _finite(result.correlation.value) if result.correlation else None,
+        "settings": dict(settings) | _about(result, definition),
+    }
+    write_atomic(out / "sweep.json", (json.dumps(content, indent=2, default=str) + "\n").encode())
+    _page(result, definition, json.dumps(content["settings"], indent=2, default=str)).write(out / "report.html")
+
+
+def _about(result: SweepResult, definition: str) -> dict[str, object]:
+    about: dict[str, object] = {"definition": definition, "pictures": result.pictures, "with_truth": result.with_truth}
+    if result.correlation:
+        found = result.correlation
+        about["rank_correlation_interval"] = [_finite(found.low), _finite(found.high)]
+        about["rank_correlation_resamples"] = found.resamples
+    if result.with_truth:
+        about["oracle"] = ORACLE
+    return about
+
+
+def _csv(result: SweepResult) -> str:
+    table = io.StringIO(newline="")
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("rank", "template", "sharpness", "miou"))
+    for rank, row in enumerate(result.scores, start=1):
+        writer.writerow((rank, row.template, repr(row.sharpness), "" if row.miou is None else repr(row.miou)))
+    return table.getvalue()
+
+
+def _page(result: SweepResult, definition: str, settings: str) -> Page:
+    page = Page("Prompt sweep", "Which sentence finds all the labels of a picture (CLIP-ES, equation 9).")
+    best, worst = result.scores[0], result.scores[-1]
+    numbers: dict[str, object] = {"templates": len(result.scores), "pictures with several labels": result.pictures}
+    if result.correlation:
+        numbers["rank correlation (oracle)"] = result.correlation.value
+    page.figures(numbers)
+    page.paragraph(f"Best: {best.template!r} with sharpness {best.sharpness:.5f}. ")
+    page.paragraph(f"Worst: {worst.template!r} with sharpness {worst.sharpness:.5f}.")
+    page.paragraph(f"Sharpness is: {definition}. Lower is better.")
+    judged = [row for row in result.scores if row.miou is not None]
+    if judged:
+        page.heading("Sharpness and mIoU")
+        top = max(judged, key=lambda row: row.miou or 0.0)
+        named = {best.template, worst.template, top.template}
+        page.scatter(
+            [row.sharpness for row in judged],
+            [row.miou or 0.0 for row in judged],
+            [row.template if row.template in named else "" for row in judged],
+            ("sharpness", "mIoU of the maps, per cent"),
+        )
+        page.paragraph(
+            f"Named: the best and the worst by sharpness, and {top.template!r}, the best by mIoU. "
+            f"Rank correlation: {result.correlation}. {result.correlation.verdict if result.correlation else ''}"
+        )
+        page.paragraph(ORACLE)
+    page.heading("All templates")
+    page.table(
+        ("rank", "template", "sharpness", *(("mIoU (oracle)",) if judged else ())),
+        [
+            (i, row.template, f"{row.sharpness:.5f}", *((row.miou,) if judged else ()))
+            for i, row in enumerate(result.scores, start=1)
+        ],
+    )
+    page.heading("Settings")
+    page.preformatted(settings)
+    return page
+
+
+def _finite(value: float) -> float | None:
+    return value if value == value else None

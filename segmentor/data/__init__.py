@@ -1,0 +1,1 @@
+"""Pictures, masks and confidence on their way to the loss."""

@@ -1,0 +1,280 @@
+"""Train a segmenter with mmengine's Runner: begin or continue, survive a kill, leave one file that predicts."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clip_es.errors import ConfigError, DataError, ShapeError, WeightsError
+from clip_es.segmentor.data.pairs import find_pairs, problems
+from clip_es.segmentor.training.adapt import build_config, config_names, heads, load_config
+from clip_es.segmentor.training.compat import prepare
+from clip_es.segmentor.training.settings import TrainData, TrainSettings
+from clip_es.store.disk import make_folder, names_in, write_atomic
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from mmengine.runner import Runner
+
+__all__ = ["TrainData", "TrainResult", "TrainSettings", "build_config", "config_names", "load_config", "train"]
+
+Tell = Callable[[int, int, "float | None", "float | None"], None]
+"""Called with iteration, iterations in all, loss, and mIoU in per cent where it was just measured."""
+
+_RECORD = "train.json"
+_MAY_CHANGE = {"workers", "launcher", "val_interval", "checkpoint_interval"}
+"""Settings that may differ when a training is continued."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training has come to."""
+
+    model: Path
+    """The bare weights: `{state_dict, meta: {dataset_meta}}`, readable with `weights_only=True`."""
+    miou: float | None
+    """mIoU of the last weights on the validation set, per cent; None without one."""
+    iterations: int
+
+
+def train(
+    settings: TrainSettings,
+    data: TrainData,
+    out: Path,
+    *,
+    resume: bool = False,
+    check: bool = True,
+    tell: Tell | None = None,
+    quiet: bool = True,
+) -> TrainResult:
+    """Train, or with `resume` continue from the newest whole checkpoint in `out` (and begin where there is none).
+
+    OUT/config.py is the config as it was run, OUT/iter_N.pth mmengine's checkpoints, OUT/final.pth the
+    last weights alone, OUT/train.json settings and figures, OUT/<time>/ the log and TensorBoard's events. `check`
+    looks at all masks first. `quiet` keeps mmengine's log off the terminal. Config files and the checkpoints of `out`
+    are trusted: a config is a program, and mmengine unpickles what it resumes from.
+
+    Raises ConfigError: settings or config cannot work, or `out` holds another training. DataError: masks that do not
+    fit. WeightsError: `init` cannot be used.
+    """
+    prepare()
+    cfg = build_config(settings, data, out)
+    first = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+    found = find_pairs(**data.train)
+    _check_modes(settings, data, found)
+    if check and first:
+        _refuse_bad(found, len(data.classes))
+        if data.val:
+            _refuse_bad(find_pairs(**data.val), len(data.classes))
+    record = _record(settings, data)
+    last = _begin(out, record, resume, first)
+    if last is not None:
+        _check_classes(last, data)
+        cfg.load_from, cfg.resume = str(last), True
+    elif settings.init is not None:
+        cfg.load_from = str(_usable_weights(settings.init, cfg, out))
+    if first:
+        _write_config(cfg, out)
+    began = time.monotonic()
+    # mmengine keeps loggers and visualizers by name; a second training of this process is to have its own.
+    cfg.experiment_name = f"{out.name}-{time.monotonic_ns()}"
+    runner = _runner(cfg, settings, quiet)
+    miou = _Last(tell)
+    from clip_es.segmentor.training.hooks import ProgressHook
+
+    runner.register_hook(ProgressHook(miou), priority="LOW")
+    runner.train()
+    if miou.value is None and data.val is not None:
+        miou.value = float(runner.val()["mIoU"])  # Killed between the last checkpoint and its validation.
+    result = TrainResult(out / "final.pth", miou.value, runner.iter)
+    if first:
+        _export(runner, result.model)
+        figures = {"miou": miou.value, "iterations": runner.iter, "seconds": time.monotonic() - began, "done": True}
+        _write_record(out, {**record, **figures})
+    return result
+
+
+class _Last:
+    """Passes progress on and keeps the last mIoU."""
+
+    def __init__(self, tell: Tell | None) -> None:
+        self.value: float | None = None
+        self._tell = tell
+
+    def __call__(self, iteration: int, total: int, loss: float | None, miou: float | None) -> None:
+        self.value = miou if miou is not None else self.value
+        if self._tell:
+            self._tell(iteration, total, loss, miou)
+
+
+def newest_checkpoint(out: Path) -> Path | None:
+    """The newest iter_N.pth that can be read to its end; damaged ones are passed over."""
+    numbered = [(int(n), path) for path in out.glob("iter_*.pth") if (n := path.stem.removeprefix("iter_")).isdigit()]
+    return next((path for _, path in sorted(numbered, reverse=True) if _is_whole(path)), None)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def _check_modes(settings: TrainSettings, data: TrainData, found: list) -> None:
+    if settings.loss != "plain" and any(pair.confidence is None for pair in found):
+        raise ConfigError(
+            f"the {settings.loss} loss needs the confidence of the masks",
+            where=data.masks,
+            expected="the folder of a run, with run.yaml, labels and confidence",
+            found="a folder of masks alone",
+            next_step="Pass --loss plain.",
+        )
+
+
+def _refuse_bad(found: list, class_count: int) -> None:
+    wrong = problems(found, class_count)
+    if wrong:
+        more = f" {len(wrong) - 1} more such files." if len(wrong) > 1 else ""
+        first = wrong[0]
+        kind = first if isinstance(first, DataError) else DataError(str(first))
+        raise DataError(
+            kind.what,
+            where=kind.where,
+            expected=kind.expected,
+            found=kind.found,
+            next_step=f"{kind.next_step or ''}{more}".strip() or None,
+        )
+
+
+def _record(settings: TrainSettings, data: TrainData) -> dict[str, Any]:
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()}
+    return {"settings": plain, "data": {"train": data.train, "val": data.val, "classes": list(data.classes)}}
+
+
+def _begin(out: Path, record: dict[str, Any], resume: bool, first: bool) -> Path | None:
+    """The checkpoint to continue from; None for a new training. Raises ConfigError."""
+    if not first:
+        return newest_checkpoint(out) if resume else None
+    make_folder(out)
+    there = names_in(out)  # Also sweeps what a killed writer left.
+    if _RECORD not in there:
+        if "run.yaml" in there:
+            raise ConfigError("the folder holds masks", where=out, next_step="Pass an --out of its own.")
+        _write_record(out, record)
+        return newest_checkpoint(out) if resume else None
+    if not resume:
+        raise ConfigError(
+            "the folder holds a training", where=out, next_step="Pass --resume to continue it, or another --out."
+        )
+    try:
+        old = json.loads((out / _RECORD).read_text(encoding="utf-8"))
+        before, now = old["settings"], record["settings"]
+        differ = [key for key in now if key not in _MAY_CHANGE and before.get(key) != now[key]]
+        differ += [] if old["data"]["classes"] == record["data"]["classes"] else ["classes"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError("cannot be read", where=out / _RECORD, found=error, next_step="Pass another --out.") from None
+    if differ:
+        raise ConfigError(
+            "the folder holds a training with other settings",
+            where=out,
+            expected=", ".join(f"{key} = {before.get(key, 'not set')}" for key in differ),
+            found=", ".join(f"{key} = {now.get(key, 'other classes')}" for key in differ),
+            next_step="Pass the settings of its train.json, or another --out.",
+        )
+    return newest_checkpoint(out)
+
+
+def _check_classes(checkpoint: Path, data: TrainData) -> None:
+    """Raises ShapeError: the checkpoint knows other classes than the data."""
+    from mmengine.runner import CheckpointLoader
+
+    meta = CheckpointLoader.load_checkpoint(str(checkpoint), map_location="cpu").get("meta", {})
+    known = (meta.get("dataset_meta") or {}).get("classes")
+    if known is not None and tuple(known) != data.classes:
+        raise ShapeError(
+            "the checkpoint was trained on other classes",
+            where=checkpoint,
+            expected=f"{len(data.classes)}: {', '.join(data.classes[:5])}, ...",
+            found=f"{len(known)}: {', '.join(list(known)[:5])}, ...",
+            next_step="Train in another --out.",
+        )
+
+
+def _usable_weights(path: Path, cfg: Config, out: Path) -> Path:
+    """Weights to begin with, read without executing anything. Returns the file mmengine is to load.
+
+    Raises WeightsError: no bare state_dict. ShapeError: its classifier is for another number of classes.
+    """
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise WeightsError(
+            "cannot be read as weights alone",
+            where=path,
+            expected="a file of tensors: final.pth of a training, or {'state_dict': ...}",
+            found=f"{type(error).__name__}: {str(error)[:200]}",
+            next_step="Save its state_dict alone. mmengine's own checkpoints hold more than weights.",
+        ) from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise WeightsError("holds no state_dict", where=path, expected="names and tensors")
+    wanted = heads(cfg)[0].num_classes
+    for name in ("decode_head.conv_seg.weight", "decode_head.branches.0.weight"):
+        if name in state and state[name].shape[0] != wanted:
+            raise ShapeError(
+                "the weights are for another number of classes",
+                where=path,
+                expected=f"{wanted}, background counted",
+                found=int(state[name].shape[0]),
+                next_step="Pass the vocabulary of these weights, or leave the classifier out of the file.",
+            )
+    return path
+
+
+def _write_config(cfg: Config, out: Path) -> None:
+    plain = cfg.to_dict()
+    plain = {**plain, "load_from": None, "resume": False}  # Of this call, not of the model.
+    from mmengine.config import Config
+
+    write_atomic(out / "config.py", Config(plain).pretty_text.encode())
+
+
+def _runner(cfg: Config, settings: TrainSettings, quiet: bool) -> Runner:
+    import torch
+
+    from clip_es.segmentor.training.hooks import QuietRunner, WholeRunner
+
+    if settings.launcher != "none" and not torch.cuda.is_available():
+        # mmengine's launchers ask for CUDA. A process group that is there is taken as it is, so make one for CPUs.
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("gloo")
+        cfg.model_wrapper_cfg = {"type": "MMDistributedDataParallel", "device_ids": None, "broadcast_buffers": False}
+    return (QuietRunner if quiet else WholeRunner).from_cfg(cfg)
+
+
+def _export(runner: Runner, path: Path) -> None:
+    """The weights alone, on the CPU, with what predicting needs to know: names and colours of the classes."""
+    import torch
+    from mmengine.model import is_model_wrapper
+
+    model: Any = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    meta = getattr(runner.train_dataloader.dataset, "metainfo")  # noqa: B009 (torch's Dataset declares none)
+    state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    known = {"classes": tuple(meta["classes"]), "palette": [list(map(int, colour)) for colour in meta["palette"]]}
+    file = io.BytesIO()
+    torch.save({"state_dict": state, "meta": {"dataset_meta": known}}, file)
+    write_atomic(path, file.getvalue(), durable=True)
+
+
+def _write_record(out: Path, record: dict[str, Any]) -> None:
+    write_atomic(out / _RECORD, (json.dumps(record, indent=1) + "\n").encode())
