@@ -58,8 +58,11 @@ def train(
 
     OUT/config.py is the config as it was run, OUT/iter_N.pth mmengine's checkpoints, OUT/final.pth the
     last weights alone, OUT/train.json settings and figures, OUT/<time>/ the log and TensorBoard's events. `check`
-    looks at all masks first. `quiet` keeps mmengine's log off the terminal. Config files and the checkpoints of `out`
-    are trusted: a config is a program, and mmengine unpickles what it resumes from.
+    looks at all masks first. `quiet` keeps mmengine's log off the terminal.
+
+    Two things are trusted, and nothing else (SECURITY.md): a config file, which is a program and is run, and, with
+    `resume`, the checkpoints in `out`, which mmengine unpickles where it cannot read them as weights alone.
+    `settings.init` is read with `weights_only=True`.
 
     Raises ConfigError: settings or config cannot work, or `out` holds another training. DataError: masks that do not
     fit. WeightsError: `init` cannot be used.
