@@ -9,7 +9,6 @@ settings for scenes (`--preset cliper-scenes`) were chosen on 60 others, of seed
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -28,7 +27,7 @@ from clip_es.prompts import load_vocabulary
 from clip_es.records import Dataset, voc
 from clip_es.refine import split
 from clip_es.scenes.dataset import ScenesConfig, make
-from clip_es.store.run import write_atomic
+from clip_es.store.tables import write_json
 
 CHAINS: dict[str, tuple[RefinerName, ...]] = {
     "none": (),
@@ -149,7 +148,7 @@ def main() -> None:
 def write(path: Path, told: dict[str, object]) -> None:
     """The rows so far."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, (json.dumps(told, indent=2) + "\n").encode())
+    write_json(path, told)
 
 
 def table(found: Sequence[dict], chains: Sequence[str]) -> str:

@@ -30,6 +30,7 @@ import yaml
 from clip_es.errors import ConfigError, DataError, nearest
 from clip_es.prompts.templates import check_template
 from clip_es.safe_yaml import load_yaml
+from clip_es.store.manifest import Manifest
 
 PACKAGED = ("voc12", "coco14", "scenes", "ade20k", "cityscapes", "context")
 """Vocabularies that come with the package."""
@@ -155,6 +156,18 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
         raise ConfigError("this is too large for a vocabulary", where=path, expected=f"at most {_LARGEST_FILE} bytes")
     parse = _names if path.suffix.lower() in LISTS else _parse
     return _vocabulary(parse(content, path), path, path.stem)
+
+
+def classes_of_run(run: Manifest, vocabulary: str | Path | None = None) -> tuple[str, ...] | None:
+    """Class names of a run without background: of `vocabulary`, or as its run.yaml says; None where it does not say.
+
+    Raises ConfigError: no such vocabulary.
+    """
+    if vocabulary is not None:
+        return load_vocabulary(vocabulary).names
+    if run.classes is None and run.vocabulary in PACKAGED:
+        return load_vocabulary(str(run.vocabulary)).names
+    return run.classes
 
 
 def _parse(content: bytes, where: object) -> object:

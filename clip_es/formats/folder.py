@@ -13,6 +13,7 @@ from typing import Any
 
 from clip_es.errors import ConfigError
 from clip_es.store.disk import Lock, StoreError, make_folder, names_in, write_atomic
+from clip_es.store.tables import json_text
 
 MARK = "clip-es-export.json"
 """Says which run and format the folder holds, and whether the export came to its end."""
@@ -170,7 +171,7 @@ def read_mark(path: Path) -> dict[str, Any]:
 
 
 def _mark(about: Mapping[str, Any], *, finished: bool) -> str:
-    return json.dumps({**about, "finished": finished}, indent=2, ensure_ascii=False) + "\n"
+    return json_text({**about, "finished": finished})
 
 
 def _check(path: Path, about: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 
 from clip_es.errors import ConfigError
 from clip_es.formats.writer import Writer, palette_png
+from clip_es.store.tables import json_text
 
 _CARD = """---
 task_categories:
@@ -47,5 +48,5 @@ class HuggingFaceWriter(Writer):
         """Metadata, names and card."""
         self._rows.finish()
         names = {str(k): self.names.name(k) for k in range(len(self.names.classes) + 1)}
-        self.folder.write("id2label.json", json.dumps(names, indent=2, ensure_ascii=False) + "\n")
+        self.folder.write("id2label.json", json_text(names))
         self.folder.write("README.md", _CARD)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import json
 import math
 from collections.abc import Iterator
 from functools import partial
@@ -25,6 +24,7 @@ from clip_es.formats.coco import bbox
 from clip_es.formats.names import IGNORE, Names
 from clip_es.formats.source import Incoming, Source, decode_png, paint, wrong_size
 from clip_es.formats.writer import Writer, present
+from clip_es.store.tables import json_text
 from clip_es.types import UNDECIDED
 
 _VERSION = "5.5.0"
@@ -47,7 +47,7 @@ class LabelmeWriter(Writer):
             "imageHeight": labels.shape[0],
             "imageWidth": labels.shape[1],
         }
-        self.folder.write(f"{image_id}.json", json.dumps(tree, indent=2, ensure_ascii=False) + "\n")
+        self.folder.write(f"{image_id}.json", json_text(tree))
 
     def finish(self) -> None:
         """labels.txt: labelme wants `__ignore__` first and `_background_` second."""

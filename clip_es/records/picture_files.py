@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from clip_es.errors import DataError
 from clip_es.records.file_names import PICTURES
+
+_DEPTH = 4
+"""The names of the stated folder and of two above it may be part of an id, or none of them."""
 
 
 def picture_id(inner: Path) -> str:
@@ -31,6 +34,27 @@ def pictures_below(folders: Path | Iterable[Path]) -> dict[str, list[Path]]:
                     path = Path(place, name)
                     found.setdefault(picture_id(path.relative_to(folder)), []).append(path)
     return dict(sorted(found.items()))
+
+
+def pictures_of(image_ids: Collection[str], folders: Iterable[Path]) -> dict[str, Path]:
+    """The picture of each id that has one below the folders; of several with one id the first by suffix.
+
+    An id is the path below the folder that a run was given; its run.yaml may name one that lies deeper, so the names
+    of the folder and of those above it may be part of the id. Raises DataError: a folder is missing, or cannot be read.
+    """
+    wanted, found = set(image_ids), {}
+    for folder in folders:
+        above = (Path.cwd() / folder).parts[-_DEPTH + 1 :]
+        heads = ["".join(f"{part}__" for part in above[len(above) - depth :]) for depth in range(len(above) + 1)]
+        for inner, files in pictures_below(folder).items():
+            image_id = next((head + inner for head in heads if head + inner in wanted), None)
+            if image_id is not None:
+                found.setdefault(image_id, min(files, key=_preference))
+    return found
+
+
+def _preference(path: Path) -> int:
+    return PICTURES.index(path.suffix.lower())
 
 
 def _refuse(error: OSError) -> None:

@@ -8,13 +8,11 @@ a kill loses nothing.
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_es.store.disk import append
+from clip_es.store.tables import append_rows, csv_bytes, parse_csv, read_csv
 
 PIECE = "labels-"
 TABLE = "labels.csv"
@@ -29,20 +27,19 @@ class FoundLabels:
     confidence: tuple[float, ...]
     """How sure each is: 0..1 where CLIP named them, the method's own score (CLIPer: 0..2) where that did."""
     sure: float | None = None
-    """0..1: how likely all of it is right; None where nobody knows."""
+    """0..1: how likely all of it is right; None where it is not known."""
 
 
 def note(piece: Path, image_id: str, found: FoundLabels) -> None:
     """Add the line of a picture. Raises StoreError."""
     sure = "" if found.sure is None else f"{found.sure:.3f}"
     row = (image_id, ";".join(found.names), ";".join(f"{score:.3f}" for score in found.confidence), sure)
-    append(piece, _csv([row], header=not piece.exists()))
+    append_rows(piece, _COLUMNS, [row])
 
 
 def label_figures(table: Path) -> dict[str, object]:
     """What summary.json says of a labels.csv: labels found, pictures without any, mean of `sure` where it is known."""
-    with table.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(table, _COLUMNS)
     sure = [float(row["sure"]) for row in rows if row["sure"]]
     return {
         "found": sum(len(row["labels"].split(";")) for row in rows if row["labels"]),
@@ -55,17 +52,7 @@ def merged(texts: Iterable[bytes], finished: set[str]) -> bytes:
     """The table made of older ones and of pieces, later lines first believed, for finished pictures alone."""
     rows: dict[str, tuple[str, ...]] = {}
     for text in texts:
-        whole = text[: text.rfind(b"\n") + 1].decode(errors="replace")
-        for row in csv.DictReader(io.StringIO(whole, newline="")):
-            if all(row.get(column) is not None for column in _COLUMNS) and row["image"] in finished:
+        for row in parse_csv(text, _COLUMNS):
+            if row["image"] in finished:
                 rows[row["image"]] = tuple(row[column] for column in _COLUMNS)
-    return _csv([rows[name] for name in sorted(rows)])
-
-
-def _csv(rows: Iterable[Sequence[str]], header: bool = True) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    if header:
-        writer.writerow(_COLUMNS)
-    writer.writerows(rows)
-    return text.getvalue().encode()
+    return csv_bytes(_COLUMNS, [rows[name] for name in sorted(rows)])

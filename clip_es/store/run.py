@@ -7,26 +7,22 @@ the number of shards.
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import io
-import json
-import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, fields, is_dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-import yaml
 
-from clip_es.errors import ConfigError, ShapeError
+from clip_es.errors import ConfigError, DataError, ShapeError
 from clip_es.masks import write_confidence, write_mask
 from clip_es.records.dataset import STAGE, Problem, printable
-from clip_es.safe_yaml import load_yaml
-from clip_es.store.disk import Lock, StoreError, append, drop_torn_line, make_folder, names_in, write_atomic
+from clip_es.store.disk import Lock, StoreError, drop_torn_line, make_folder, names_in, write_atomic
 from clip_es.store.found_labels import PIECE, TABLE, FoundLabels, label_figures, merged, note
+from clip_es.store.manifest import Manifest, plain
+from clip_es.store.tables import append_rows, csv_bytes, read_csv, read_json, write_json
 from clip_es.types import ImageRecord, PseudoMask
 
 __all__ = [
@@ -49,14 +45,12 @@ Item = TypeVar("Item")
 BESIDE = ("confidence", "labels")
 """What stands beside the masks of a run."""
 
-_COLUMNS = ("image_id", "stage", "error", "reason")
+FAILURE_COLUMNS = ("image_id", "stage", "error", "reason")
 _CAMS = {"class_ids": np.int64, "scores": np.float32, "cam": np.float32, "refined": np.float32}
 _PIECE = "failures-"
 """Failures of one shard while it runs: `failures-2of8.csv`. Merged into failures.csv when it closes."""
 _MERGE = "merge"
 """Name of the lock under which failures.csv and summary.json change."""
-_ABOUT = "about"
-_HEAD = "# A run of clip-es. The same call with the same settings continues it; `about` may differ.\n"
 
 
 @dataclass(frozen=True)
@@ -114,14 +108,14 @@ class RunStore:
         same shard. StoreError: the disk is full or read-only, or permission is denied.
         """
         folder, (index, count) = Path(folder), shard
-        wanted = _plain({**settings, "keep_cams": keep}, "settings")
+        wanted = Manifest.of(folder, {**settings, "keep_cams": keep}, about or {})
         _check_shard(index, count)
         if folder.exists() and not folder.is_dir():
             raise ConfigError("a run needs a folder", where=folder, found="a file", next_step="Pass another --out.")
         make_folder(folder)
         others = names_in(folder)
         # Whoever makes a run writes run.yaml first, so this order never takes a young run for something else.
-        if others and not (folder / "run.yaml").is_file():
+        if others and not Manifest.is_in(folder):
             raise ConfigError(
                 "the folder holds something that is not a run",
                 where=folder,
@@ -139,7 +133,7 @@ class RunStore:
                 next_step="Wait for it or stop it, or pass another --out.",
             )
         try:
-            _settle(folder / "run.yaml", wanted, _plain(about or {}, _ABOUT))
+            _settle(wanted)
             for part in ("masks", *beside, *(["cams"] if keep != "none" else [])):
                 make_folder(folder / part)
             return cls(folder, keep, lock, folder / f"{_PIECE}{name}.csv", beside)
@@ -207,7 +201,7 @@ class RunStore:
     def fail(self, record: ImageRecord | str, stage: str, error: BaseException) -> None:
         """Note a picture that failed. Its row goes when a later call finishes the picture. Raises StoreError."""
         image_id = record if isinstance(record, str) else record.image_id
-        append(self._piece, _csv([Problem.of(image_id, error, stage)], header=not self._piece.exists()))
+        append_rows(self._piece, FAILURE_COLUMNS, [failure_row(Problem.of(image_id, error, stage))])
         self.failed_here += 1
 
     def note(self, problems: Iterable[Problem]) -> None:
@@ -224,7 +218,7 @@ class RunStore:
         with _merge_lock(self.folder):
             rows = self._merge()
             summary = Summary(done=len(self._finished), failed=len(rows), skipped=len(self._skipped))
-            told = {"images": asdict(summary), **_plain(figures or {}, "figures")}
+            told = {"images": asdict(summary), **plain(figures or {}, "figures")}
             if (table := self.folder / TABLE).exists():
                 told["labels"] = label_figures(table)
             _add_to_summary(self.folder, told, seconds or {})
@@ -278,7 +272,7 @@ class RunStore:
             failed = {row.image_id: row for row in rows if row.stage != STAGE and row.image_id not in self._finished}
             unread = [row for row in rows if row.stage == STAGE] if self._problems is None else self._problems
             result = sorted({*failed.values(), *unread}, key=astuple)
-            write_atomic(table, _csv(result), durable=True)
+            write_atomic(table, csv_bytes(FAILURE_COLUMNS, map(failure_row, result)), durable=True)
             self._merge_found([self.folder / f"{PIECE}{shard}.csv" for shard in shards])
             for piece in done:
                 piece.unlink(missing_ok=True)
@@ -303,7 +297,7 @@ class RunStore:
 def update_summary(folder: str | Path, figures: Mapping[str, Any]) -> None:
     """Add figures to a run's summary.json, such as miou of a later evaluation. Raises StoreError."""
     with _merge_lock(Path(folder)):
-        _add_to_summary(Path(folder), _plain(figures, "figures"), {})
+        _add_to_summary(Path(folder), plain(figures, "figures"), {})
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -325,17 +319,13 @@ def shard(items: Sequence[Item], index: int, count: int) -> list[Item]:
 
 def read_failures(path: str | Path) -> list[Problem]:
     """Rows of a failures.csv; empty where there is none. A row that a kill cut off is left out."""
-    try:
-        text = Path(path).read_bytes().decode(errors="replace")
-    except FileNotFoundError:
-        return []
-    whole = text[: text.rfind("\n") + 1]
-    rows = csv.DictReader(io.StringIO(whole, newline=""))
-    return [
-        Problem(row["image_id"], row["error"], row["reason"], row["stage"])
-        for row in rows
-        if all(row.get(column) is not None for column in _COLUMNS)
-    ]
+    rows = read_csv(path, FAILURE_COLUMNS)
+    return [Problem(row["image_id"], row["error"], row["reason"], row["stage"]) for row in rows]
+
+
+def failure_row(problem: Problem) -> tuple[str, str, str, str]:
+    """A row of failures.csv."""
+    return problem.image_id, problem.stage, problem.error, problem.reason
 
 
 def _check_shard(index: int, count: int, found: str | None = None) -> None:
@@ -345,15 +335,6 @@ def _check_shard(index: int, count: int, found: str | None = None) -> None:
             expected="i/n with 1 <= i <= n, such as --shard 2/8",
             found=found or f"{index}/{count}",
         )
-
-
-def _csv(rows: Iterable[Problem], header: bool = True) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    if header:
-        writer.writerow(_COLUMNS)
-    writer.writerows((row.image_id, row.stage, row.error, row.reason) for row in rows)
-    return text.getvalue().encode()
 
 
 def _encoded(write, array: np.ndarray) -> bytes:
@@ -399,63 +380,22 @@ def _encoded_cams(record: ImageRecord, cams: Mapping[str, np.ndarray] | None, ke
     return file.getvalue()
 
 
-def _settle(path: Path, wanted: dict[str, Any], about: dict[str, Any]) -> None:
-    """Write run.yaml, or hold the settings against the one that is there."""
-    digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
-    text = _HEAD + yaml.safe_dump(
-        {**wanted, "settings_sha256": digest, _ABOUT: about}, sort_keys=False, allow_unicode=True, width=120
-    )
-    if not path.exists() and write_atomic(path, text.encode(), durable=True, replace=False):
+def _settle(wanted: Manifest) -> None:
+    """Write run.yaml, or compare the settings with those that are there."""
+    if wanted.write():
         return
     try:
-        there = load_yaml(path.read_bytes())
-        if not isinstance(there, dict):
-            raise ValueError("not a table of settings")
-    except (OSError, yaml.YAMLError, ValueError) as error:
-        raise ConfigError(
-            "cannot be read, so nobody knows what this run is",
-            where=path,
-            found=str(error),
-            next_step="Pass another --out.",
-        ) from error
-    old = _flat({k: v for k, v in there.items() if k not in ("settings_sha256", _ABOUT)})
-    new = _flat(wanted)
-    differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    if differing:
+        there = Manifest.read(wanted.folder)
+    except DataError as error:
+        raise ConfigError(error.what, where=error.where, found=error.found, next_step="Pass another --out.") from error
+    if differing := there.differences(wanted):
         raise ConfigError(
             "the folder holds a run with other settings",
-            where=path.parent,
-            expected="; ".join(f"{key} = {old.get(key, 'not set')}" for key in differing),
-            found="; ".join(f"{key} = {new.get(key, 'not set')}" for key in differing),
+            where=wanted.folder,
+            expected="; ".join(f"{name} = {old}" for name, (old, _) in differing.items()),
+            found="; ".join(f"{name} = {new}" for name, (_, new) in differing.items()),
             next_step="Pass another --out, or the settings of its run.yaml.",
         )
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, str]:
-    """Leaves by dotted name, each as JSON: 1 and 1.0 differ, and not-a-number equals itself."""
-    if isinstance(tree, dict) and tree:
-        return {k: v for key, value in tree.items() for k, v in _flat(value, f"{prefix}.{key}".lstrip(".")).items()}
-    return {prefix: json.dumps(tree, ensure_ascii=False, default=str)}
-
-
-def _plain(value: Any, where: str) -> Any:
-    """The value in the types that YAML and JSON know. Raises ConfigError: it has none."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, np.generic):
-        return _plain(value.item(), where)
-    for kind in (int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name), f"{where}.{f.name}") for f in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner, f"{where}.{key}") for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner, f"{where}[{number}]") for number, inner in enumerate(value)]
-    raise ConfigError("a setting cannot be written down", where=where, found=type(value).__name__)
 
 
 def _merge_lock(folder: Path) -> Lock:
@@ -466,11 +406,9 @@ def _add_to_summary(folder: Path, figures: Mapping[str, Any], seconds: Mapping[s
     """Figures replace those of the same name, seconds add up."""
     path = folder / "summary.json"
     try:
-        read = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        read = {}
-    # What is no summary is written anew.
-    old = read if isinstance(read, dict) else {}
+        old = read_json(path)
+    except DataError:
+        old = {}  # What is no summary is written anew.
     seconds_before = old.get("seconds")
     total = {
         stage: value
@@ -479,5 +417,4 @@ def _add_to_summary(folder: Path, figures: Mapping[str, Any], seconds: Mapping[s
     }
     for stage, value in seconds.items():
         total[stage] = total.get(stage, 0.0) + float(value)
-    text = json.dumps({**old, **figures, "seconds": total}, indent=2, ensure_ascii=False)
-    write_atomic(path, f"{text}\n".encode(errors="replace"), durable=True)
+    write_json(path, {**old, **figures, "seconds": total}, durable=True)

@@ -17,17 +17,15 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-import yaml
 from jaxtyping import Int64
 
 from clip_es.config.run import ImageConfig
 from clip_es.errors import ClipEsError, ConfigError, DataError
 from clip_es.images import look_at
 from clip_es.masks import CRF_THRESHOLD, read_confidence, read_mask
-from clip_es.prompts import load_vocabulary
-from clip_es.prompts.vocabulary import PACKAGED
+from clip_es.prompts.vocabulary import classes_of_run
 from clip_es.records.picture_files import pictures_below
-from clip_es.safe_yaml import load_yaml
+from clip_es.store.manifest import Manifest
 from clip_es.store.run import read_failures
 from clip_es.types import UNDECIDED
 
@@ -131,8 +129,9 @@ def check_run(
     Raises DataError: no run, or one without a single mask. ConfigError: no such vocabulary.
     """
     run = Path(run)
-    about = _about(run)
-    names = _names(about, vocabulary)
+    manifest = Manifest.read(run)
+    classes = classes_of_run(manifest, vocabulary)
+    names = None if classes is None else ("background", *classes)
     files = {part: _pngs(run / part) for part in PARTS}
     if not files["masks"]:
         raise DataError(
@@ -148,7 +147,7 @@ def check_run(
         for part in there
         if name not in files[part]
     ]
-    folders = _folders(images, about)
+    folders = _folders(images, manifest)
     pictures = pictures_below(folders) if folders else None
     sound: list[str] = []
     for name in progress(whole, "headers", len(whole)):
@@ -359,44 +358,12 @@ def _notes(run: Path, folders: list[Path] | None, names: tuple[str, ...] | None)
         yield "labels were not held against a vocabulary: run.yaml does not name its classes; pass --vocabulary"
 
 
-def _about(run: Path) -> dict:
-    """What run.yaml says beside the settings."""
-    path = run / "run.yaml"
-    try:
-        content = load_yaml(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(
-            "this is no run folder",
-            where=run,
-            expected="a folder with run.yaml, as `clip-es masks ... --out` makes it",
-            found="no run.yaml" if run.is_dir() else "no such folder",
-        ) from None
-    except (OSError, yaml.YAMLError, ValueError) as error:
-        raise DataError("cannot be read", where=path, found=str(error).splitlines()[0]) from error
-    about = content.get("about") if isinstance(content, dict) else None
-    return about if isinstance(about, dict) else {}
-
-
-def _names(about: dict, vocabulary: str | Path | None) -> tuple[str, ...] | None:
-    """Name of each label, background first; None where nobody knows."""
-    if vocabulary is not None:
-        return ("background", *load_vocabulary(vocabulary).names)
-    classes = about.get("classes")
-    if isinstance(classes, list) and all(isinstance(name, str) for name in classes):
-        return ("background", *classes)
-    if about.get("vocabulary") in PACKAGED:
-        return ("background", *load_vocabulary(about["vocabulary"]).names)
-    return None
-
-
-def _folders(images: str | Path | Sequence[Path] | None, about: dict) -> list[Path] | None:
+def _folders(images: str | Path | Sequence[Path] | None, run: Manifest) -> list[Path] | None:
     if images is not None:
         return [Path(images)] if isinstance(images, (str, os.PathLike)) else [Path(folder) for folder in images]
-    named = about.get("images")
-    named = [named] if isinstance(named, str) else named
-    if not isinstance(named, list) or not named or not all(isinstance(name, str) for name in named):
+    folders = list(run.picture_folders) or None
+    if folders is None:
         return None
-    folders = [Path(name) for name in named]
     if gone := [folder for folder in folders if not folder.is_dir()]:
         raise ConfigError(
             "the pictures are no longer where run.yaml says",

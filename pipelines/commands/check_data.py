@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
@@ -36,7 +33,8 @@ from clip_es.pipelines.masks.method import LabelSource, MaskMaker
 from clip_es.pipelines.parallel.processes import cores
 from clip_es.prompts import Vocabulary, load_vocabulary
 from clip_es.records import Dataset, OnBadLabel
-from clip_es.store.run import KeepCams, write_atomic
+from clip_es.store.run import KeepCams
+from clip_es.store.tables import write_csv, write_json
 
 _WORTH_WORKERS = 300
 """Pictures from which on starting further processes (some seconds) pays."""
@@ -140,7 +138,7 @@ class _Check(CheckOptions):
         for trouble in troubles:
             say(f"Problem: {trouble}")
         if self.out:
-            write_atomic(self.out, _report(result, expected, self.out.suffix.lower()))
+            _write_report(self.out, result, expected)
             say(f"All findings: {self.out}")
         count = len(result.problems) + len(troubles)
         say(
@@ -295,7 +293,7 @@ def _few(names: Iterable[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _report(result: DataCheck, expected: Estimate | None, suffix: str) -> bytes:
+def _write_report(path: Path, result: DataCheck, expected: Estimate | None) -> None:
     rows = [
         {
             "severity": "problem" if finding.kind in SERIOUS else "note",
@@ -307,11 +305,8 @@ def _report(result: DataCheck, expected: Estimate | None, suffix: str) -> bytes:
         }
         for finding in result.findings
     ]
-    if suffix == ".csv":
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerows([_COLUMNS, *([row[column] for column in _COLUMNS] for row in rows)])
-        return text.getvalue().encode(errors="replace")
+    if path.suffix.lower() == ".csv":
+        return write_csv(path, _COLUMNS, [[row[column] for column in _COLUMNS] for row in rows])
     heights_widths = result.sizes_hw[result.sizes_hw.any(axis=1)]
     sizes = np.median(heights_widths, axis=0).tolist() if len(heights_widths) else None
     content = {
@@ -326,4 +321,4 @@ def _report(result: DataCheck, expected: Estimate | None, suffix: str) -> bytes:
         "findings": rows,
         "estimate": asdict(expected) if expected else None,
     }
-    return (json.dumps(content, indent=2) + "\n").encode()
+    write_json(path, content)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -14,7 +12,7 @@ import tyro
 from clip_es.errors import ConfigError, DataError, nearest
 from clip_es.pipelines.checks.run import KINDS, RunCheck, check_run
 from clip_es.pipelines.console import say, show_table, track
-from clip_es.store.run import write_atomic
+from clip_es.store.tables import write_csv
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +54,7 @@ class CheckRun:
             raise self._meant(error) from error
         _show(result, self.shown)
         if self.out:
-            text = io.StringIO(newline="")
-            csv.writer(text, lineterminator="\n").writerows([("kind", "file", "detail"), *result.troubles])
-            write_atomic(self.out, text.getvalue().encode(errors="replace"))
+            write_csv(self.out, ("kind", "file", "detail"), result.troubles)
             say(f"All problems: {self.out}")
         return 1 if result.troubles else 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,7 +27,8 @@ from clip_es.records.phrases.phrasecut import PhraseCut
 from clip_es.records.phrases.table import PhraseSet, PhraseTable
 from clip_es.scenes.phrases import Part, ScenePhrases, ScenePhrasesConfig
 from clip_es.scenes.weights import shipped_decoder_path
-from clip_es.store.disk import make_folder, write_atomic
+from clip_es.store.disk import make_folder
+from clip_es.store.tables import write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,4 +303,4 @@ def _row(data: PhraseSet, number: int, probability: np.ndarray, threshold: float
 
 def _write(path: Path | None, figures: dict[str, Any]) -> None:
     if path:
-        write_atomic(path, (json.dumps(figures, indent=2) + "\n").encode())
+        write_json(path, figures)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +11,7 @@ from clip_es.pipelines.console import say, show_table, track
 from clip_es.pipelines.evaluate import evaluate, masks_below, pair, read_ids
 from clip_es.prompts import load_vocabulary
 from clip_es.records.dataset import read_lines
-from clip_es.store.run import write_atomic
+from clip_es.store.tables import write_json
 from clip_es.types import UNDECIDED
 
 
@@ -64,7 +63,7 @@ class Evaluate:
             say(f"left out {name}: {reason}")
         if self.out:
             record = {"images": result.images, **figures, "miou_of_all": every, "iou": iou, "undecided": self.undecided}
-            write_atomic(self.out, (json.dumps(record, indent=2) + "\n").encode())
+            write_json(self.out, record)
         return 1 if result.failures else 0
 
     def names(self) -> tuple[str, ...]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,7 @@ from clip_es.pipelines.exchange.run_folder import FOLDERS, LabelKind, Run
 from clip_es.pipelines.exchange.worst import PictureScore, Ranking, ScoreName, all_scores, rank
 from clip_es.pipelines.exchange.worst_sheet import write_sheet
 from clip_es.records import Problem
-from clip_es.store.disk import write_atomic
+from clip_es.store.tables import write_csv
 
 _SHOWN = 20
 
@@ -144,7 +142,7 @@ class Worst:
             only=[picture.image_id for picture in chosen],
             about={"worst_by": self.by},
         )
-        write_atomic(self.out / "worst.csv", _csv(ranking.pictures))
+        _write_table(self.out / "worst.csv", ranking.pictures)
         write_sheet(self.out / "worst.html", run, chosen, self.by, self.images, self.pictures)
         self._show(ranking, chosen)
         _tell((*ranking.problems, *made.problems), "left out")
@@ -173,15 +171,13 @@ def _row(picture: PictureScore, names: Sequence[ScoreName], truth: bool) -> list
     return [picture.image_id, *scores, *([miou] if truth else [])]
 
 
-def _csv(pictures: Sequence[PictureScore]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
+def _write_table(path: Path, pictures: Sequence[PictureScore]) -> None:
     names = all_scores()
-    writer.writerow(("image_id", *(name.replace("-", "_") for name in names), "true_miou"))
-    for picture in pictures:
-        miou = "" if picture.miou is None else f"{picture.miou:.6f}"
-        writer.writerow((picture.image_id, *(f"{picture.scores[name]:.6f}" for name in names), miou))
-    return text.getvalue().encode()
+    rows = [
+        (p.image_id, *(f"{p.scores[name]:.6f}" for name in names), "" if p.miou is None else f"{p.miou:.6f}")
+        for p in pictures
+    ]
+    write_csv(path, ("image_id", *(name.replace("-", "_") for name in names), "true_miou"), rows)
 
 
 def _tell(problems: Sequence[Problem], what: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +15,7 @@ from clip_es.pipelines.studies.ladder import measure
 from clip_es.prompts import load_vocabulary
 from clip_es.records import voc
 from clip_es.scenes.dataset import ScenesConfig, make
-from clip_es.store.run import write_atomic
+from clip_es.store.tables import write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,5 +52,5 @@ class Ladder:
         say(f"Sharpest of {len(ladder.ranked)} templates: {sharpest!r} ({score:.4f}); bluntest: {bluntest!r}")
         if self.out:
             record = {"template": sharpest, "ladder": {rung.name: rung.miou for rung in ladder.rungs}}
-            write_atomic(self.out, (json.dumps(record, indent=2) + "\n").encode())
+            write_json(self.out, record)
         return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +16,7 @@ from clip_es.pipelines.report import Page
 from clip_es.pipelines.studies.oracle import STAMP, spectral_oracle
 from clip_es.prompts import Vocabulary, load_vocabulary
 from clip_es.records import Dataset, OnBadLabel
-from clip_es.store.run import write_atomic
+from clip_es.store.tables import write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +70,7 @@ class _Oracle:
             page = Page(f"Oracle: {dataset.name}", STAMP)
             page.figures({"pictures": result.images, "mIoU of the masks": masks, "mIoU, ORACLE": best})
             page.table(("class", "masks", "ORACLE"), table)
-            self.out.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.out / "oracle.json", (json.dumps(told, indent=2) + "\n").encode())
+            write_json(self.out / "oracle.json", told)
             page.write(self.out / "oracle.html")
         return 1 if result.failures else 0
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,7 +23,8 @@ from clip_es.prompts.vocabulary import Vocabulary, load_vocabulary
 from clip_es.prompts.write import write_vocabulary
 from clip_es.records import Dataset, OnBadLabel, Problem
 from clip_es.scenes.dataset import ScenesConfig, make
-from clip_es.store.disk import make_folder, write_atomic
+from clip_es.store.run import FAILURE_COLUMNS, failure_row
+from clip_es.store.tables import write_csv
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,9 +200,4 @@ def write_failures(path: Path, problems: Sequence[Problem]) -> None:
     if not problems:
         path.unlink(missing_ok=True)
         return
-    table = io.StringIO(newline="")
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("image_id", "stage", "error", "reason"))
-    writer.writerows((p.image_id, p.stage, p.error, p.reason) for p in problems)
-    make_folder(path.parent)
-    write_atomic(path, table.getvalue().encode())
+    write_csv(path, FAILURE_COLUMNS, map(failure_row, problems))

@@ -14,10 +14,10 @@ import tyro
 
 from clip_es.errors import ConfigError, DataError
 from clip_es.pipelines.console import bar, say
-from clip_es.prompts import load_vocabulary
-from clip_es.segmentor.data.pairs import about
+from clip_es.prompts.vocabulary import classes_of_run, load_vocabulary
 from clip_es.segmentor.training.launch import train
 from clip_es.segmentor.training.settings import TrainData, TrainSettings, class_names
+from clip_es.store.manifest import Manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class Train:
 
     def data(self) -> TrainData:
         """What to train on and to validate with. Raises ConfigError, DataError."""
-        is_run = (self.run_folder / "run.yaml").is_file()
+        is_run = Manifest.is_in(self.run_folder)
         if not is_run and not (self.run_folder.is_dir() and any(self.run_folder.glob("*.png"))):
             raise DataError(
                 "is neither the folder of a run nor one of masks",
@@ -105,13 +105,13 @@ class Train:
         )
 
     def _names(self, is_run: bool) -> Sequence[str]:
-        known = about(self.run_folder) if is_run else {}
-        if self.vocabulary is None and isinstance(known.get("classes"), list):
-            return [str(name) for name in known["classes"]]
-        vocabulary = self.vocabulary or known.get("vocabulary")
-        if vocabulary is None:
-            raise ConfigError("nobody knows the classes of these masks", next_step="Pass --vocabulary.")
-        return load_vocabulary(str(vocabulary)).names
+        if is_run:
+            names = classes_of_run(Manifest.read(self.run_folder), self.vocabulary)
+        else:
+            names = None if self.vocabulary is None else load_vocabulary(self.vocabulary).names
+        if names is None:
+            raise ConfigError("the classes of these masks are not known", next_step="Pass --vocabulary.")
+        return names
 
 
 class _Teller:

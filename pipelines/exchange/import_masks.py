@@ -7,7 +7,6 @@ other pixels stay as they are. A person may use any class of the run, also one t
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 from collections.abc import Callable
@@ -22,8 +21,9 @@ from clip_es.formats import FORMATS, Incoming, ReadableName, Source
 from clip_es.masks import read_confidence, write_confidence, write_mask
 from clip_es.pipelines.exchange.run_folder import LabelKind, Run
 from clip_es.records import Problem
-from clip_es.store.disk import Lock, StoreError, append, drop_torn_line, write_atomic
+from clip_es.store.disk import Lock, StoreError, drop_torn_line, write_atomic
 from clip_es.store.run import update_summary
+from clip_es.store.tables import append_rows, read_csv
 from clip_es.types import UNDECIDED
 
 TABLE = "imported.csv"
@@ -129,11 +129,7 @@ def apply_edit(
 
 def imported_ids(run: Path) -> set[str]:
     """Ids of the pictures that a person has edited. Empty where there were none."""
-    try:
-        text = (run / TABLE).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return set()
-    return {row["image_id"] for row in csv.DictReader(io.StringIO(text, newline="")) if row.get("mask_sha256")}
+    return {row["image_id"] for row in read_csv(run / TABLE, COLUMNS)}
 
 
 def _check(incoming: Incoming, known: set[str], seen: set[str]) -> None:
@@ -168,13 +164,8 @@ def _take(run: Run, incoming: Incoming, name: str, compared_with: LabelKind, rev
         run.path(image_id, "decided"): _encoded(write_mask, made.decided),
         run.path(image_id, "masks"): _encoded(write_mask, made.masks),
     }
-    row = io.StringIO(newline="")
-    writer = csv.writer(row, lineterminator="\n")
-    if not (run.folder / TABLE).exists():
-        writer.writerow(COLUMNS)
     digest = hashlib.sha256(files[run.path(image_id, "masks")]).hexdigest()
-    writer.writerow((image_id, name, compared_with, count, reviewed, digest))
-    append(run.folder / TABLE, row.getvalue().encode())
+    append_rows(run.folder / TABLE, COLUMNS, [(image_id, name, compared_with, count, reviewed, digest)])
     # What the edit is told by comes last: killed in between, the same call finds the same pixels edited.
     last = run.path(image_id, compared_with)
     for file in sorted(files, key=lambda file: file == last):

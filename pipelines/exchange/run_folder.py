@@ -5,29 +5,25 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import yaml
 from jaxtyping import UInt8
 
 from clip_es.errors import ConfigError, DataError
 from clip_es.formats import Names
 from clip_es.formats.names import coco_category_ids
 from clip_es.masks import read_mask
-from clip_es.prompts import load_vocabulary
-from clip_es.records.picture_files import pictures_below
-from clip_es.safe_yaml import load_yaml
+from clip_es.prompts.vocabulary import classes_of_run, load_vocabulary
+from clip_es.records.picture_files import pictures_of
 from clip_es.store.disk import names_in
+from clip_es.store.manifest import FILE, Manifest
 from clip_es.types import UNDECIDED
 
 LabelKind = Literal["masks", "decided"]
 """RUN/masks, where unsure pixels are 255, or RUN/labels, where every pixel has its likeliest label."""
 
 FOLDERS: Mapping[LabelKind, str] = {"masks": "masks", "decided": "labels"}
-
-_DEPTH = 4
-"""The names of the stated folder and of two above it may be part of an id, or none of them."""
 
 
 @dataclass(frozen=True)
@@ -38,30 +34,21 @@ class Run:
     names: Names
     image_ids: tuple[str, ...]
     """Finished pictures, sorted."""
-    about: Mapping[str, Any]
-    """What run.yaml says of the data set and the versions."""
+    manifest: Manifest
+    """What run.yaml says."""
 
     @classmethod
     def open(cls, folder: str | Path, vocabulary: str | None = None) -> Run:
         """Read run.yaml and list the masks.
 
         `vocabulary` is a name or a YAML file; None: the classes run.yaml names.
-        Raises ConfigError: no run, no finished picture, or nobody knows its classes.
+        Raises DataError: no run. ConfigError: no finished picture, or its classes are not known.
         """
-        folder = Path(folder)
-        path = folder / "run.yaml"
-        try:
-            tree = load_yaml(path.read_bytes())
-        except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ConfigError(
-                "is not the folder of a run", where=folder, expected="a readable run.yaml", found=str(error)[:200]
-            ) from error
-        about = tree.get("about") if isinstance(tree, dict) else None
-        about = about if isinstance(about, dict) else {}
-        ids = tuple(sorted(name[:-4] for name in names_in(folder / "masks") if name.endswith(".png")))
+        manifest = Manifest.read(folder)
+        ids = tuple(sorted(name[:-4] for name in names_in(manifest.folder / "masks") if name.endswith(".png")))
         if not ids:
-            raise ConfigError("no picture of this run is finished", where=folder / "masks")
-        return cls(folder, _names(about, vocabulary, path), ids, about)
+            raise ConfigError("no picture of this run is finished", where=manifest.folder / "masks")
+        return cls(manifest.folder, _names(manifest, vocabulary), ids, manifest)
 
     def labels(self, image_id: str, kind: LabelKind) -> UInt8[np.ndarray, "h w"]:
         """The mask of a picture. Raises DataError: missing, damaged, or with labels the classes do not have."""
@@ -87,44 +74,26 @@ class Run:
 
         Raises ConfigError: no folder is known, or it is not there, or it has none of the pictures.
         """
-        stated = self.about.get("images") or []
-        known = [Path(path) for path in ([stated] if isinstance(stated, str) else stated)]
-        folders = [images] if images is not None else known
+        folders = self.manifest.picture_folders if images is None else (images,)
         step = "Pass --images DIR, or --pictures none for masks alone."
         if not folders:
             raise ConfigError("run.yaml does not say where the pictures are", where=self.folder, next_step=step)
         for folder in folders:
             if not folder.is_dir():
                 raise ConfigError("the folder of the pictures is not there", where=folder, next_step=step)
-        wanted = set(self.image_ids if only is None else only)
-        found: dict[str, Path] = {}
-        for folder in folders:
-            for inner, files in pictures_below(folder).items():
-                # The id is the path below the folder the run was given; run.yaml may name one that lies deeper.
-                for depth in range(_DEPTH):
-                    image_id = "__".join((*folder.parts[len(folder.parts) - depth :], inner))
-                    if image_id in wanted:
-                        found.setdefault(image_id, files[0])
-                        break
+        found = pictures_of(self.image_ids if only is None else only, folders)
         if not found:
             raise ConfigError("none of the run's pictures is there", where=", ".join(map(str, folders)), next_step=step)
         return found
 
 
-def _names(about: Mapping[str, Any], vocabulary: str | None, path: Path) -> Names:
-    stated = about.get("classes")
-    if vocabulary is not None:
-        classes = load_vocabulary(vocabulary).names
-    elif isinstance(stated, list) and stated and all(isinstance(name, str) for name in stated):
-        classes = tuple(stated)
-    else:
-        try:
-            classes = load_vocabulary(str(about.get("vocabulary"))).names
-        except (ConfigError, DataError) as error:
-            raise ConfigError(
-                "does not say what the classes are called",
-                where=path,
-                found=f"vocabulary {about.get('vocabulary')!r}",
-                next_step="Pass --vocabulary with the file the run was made with.",
-            ) from error
+def _names(manifest: Manifest, vocabulary: str | None) -> Names:
+    classes = classes_of_run(manifest, vocabulary)
+    if classes is None:
+        raise ConfigError(
+            "does not say what the classes are called",
+            where=manifest.folder / FILE,
+            found=f"vocabulary {manifest.vocabulary!r}",
+            next_step="Pass --vocabulary with the file the run was made with.",
+        )
     return Names(classes, coco_category_ids(classes, load_vocabulary("coco14").names))

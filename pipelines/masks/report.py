@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from clip_es.pipelines.masks.method import MaskMaker
 from clip_es.pipelines.report import GalleryRow, Page, gallery_row
 from clip_es.records import Dataset
 from clip_es.store.run import read_failures
+from clip_es.store.tables import read_json
 from clip_es.types import ImageRecord
 
 
@@ -27,7 +27,7 @@ def run_page(
     out: Path, dataset: Dataset, maker: MaskMaker, scores: Evaluation | None, pictures: int, title: str = "Masks"
 ) -> Page:
     """The page of a run, for those who want to add to it before it is written."""
-    summary = json.loads((out / "summary.json").read_text())
+    summary = read_json(out / "summary.json")
     page = Page(f"{title}: {dataset.name}", lead(maker))
     numbers: dict[str, object] = {"pictures": summary["images"]["done"], "failed": summary["images"]["failed"]}
     if "labels" in summary:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import shutil
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -21,7 +18,7 @@ from clip_es.pipelines.studies.ladder import Rung, measure
 from clip_es.prompts import load_vocabulary
 from clip_es.records import Dataset, folder, voc
 from clip_es.scenes.dataset import ScenesConfig, make
-from clip_es.store.run import write_atomic
+from clip_es.store.tables import read_json, write_csv, write_json
 
 PHOTOGRAPHS = {
     "astronaut.png": "person",
@@ -116,16 +113,14 @@ def copy_photographs(target: str | Path) -> Path:
     """The photographs and their labels.csv in a folder of their own. Returns the folder with both."""
     pictures = Path(target) / "images"
     pictures.mkdir(parents=True, exist_ok=True)
-    table = io.StringIO(newline="")
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("image", "labels"))
+    rows: list[tuple[str, str]] = []
     for name, label in PHOTOGRAPHS.items():
         source = files("skimage") / "data" / name
         if source.is_file():
             with source.open("rb") as reader, (pictures / name).open("wb") as copy:
                 shutil.copyfileobj(reader, copy)
-            writer.writerow((name, label))
-    write_atomic(pictures / "labels.csv", table.getvalue().encode())
+            rows.append((name, label))
+    write_csv(pictures / "labels.csv", ("image", "labels"), rows)
     return pictures
 
 
@@ -136,8 +131,8 @@ def _photograph_dataset(pictures: Path, class_id) -> Dataset:
 def _add_to_summary(
     path: Path, miou: float, ladder: list[Rung], template: str, trained: TrainedSegmenter | None
 ) -> None:
-    summary = json.loads(path.read_text(encoding="utf-8"))
+    summary = read_json(path)
     summary |= {"miou": miou, "ladder": {row.name: row.miou for row in ladder}, "sharpest_template": template}
     if trained:
         summary |= {"segmenter_miou": trained.miou, "segmenter_trained_on_miou": trained.masks_miou}
-    write_atomic(path, (json.dumps(summary, indent=2) + "\n").encode())
+    write_json(path, summary)

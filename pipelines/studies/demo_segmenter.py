@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from clip_es.pipelines.report import GalleryRow, Page, overlay_labels
 from clip_es.records import Dataset
 from clip_es.segmentor import prepare
 from clip_es.segmentor.training.settings import TrainSettings
+from clip_es.store.tables import read_json
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ def train_segmenter(out: Path, data: Path, iterations: int) -> TrainedSegmenter 
         config="scenes_small", iterations=iterations, balanced=True, val_interval=iterations, workers=0
     )
     Train(run_folder=masks, out=folder, val=data, resume=True, check=False, settings=settings).run()
-    figures = json.loads((folder / "train.json").read_text(encoding="utf-8"))
-    of_masks = json.loads((masks / "summary.json").read_text(encoding="utf-8"))["miou"]
+    figures = read_json(folder / "train.json")
+    of_masks = read_json(masks / "summary.json")["miou"]
     return TrainedSegmenter(figures["miou"], of_masks, folder / "final.pth", iterations)
 
 

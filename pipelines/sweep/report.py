@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from clip_es.pipelines.console import say, show_table
 from clip_es.pipelines.report import Page
 from clip_es.pipelines.sweep.sweep import SweepResult
-from clip_es.store.disk import make_folder, write_atomic
+from clip_es.store.tables import json_text, write_csv, write_json
 
 ORACLE = (
     "Oracle figure: mIoU and the rank correlation use ground truth, which image-level labels do not give. "
@@ -41,16 +38,19 @@ def show_sweep(result: SweepResult, definition: str, most: int = 10) -> None:
 
 def write_sweep(out: Path, result: SweepResult, definition: str, settings: Mapping[str, object]) -> None:
     """Write the three files. Raises StoreError."""
-    make_folder(out)
-    write_atomic(out / "sweep.csv", _csv(result).encode())
+    rows = [
+        (rank, row.template, repr(row.sharpness), "" if row.miou is None else repr(row.miou))
+        for rank, row in enumerate(result.scores, start=1)
+    ]
+    write_csv(out / "sweep.csv", ("rank", "template", "sharpness", "miou"), rows)
     content = {
         "templates": [vars(row) for row in result.scores],
         "best": result.best.template,
         "rank_correlation": _finite(result.correlation.value) if result.correlation else None,
         "settings": dict(settings) | _about(result, definition),
     }
-    write_atomic(out / "sweep.json", (json.dumps(content, indent=2, default=str) + "\n").encode())
-    _page(result, definition, json.dumps(content["settings"], indent=2, default=str)).write(out / "report.html")
+    write_json(out / "sweep.json", content)
+    _page(result, definition, json_text(content["settings"])).write(out / "report.html")
 
 
 def _about(result: SweepResult, definition: str) -> dict[str, object]:
@@ -62,15 +62,6 @@ def _about(result: SweepResult, definition: str) -> dict[str, object]:
     if result.with_truth:
         about["oracle"] = ORACLE
     return about
-
-
-def _csv(result: SweepResult) -> str:
-    table = io.StringIO(newline="")
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("rank", "template", "sharpness", "miou"))
-    for rank, row in enumerate(result.scores, start=1):
-        writer.writerow((rank, row.template, repr(row.sharpness), "" if row.miou is None else repr(row.miou)))
-    return table.getvalue()
 
 
 def _page(result: SweepResult, definition: str, settings: str) -> Page:

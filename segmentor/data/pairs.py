@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 from PIL import Image
 
 from clip_es.errors import ClipEsError, ConfigError, DataError
 from clip_es.images import quiet_pillow
 from clip_es.masks import read_mask
 from clip_es.records.dataset import Listing, read_lines
-from clip_es.safe_yaml import load_yaml
+from clip_es.records.picture_files import pictures_of
+from clip_es.store.manifest import Manifest
 from clip_es.types import UNDECIDED
 
 _ORIENTATION, _TURNED = 0x0112, {5, 6, 7, 8}
@@ -42,35 +42,36 @@ def find_pairs(
     Of a run the labels before the 255 rule are taken, with its confidence; pictures come from `images` or from where
     run.yaml says they were. Looks at names alone.
 
-    Raises ConfigError: neither run nor masks, or nobody knows where the pictures are. DataError: a folder is missing,
-    no pair is left, a mask has no picture, a listed id no mask, or a run's mask no confidence.
+    Raises ConfigError: neither run nor masks, or the folder of the pictures is not known. DataError: a folder is
+    missing, no pair is left, a mask has no picture, a listed id no mask, or a run's mask no confidence.
     """
     if (run is None) == (masks is None):
         raise ConfigError("a data set is one of two", expected="run=FOLDER or masks=FOLDER", found=f"{run}, {masks}")
     if run is not None:
         run = Path(run)
-        check_run(run)
-        masks, confidence, images = run / "labels", run / "confidence", images or run_images(run)
-    masks, images = Path(str(masks)), None if images is None else Path(images)
+        masks, confidence = run / "labels", run / "confidence"
+    folders = (Path(images),) if images is not None else () if run is None else Manifest.read(run).picture_folders
+    masks = Path(str(masks))
     confidence = None if confidence is None else Path(confidence)
-    for folder in (masks, images, confidence):
+    for folder in (masks, *folders, confidence):
         if folder is not None and not folder.is_dir():
             raise DataError("is not a folder", where=folder, next_step="Check the path.")
-    if images is None:
+    if not folders:
         raise ConfigError(
-            "nobody knows where the pictures of the masks are",
+            "the folder of the pictures is not known",
             where=masks,
             expected="the folder of the pictures",
             next_step="Pass --images DIR (images=... in a config).",
         )
-    pictures, labels = Listing(images, suffixes=Listing.PICTURES), Listing(masks, suffixes=Listing.MASKS)
+    labels = Listing(masks, suffixes=Listing.MASKS)
     sure = None if confidence is None else Listing(confidence, suffixes=Listing.MASKS)
     ids = labels.ids() if list_file is None else _listed(Path(list_file))
     if not ids:
         raise DataError("there is no mask to train on", where=list_file or masks, found="an empty split")
+    pictures = pictures_of(ids, folders)
     found = []
     for image_id in ids:
-        mask, image = labels.find(image_id), pictures.find(image_id) or _nested(images, image_id)
+        mask, image = labels.find(image_id), pictures.get(image_id)
         certain = None if sure is None else sure.find(image_id)
         if mask is None:
             raise DataError(
@@ -80,7 +81,7 @@ def find_pairs(
             raise DataError(
                 "the mask has no picture",
                 where=mask,
-                expected=f"{images / image_id}.jpg (or {', '.join(Listing.PICTURES[1:])})",
+                expected=f"{folders[0] / image_id}.jpg (or {', '.join(Listing.PICTURES[1:])})",
                 next_step="Pass the folder of the pictures with --images, or remove the mask.",
             )
         if sure is not None and certain is None:
@@ -92,37 +93,6 @@ def find_pairs(
             )
         found.append(Pair(image_id, image, mask, certain))
     return found
-
-
-def check_run(run: Path) -> None:
-    """Whether this is the folder of a run. Raises DataError."""
-    if not (run / "run.yaml").is_file():
-        raise DataError(
-            "is not the folder of a run",
-            where=run,
-            expected="run.yaml, labels and confidence, as `clip-es masks` writes them",
-            found="no such folder" if not run.is_dir() else "no run.yaml",
-            next_step="Pass the --out of `clip-es masks`, or a folder of masks with --loss plain.",
-        )
-
-
-def about(run: Path) -> dict:
-    """What a run's run.yaml says about itself. Raises DataError."""
-    path = run / "run.yaml"
-    try:
-        there = load_yaml(path.read_bytes())
-        found = there.get("about", {}) if isinstance(there, dict) else None
-    except (OSError, yaml.YAMLError) as error:
-        raise DataError("cannot be read", where=path, found=error) from error
-    if not isinstance(found, dict):
-        raise DataError("is not a table of settings", where=path, found=type(found).__name__)
-    return found
-
-
-def run_images(run: Path) -> Path | None:
-    """The folder a run's pictures came from, where its run.yaml knows."""
-    known = about(run).get("images")
-    return Path(known) if isinstance(known, str) else None
 
 
 def check_labels(labels: np.ndarray, class_count: int, where: Path) -> None:
@@ -183,12 +153,3 @@ def _listed(path: Path) -> list[str]:
             raise line
         ids[line.split()[0]] = None
     return list(ids)
-
-
-def _nested(images: Path, image_id: str) -> Path | None:
-    """The picture a/b.jpg of the id a__b, as `clip-es masks folder` names it."""
-    *folders, stem = image_id.split("__")
-    if not folders or not stem or ".." in folders:
-        return None
-    place = images.joinpath(*folders)
-    return next((path for suffix in Listing.PICTURES if (path := place / f"{stem}{suffix}").is_file()), None)

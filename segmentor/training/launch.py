@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import time
 import zipfile
@@ -18,6 +17,7 @@ from clip_es.segmentor.training.adapt import build_config, config_names, heads, 
 from clip_es.segmentor.training.compat import prepare
 from clip_es.segmentor.training.settings import TrainData, TrainSettings
 from clip_es.store.disk import make_folder, names_in, write_atomic
+from clip_es.store.tables import read_json, write_json
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -178,11 +178,11 @@ def _begin(out: Path, record: dict[str, Any], resume: bool, first: bool) -> Path
             "the folder holds a training", where=out, next_step="Pass --resume to continue it, or another --out."
         )
     try:
-        old = json.loads((out / _RECORD).read_text(encoding="utf-8"))
+        old = read_json(out / _RECORD)
         before, now = old["settings"], record["settings"]
         differ = [key for key in now if key not in _MAY_CHANGE and before.get(key) != now[key]]
         differ += [] if old["data"]["classes"] == record["data"]["classes"] else ["classes"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (DataError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError("cannot be read", where=out / _RECORD, found=error, next_step="Pass another --out.") from None
     if differ:
         raise ConfigError(
@@ -280,4 +280,4 @@ def _export(runner: Runner, path: Path) -> None:
 
 
 def _write_record(out: Path, record: dict[str, Any]) -> None:
-    write_atomic(out / _RECORD, (json.dumps(record, indent=1) + "\n").encode())
+    write_json(out / _RECORD, record)

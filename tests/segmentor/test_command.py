@@ -49,7 +49,7 @@ def test_a_folder_of_masks_needs_a_vocabulary_and_any_other_folder_is_refused(fo
     found = data(folder / "truth", "--images", folder / "images", "--vocabulary", "voc12")
     assert (found.run, found.masks) == (None, folder / "truth")
     assert len(found.classes) == 21
-    with pytest.raises(ConfigError, match=r"nobody knows the classes .* --vocabulary"):
+    with pytest.raises(ConfigError, match=r"the classes of these masks are not known.* --vocabulary"):
         data(folder / "truth")
     with pytest.raises(DataError, match="neither the folder of a run nor one of masks"):
         data(folder)

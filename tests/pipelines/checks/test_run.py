@@ -207,7 +207,7 @@ def test_a_packaged_vocabulary_is_known_by_name(run):
 
 
 def test_no_run_and_an_empty_run_are_refused(run, tmp_path):
-    with pytest.raises(DataError, match="no run folder"):
+    with pytest.raises(DataError, match="is not the folder of a run"):
         check_run(tmp_path / "nowhere")
     for path in (run / "masks").iterdir():
         path.unlink()

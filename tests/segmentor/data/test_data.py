@@ -7,12 +7,13 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from clip_es.errors import ConfigError, DataError
 from clip_es.masks import write_confidence, write_mask
 from clip_es.segmentor import prepare
-from clip_es.segmentor.data.pairs import find_pairs, problems, run_images
+from clip_es.segmentor.data.pairs import find_pairs, problems
 
 pytest.importorskip("mmseg")
 
@@ -107,7 +108,6 @@ def test_a_list_chooses_and_orders(folder, tmp_path):
     listed.write_text("p4\np1\n")
     found = find_pairs(run=folder / "run", list_file=listed)
     assert [pair.image_id for pair in found] == ["p4", "p1"]
-    assert run_images(folder / "run") == folder / "images"
 
 
 def test_pictures_of_sub_folders_have_their_joined_names(folder):
@@ -116,6 +116,25 @@ def test_pictures_of_sub_folders_have_their_joined_names(folder):
     for part in ("labels", "confidence"):
         (folder / "run" / part / "p0.png").rename(folder / "run" / part / "a__b.png")
     assert find_pairs(run=folder / "run")[0].image == folder / "images" / "a" / "b.png"
+
+
+def test_a_run_may_name_its_pictures_by_a_list_of_folders(folder):
+    """As `clip-es predict --confidence` writes it."""
+    (folder / "more").mkdir()
+    (folder / "images" / "p0.png").rename(folder / "more" / "p0.png")
+    run_yaml = folder / "run" / "run.yaml"
+    about = {"images": [str(folder / "images"), str(folder / "more")]}
+    run_yaml.write_text(yaml.safe_dump({"about": about}))
+    assert [pair.image.parent.name for pair in find_pairs(run=folder / "run")] == ["more"] + 5 * ["images"]
+
+
+def test_the_folder_a_run_names_may_lie_deeper_than_the_one_it_was_given(folder):
+    """All pictures lay in one sub-folder `a` of --images, so the run names that one, and its ids begin with `a__`."""
+    (folder / "images").rename(folder / "a")
+    for part in ("labels", "confidence"):
+        for path in list((folder / "run" / part).glob("*.png")):
+            path.rename(path.with_name(f"a__{path.name}"))
+    assert find_pairs(run=folder / "run", images=folder / "a")[0].image == folder / "a" / "p0.png"
 
 
 def test_what_is_missing_is_named(folder, tmp_path):
@@ -134,7 +153,7 @@ def test_what_is_missing_is_named(folder, tmp_path):
         find_pairs(run=folder / "run", list_file=listed)
     with pytest.raises(DataError, match="is not the folder of a run"):
         find_pairs(run=folder)
-    with pytest.raises(ConfigError, match=r"nobody knows where the pictures .* --images DIR"):
+    with pytest.raises(ConfigError, match=r"the folder of the pictures is not known.* --images DIR"):
         find_pairs(masks=folder / "truth")
     with pytest.raises(ConfigError, match="one of two"):
         find_pairs()
