@@ -1,17 +1,19 @@
-"""What several tests need: the recorded cases, a VOC tree made of them, the checkout beside them."""
+"""What several tests need: the recorded cases, a VOC tree made of them, made-up data sets and runs.
+
+clip_es is imported within the fixtures: a module that is imported before collection escapes the check of its shapes.
+"""
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from recorded import GOLDEN
 
-GOLDEN = Path(__file__).parent / "golden" / "clip-es"
+THREE = ("astronaut_150x131", "coffee_333x500", "rocket_17x400")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -28,8 +30,8 @@ def golden() -> Path:
 
 @pytest.fixture
 def golden_voc(tmp_path: Path) -> Path:
-    """The recorded pictures as a VOC tree with the split `train`."""
-    return _voc_tree(tmp_path / "voc", [case for case in sorted(GOLDEN.iterdir()) if case.is_dir()])
+    """Three recorded pictures as a VOC tree with the split `train`."""
+    return _voc_tree(tmp_path / "voc", [GOLDEN / case for case in THREE])
 
 
 @pytest.fixture
@@ -41,36 +43,33 @@ def voc_tree() -> Callable[[Path, list[Path]], Path]:
 @pytest.fixture
 def made_up_coco() -> Callable:
     """tests/support/made_up_coco.py's make_coco(root, count=30, year=2014, part="train", seed=0) -> MadeUpCoco."""
-    return beside("made_up_coco").make_coco
+    from made_up_coco import make_coco
+
+    return make_coco
 
 
 @pytest.fixture
 def made_up_run() -> Callable:
     """tests/support/made_up_run.py's make_run(root, count=8, *, side=48, seed=0, vocabulary=None) -> MadeUpRun."""
-    return beside("made_up_run").make_run
+    from made_up_run import make_run
+
+    return make_run
 
 
 @pytest.fixture(scope="session")
 def write_segmenter() -> Callable[..., Path]:
     """tests/support/tiny_segmenter.py's write_segmenter(folder, classes=5, *, names=(), ...) -> checkpoint."""
-    return beside("tiny_segmenter").write_segmenter
+    from tiny_segmenter import write_segmenter
+
+    return write_segmenter
 
 
 @pytest.fixture(scope="session")
 def tiny_training():
     """tests/support/tiny_training.py: a run's folder and a config small enough to train in a test."""
-    return beside("tiny_training")
+    import tiny_training
 
-
-def beside(name: str):
-    """A module of tests/support; the tests are no package."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / "support" / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
+    return tiny_training
 
 
 def _voc_tree(root: Path, cases: list[Path]) -> Path:

@@ -7,19 +7,17 @@ import warnings
 import zlib
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from recorded import CASES, GOLDEN, recorded
 
 from clip_es.config.run import REFERENCE, ImageConfig
 from clip_es.errors import ConfigError, DataError, ShapeError
 from clip_es.images import buckets, quiet_pillow, read_picture
 from clip_es.types import ImageRecord
 
-GOLDEN = Path(__file__).parents[1] / "golden/clip-es"
-SHARED = Path(__file__).parents[3] / "shared/golden/clip-es"
 DEFAULT = ImageConfig()
 PUBLISHED = replace(REFERENCE.image, crf_decoder="same")
 
@@ -38,15 +36,11 @@ def colour(path, config=DEFAULT):
     return read(path, config).rgb[0, 0].tolist()
 
 
-@pytest.mark.parametrize("case", ["astronaut_150x131", "rocket_17x400", "dogcat_214x198", "coffee_333x500"])
+@pytest.mark.parametrize("case", CASES)
 def test_the_encoders_copy_equals_the_published_one(case):
-    folder = GOLDEN / case if (GOLDEN / case).exists() else SHARED / case
-    if not folder.exists():
-        pytest.skip("only where the shared folder is")
-    picture = read(folder / "image.jpg", PUBLISHED)
-    with np.load(folder / "tiny224.npz") as arrays:
-        assert np.array_equal(picture.patches, arrays["input_u8"])
-    assert np.array_equal(picture.patches, read(folder / "image.jpg").patches), (
+    picture = read(GOLDEN / case / "image.jpg", PUBLISHED)
+    assert np.array_equal(picture.patches, recorded(f"{case}/tiny224")["input_u8"])
+    assert np.array_equal(picture.patches, read(GOLDEN / case / "image.jpg").patches), (
         "an RGB file is read alike by both presets"
     )
 

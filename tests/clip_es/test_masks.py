@@ -1,12 +1,12 @@
 """From maps to labels, by hand; and masks as files."""
 
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from recorded import GOLDEN, RECORDED, recorded
 
 from clip_es.config.run import MaskConfig
 from clip_es.errors import DataError, ShapeError
@@ -20,9 +20,6 @@ from clip_es.masks import (
     write_mask,
 )
 from clip_es.types import ClassMaps
-
-GOLDEN = Path(__file__).parents[1] / "golden/clip-es"
-SHARED = Path(__file__).parents[3] / "shared/golden/clip-es"
 
 
 def maps_of(*rows, class_ids=(0,), background=None):
@@ -117,32 +114,16 @@ def test_a_class_that_an_8_bit_mask_cannot_hold_is_refused():
     assert labels(maps_of([0.9], class_ids=(253,))).labels.item() == 254
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        "astronaut_150x131/tiny224",
-        "rocket_17x400/tiny224",
-        "dogcat_214x198/tiny224",
-        "dogcat_214x198/vit-b-16",
-        "coffee_333x500/tiny224",
-    ],
-)
-def test_labels_without_a_crf_equal_the_published_ones(case):
-    file = next((root / f"{case}.npz" for root in (SHARED, GOLDEN) if (root / f"{case}.npz").exists()), None)
-    if file is None:
-        pytest.skip("only where the shared folder is")
-    with np.load(file) as arrays:
-        if "attn_highres_f16" not in arrays:
-            pytest.skip("the copy of this case holds no full-size maps")
-        maps = ClassMaps(
-            torch.from_numpy(arrays["attn_highres_f16"].astype(np.float32)), tuple(arrays["keys"].tolist())
-        )
-        for power in (1.0, 2.0):
-            made = labels(maps, half=True, background_power=power)
-            assert np.array_equal(made.labels, arrays[f"label_a{power:.0f}"])
-            if f"bg_score_a{power:.0f}_f16" in arrays:
-                background = label_scores(maps, power, half=True)[:1]
-                assert np.array_equal(background, arrays[f"bg_score_a{power:.0f}_f16"])
+@pytest.mark.parametrize("name", RECORDED)
+def test_labels_without_a_crf_equal_the_published_ones(name):
+    arrays = recorded(name)
+    maps = ClassMaps(torch.from_numpy(arrays["attn_highres_f16"].astype(np.float32)), tuple(arrays["keys"].tolist()))
+    for power in (1.0, 2.0):
+        made = labels(maps, half=True, background_power=power)
+        assert np.array_equal(made.labels, arrays[f"label_a{power:.0f}"])
+        if f"bg_score_a{power:.0f}_f16" in arrays:
+            background = label_scores(maps, power, half=True)[:1]
+            assert np.array_equal(background, arrays[f"bg_score_a{power:.0f}_f16"])
 
 
 def test_the_palette_is_vocs():

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from recorded import CASES, GOLDEN, recorded
+from seeded_clip import DIGEST, digest, vit_b_16
 from torch import Tensor
 
 from clip_es.config.run import EncoderConfig
@@ -18,9 +18,6 @@ from clip_es.encoder.encode import PIXEL_MEAN, PIXEL_STD
 from clip_es.encoder.tokenize import _candidates, load_file, tokenize
 from clip_es.errors import ConfigError, DataError, ShapeError
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "clip-es"
-SHARED = Path(__file__).parents[4] / "shared" / "golden" / "clip-es"
-CASES = ["astronaut_150x131", "rocket_17x400", "coffee_333x500", "dogcat_214x198"]
 SIZES = TowerSizes(patch=8, width=128, layers=3, grid=4, embed=32, text_width=64, text_layers=2)
 
 
@@ -51,13 +48,6 @@ def openai_model(state: dict[str, Tensor]) -> Any:
     model = module.CLIP(*towers, s.context, s.vocab, s.text_width, s.text_heads, s.text_layers)
     model.load_state_dict(state)
     return model.eval()
-
-
-def golden(case: str, model: str = "tiny224") -> Any:
-    for folder in (GOLDEN, SHARED):
-        if (folder / case / f"{model}.npz").exists():
-            return np.load(folder / case / f"{model}.npz")
-    pytest.skip(f"{case} stands in ../shared only")
 
 
 # OpenAI's own model class
@@ -106,15 +96,11 @@ def test_attention_is_that_of_torchs_own_layer(exact):
 
 @pytest.mark.parametrize("case", CASES)
 def test_tokens_and_attention_are_the_recorded_ones(case, tiny224):
-    told = golden(case)
+    told = recorded(f"{case}/tiny224")
     seen = tiny224.encode([told["input_u8"]])[0]
     assert np.array_equal(tiny224.positions(seen.grid_hw).numpy(), told["pos_embed"])
     assert np.abs(seen.tokens.numpy() - told["enc_last_in"]).max() <= 2e-5
-    attention = seen.attention.numpy()
-    if "attn_mean" in told:
-        assert np.abs(attention - told["attn_mean"]).max() <= 2e-6
-    else:
-        assert np.abs(attention[told["mat_rows"]] - told["attn_mean_rows"]).max() <= 2e-6
+    assert np.abs(seen.attention.numpy() - told["attn_mean"]).max() <= 2e-6
     if "input_f32" in told:
         assert np.abs(tiny224._pixels([told["input_u8"]])[0].numpy() - told["input_f32"]).max() <= 1e-6
     if "attn_layers" in told:
@@ -123,7 +109,7 @@ def test_tokens_and_attention_are_the_recorded_ones(case, tiny224):
 
 
 def test_fewer_layers_average_the_last_ones(tiny224):
-    told = golden("rocket_17x400")
+    told = recorded("rocket_17x400/tiny224")
     for layers in (1, 2, 3, 4):
         wanted = told["attn_layers"][-layers:, 1:, 1:].mean(0)
         seen = tiny224.encode([told["input_u8"]], attention_layers=layers)[0]
@@ -274,18 +260,15 @@ def test_a_vit_b_16_encodes_as_recorded():
     from clip_es.localize import localize
     from clip_es.types import TextBank
 
-    if not (SHARED / "build_ckpt.py").exists():
-        pytest.skip("the recipe of the ViT-B/16 stands in ../shared only")
-    recipe = runpy.run_path(str(SHARED / "build_ckpt.py"))
-    arrays = recipe["build"]("vit-b-16")
-    assert recipe["digest"](arrays) == "d440d659ca848574110d67f8a8301bebd652ac9e1218df0265a3f4e3d9fca8f3"
-    encoder = build_encoder({key: torch.from_numpy(np.array(value)) for key, value in arrays.items()}, device="cpu")
+    arrays = vit_b_16()
+    assert digest(arrays) == DIGEST, "the weights are those of the recording"
+    encoder = build_encoder({key: torch.from_numpy(value) for key, value in arrays.items()}, device="cpu")
 
-    words = np.load(SHARED / "text_vit-b-16.npz")
+    words = np.load(GOLDEN / "text_vit-b-16.npz")
     vectors = torch.from_numpy(np.concatenate([words["text_fg_voc"], words["text_bg_voc"]]))
     bank = TextBank(tuple(map(str, range(45))), vectors, 20, "recorded")
-    told = golden("dogcat_214x198", "vit-b-16")
-    pixels = golden("dogcat_214x198")["input_u8"]
+    told = recorded("chelsea_214x198/vit-b-16")
+    pixels = recorded("chelsea_214x198/tiny224")["input_u8"]
     found = localize(encoder, encoder.encode([pixels])[0], bank, told["keys"].tolist())
     assert np.abs(found.scores.numpy() - told["scores"]).max() <= 1e-6
     assert np.abs(found.maps.scores.numpy() - told["cam"]).max() <= 1e-5

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from recorded import CASES, GOLDEN, recorded
 
 from clip_es.config.run import LocalizeConfig
 from clip_es.encoder import CLIP, Encoder, TowerSizes, build_encoder, load_encoder
@@ -21,9 +20,6 @@ from clip_es.localize.gradcam.closed_form import Question, explain, explain_auto
 from clip_es.localize.gradcam.localizer import scale_twice
 from clip_es.types import EncodedImage, TextBank
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "clip-es"
-SHARED = Path(__file__).parents[4] / "shared" / "golden" / "clip-es"
-CASES = ["astronaut_150x131", "rocket_17x400", "coffee_333x500", "dogcat_214x198"]
 BACKGROUND, SOFTMAX = LocalizeConfig(background=False), LocalizeConfig(softmax=False)
 
 
@@ -39,13 +35,6 @@ def voc() -> TextBank:
     return TextBank(tuple(map(str, range(45))), torch.from_numpy(vectors), 20, "recorded")
 
 
-def golden(case: str) -> Any:
-    for folder in (GOLDEN, SHARED):
-        if (folder / case / "tiny224.npz").exists():
-            return np.load(folder / case / "tiny224.npz")
-    pytest.skip(f"{case} stands in ../shared only")
-
-
 def relative(found: torch.Tensor, told: np.ndarray) -> float:
     return float(np.abs(found.numpy() - told).max() / np.abs(told).max())
 
@@ -56,7 +45,7 @@ def relative(found: torch.Tensor, told: np.ndarray) -> float:
 @pytest.mark.parametrize("way", [localize, localize_autograd])
 @pytest.mark.parametrize("case", CASES)
 def test_maps_are_the_recorded_ones(case, way, tiny224, voc):
-    told = golden(case)
+    told = recorded(f"{case}/tiny224")
     seen = tiny224.encode([told["input_u8"]])[0]
     found = way(tiny224, seen, voc, told["keys"].tolist())
     assert np.abs(found.scores.numpy() - told["scores"]).max() <= 1e-6
@@ -68,7 +57,7 @@ def test_maps_are_the_recorded_ones(case, way, tiny224, voc):
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_pooled_vector_is_the_recorded_one(case, tiny224):
-    told = golden(case)
+    told = recorded(f"{case}/tiny224")
     seen = tiny224.encode([told["input_u8"]])[0]
     wanted = told["image_embed"] / np.linalg.norm(told["image_embed"])
     assert np.abs(pooled_embedding(tiny224, seen).numpy() - wanted).max() <= 1e-6
@@ -122,7 +111,7 @@ def test_the_gradient_is_the_slope_of_the_score():
 
 
 def test_labels_in_groups_are_labels_at_once(tiny224, voc, monkeypatch):
-    told = golden("astronaut_150x131")
+    told = recorded("astronaut_150x131/tiny224")
     seen = tiny224.encode([told["input_u8"]])[0]
     together = localize(tiny224, seen, voc, range(20))
     monkeypatch.setattr(module, "_LARGEST_FIELD", 3 * 90 * 256)

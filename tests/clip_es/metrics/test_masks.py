@@ -2,16 +2,14 @@
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
+from recorded import GOLDEN, recorded
 
 from clip_es.errors import DataError, ShapeError
 from clip_es.masks import read_mask
 from clip_es.metrics.masks import ConfusionMatrix, Scores, hiou
-
-SHARED = Path(__file__).parents[4] / "shared/golden/clip-es"
 
 TRUTH = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 255, 255], [0, 0, 2, 2]], dtype=np.uint8)
 PREDICTION = np.array([[0, 0, 0, 1], [0, 0, 1, 1], [0, 0, 1, 3], [0, 0, 1, 1]], dtype=np.uint8)
@@ -115,16 +113,15 @@ def published_labels(arrays, stage, setting):
     return np.array([0, *(arrays["keys"] + 1)])[winner]
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="only where the shared folder is")
 @pytest.mark.parametrize("run", range(3))
 def test_the_figures_of_the_published_scripts_are_repeated(run):
-    run = json.loads((SHARED / "manifest.json").read_text())["evaluation"]["runs"][run]
+    run = json.loads((GOLDEN / "evaluation.json").read_text())["runs"][run]
     made = {}
     for setting in run.get("mean_iou_by_setting", ["crf"]):
         matrix = ConfusionMatrix(21)
         for case in run["cases"]:
-            with np.load(SHARED / case / f"{run['model']}.npz") as arrays:
-                matrix.update(published_labels(arrays, run["stage"], setting), read_mask(SHARED / case / "gt.png"))
+            arrays = recorded(f"{case}/{run['model']}")
+            matrix.update(published_labels(arrays, run["stage"], setting), read_mask(GOLDEN / case / "gt.png"))
         made[setting] = matrix.compute()
     for setting, expected in run.get("mean_iou_by_setting", {}).items():
         assert made[setting].miou == pytest.approx(expected, abs=1e-12)

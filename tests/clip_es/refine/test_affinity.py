@@ -1,12 +1,11 @@
 """Class-aware affinity: by hand, by its invariants, and against the published code's arrays."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recorded import CASES, RECORDED, recorded
 
 from clip_es.config.run import AffinityConfig
 from clip_es.errors import ShapeError
@@ -14,28 +13,14 @@ from clip_es.refine.affinity import attention_affinity, balance, box_mask, boxes
 from clip_es.scaling import min_max, upsample
 from clip_es.types import ClassMaps, EncodedImage, Picture
 
-GOLDEN = Path(__file__).parents[2] / "golden/clip-es"
-SHARED = Path(__file__).parents[4] / "shared/golden/clip-es"
-CASES = [
-    "astronaut_150x131/tiny224",
-    "rocket_17x400/tiny224",
-    "dogcat_214x198/tiny224",
-    "dogcat_214x198/vit-b-16",
-    "coffee_333x500/tiny224",
-]
 PUBLISHED = AffinityConfig(border="drop")
 VOC = 0.4
 
 
 @pytest.fixture(params=CASES)
 def golden(request):
-    """The arrays of one case; those of pictures that may not be copied are read from the shared folder."""
-    for root in (SHARED, GOLDEN):
-        file = root / f"{request.param}.npz"
-        if file.exists():
-            with np.load(file) as arrays:
-                return dict(arrays)
-    pytest.skip("only where the shared folder is")
+    """All arrays of one picture."""
+    return recorded(f"{request.param}/tiny224")
 
 
 def tensor(array):
@@ -60,7 +45,9 @@ def by_matrices(maps, attention, config, threshold):
     return torch.stack(out).reshape(maps.shape)
 
 
-def test_boxes_equal_the_published_ones(golden):
+@pytest.mark.parametrize("name", RECORDED)
+def test_boxes_equal_the_published_ones(name):
+    golden = recorded(name)
     ours = boxes(tensor(golden["cam"]), VOC, "drop")
     for row, found in enumerate(ours):
         theirs = {tuple(box[1:]) for box in golden["boxes"].tolist() if box[0] == row}
@@ -69,8 +56,6 @@ def test_boxes_equal_the_published_ones(golden):
 
 
 def test_balancing_equals_the_published_matrices(golden):
-    if "attn_mean" not in golden:
-        pytest.skip("not recorded for this case")
     attention = tensor(golden["attn_mean"])
     rows = golden.get("mat_rows", slice(None))
     name = "{}_rows" if "mat_rows" in golden else "{}"
@@ -88,8 +73,6 @@ def test_balancing_equals_the_published_matrices(golden):
 
 
 def test_refined_maps_equal_the_published_ones(golden):
-    if "attn_mean" not in golden:
-        pytest.skip("not recorded for this case")
     maps = ClassMaps(tensor(golden["cam"]), tuple(golden["keys"].tolist()))
     out = spread(maps, tensor(golden["attn_mean"]), PUBLISHED, VOC)
     assert out.unscaled is not None

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from made_up_run import make_run
 from PIL import Image
 
 from clip_es.errors import ClipEsError, ConfigError, DataError, ShapeError
@@ -407,18 +408,8 @@ def test_pipes_and_large_files_are_not_read(tmp_path):
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory):
     """Small exports of one picture in every readable format, as the bytes of their files."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location(
-        "made_up_run_here", Path(__file__).parents[2] / "support/made_up_run.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    __import__("sys").modules[spec.name] = module
-    spec.loader.exec_module(module)
     root = tmp_path_factory.mktemp("originals")
-    made = module.make_run(root, 1, side=12)
+    made = make_run(root, 1, side=12)
     found = {}
     for name in READABLE:
         export(Run.open(made.run), name, root / name, pictures="none")

@@ -2,11 +2,11 @@
 
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from recorded import GOLDEN, NEAR_THRESHOLD, RECORDED, recorded
 
 from clip_es.config.run import REFERENCE, CrfConfig, MaskConfig
 from clip_es.errors import ConfigError, DataError
@@ -15,16 +15,6 @@ from clip_es.masks import decide, read_mask
 from clip_es.refine.crf.dense import crf, unary_energy, wrapped
 from clip_es.types import ClassMaps, ImageRecord, Picture
 
-GOLDEN = Path(__file__).parents[3] / "golden/clip-es"
-SHARED = Path(__file__).parents[5] / "shared/golden/clip-es"
-CASES = [
-    # case, model, pixels within 1e-3 of the threshold as counted in the manifest
-    ("astronaut_150x131", "tiny224", 33),
-    ("rocket_17x400", "tiny224", 0),
-    ("dogcat_214x198", "tiny224", 42),
-    ("dogcat_214x198", "vit-b-16", 25),
-    ("coffee_333x500", "tiny224", 120),
-]
 PUBLISHED = REFERENCE.crf
 
 
@@ -35,21 +25,12 @@ def backend(request):
     return request.param
 
 
-def case_folder(name):
-    for root in (SHARED, GOLDEN):  # the shared folder has all arrays of all cases
-        if (root / name).exists() and (root == SHARED or not name.startswith("coffee")):
-            return root / name
-    pytest.skip("only where the shared folder is")
-
-
-def golden_case(name, model):
+def golden_case(name):
     pytest.importorskip("cv2")
-    folder = case_folder(name)
-    with np.load(folder / f"{model}.npz") as arrays:
-        arrays = dict(arrays)
+    arrays, case = recorded(name), name.split("/")[0]
     maps = ClassMaps(torch.from_numpy(arrays["attn_highres_f16"].astype(np.float32)), tuple(arrays["keys"].tolist()))
-    picture = read_picture(ImageRecord(name, folder / "image.jpg", maps.class_ids), 16, REFERENCE.image)
-    return picture, maps, arrays, folder / f"{model}_pseudo_mask.png"
+    picture = read_picture(ImageRecord(case, GOLDEN / case / "image.jpg", maps.class_ids), 16, REFERENCE.image)
+    return picture, maps, arrays
 
 
 def picture_of(rgb, crf_rgb=None):
@@ -67,19 +48,20 @@ def stacked(maps):
     return torch.cat([maps.background[None], maps.scores])
 
 
-@pytest.mark.parametrize(("name", "model", "close_pixels"), CASES)
-def test_probabilities_and_masks_equal_the_published_ones(name, model, close_pixels, backend):
-    picture, maps, arrays, mask = golden_case(name, model)
+@pytest.mark.parametrize("name", RECORDED)
+def test_probabilities_and_masks_equal_the_published_ones(name, backend):
+    picture, maps, arrays = golden_case(name)
     out = crf(picture, maps, replace(PUBLISHED, backend=backend))
     assert np.abs(stacked(out).numpy() - arrays["crf_prob"]).max() <= 1e-3
     made = decide(picture.size_hw, out, REFERENCE.mask)
     assert (made.decided != arrays["label_crf"]).sum() <= 3
-    assert (made.labels != read_mask(mask)).sum() <= close_pixels
+    published = read_mask(GOLDEN / f"{name}_pseudo_mask.png")
+    assert (made.labels != published).sum() <= NEAR_THRESHOLD[name]
 
 
-@pytest.mark.parametrize("name", ["astronaut_150x131", "rocket_17x400", "dogcat_214x198"])
+@pytest.mark.parametrize("name", ["astronaut_150x131", "rocket_17x400", "chelsea_214x198"])
 def test_picture_and_unary_equal_the_published_ones(name):
-    picture, maps, arrays, _ = golden_case(name, "tiny224")
+    picture, maps, arrays = golden_case(f"{name}/tiny224")
     assert picture.crf_rgb is not None
     assert np.array_equal(wrapped(picture.crf_rgb), arrays["crf_image_u8"])
     energy = unary_energy(maps, PUBLISHED)
