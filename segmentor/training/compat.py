@@ -89,10 +89,12 @@ def _register() -> None:
     from clip_es.segmentor.losses.confidence import ConfidenceGuidedLoss
     from clip_es.segmentor.models import clip_backbone, heads
     from clip_es.segmentor.training import hooks
+    from clip_es.segmentor.zero_shot import heads as zero_shot
 
     for registry, parts in (
         (MODELS, (ConfidenceGuidedLoss, heads.DeepLabV2Head, heads.ConfidenceEncoderDecoder)),
         (MODELS, (heads.ConfidenceCascadeEncoderDecoder, clip_backbone.FrozenClip)),
+        (MODELS, (zero_shot.CeilResNet, zero_shot.AsppSumHead, zero_shot.ZeroShotHead)),
         (DATASETS, (dataset.PseudoMaskDataset,)),
         (TRANSFORMS, (dataset.LoadPseudoMask, dataset.PackPseudoMask)),
         (OPTIM_WRAPPERS, (hooks.BFloat16OptimWrapper,)),

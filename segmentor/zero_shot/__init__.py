@@ -1,0 +1,1 @@
+"""CaGNet: features of classes that have no masks, made from their names, and a classifier trained on them."""
