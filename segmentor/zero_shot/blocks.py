@@ -95,7 +95,7 @@ class PixelCNN(nn.Module):
     @torch.no_grad()
     def sample(
         self,
-        classes: Int[Tensor, "n"],
+        classes: Int[Tensor, n],
         side: int = 3,
         preset: int = 0,
         *,
@@ -119,7 +119,7 @@ class PixelCNN(nn.Module):
         return blocks
 
 
-def majority(labels: Int[Tensor, "n h w"]) -> Int[Tensor, "n"]:
+def majority(labels: Int[Tensor, "n h w"]) -> Int[Tensor, n]:
     """The commonest label of each block, the smallest of equals."""
     flat = labels.flatten(1)
     counts = torch.zeros(len(flat), int(flat.max()) + 1, dtype=torch.long, device=flat.device)
@@ -138,21 +138,23 @@ def cut_blocks(labels: Int[Tensor, "n h w"], side: int = 3) -> Int[Tensor, "m si
 
 
 def fill_holes(blocks: Int[Tensor, "n h w"]) -> Int[Tensor, "n h w"]:
-    """Ignored cells take a neighbour's label by cyclic shifts: by -1, then +1, along rows, then columns.
+    """Ignored cells take a neighbour's label by cyclic shifts: by -1 down the rows, then across, then by +1 alike.
 
-    One round for 3x3, two for 5x5, and so on; what is still empty in a block takes its first visible label.
+    One round for 3x3, two for 5x5, and so on; what a block then still lacks takes its first visible label.
     """
     filled = blocks.clone()
     for _ in range(blocks.shape[-1] // 2):
-        for axis in (1, 2):
-            for shift in (-1, 1):
+        for shift in (-1, 1):
+            for axis in (1, 2):
                 filled = torch.where(filled == UNDECIDED, filled.roll(shift, dims=axis), filled)
-    return filled
+    flat, empty = filled.flatten(1), filled.flatten(1) == UNDECIDED
+    first = flat.gather(1, (~empty).int().argmax(dim=1, keepdim=True))
+    return torch.where(empty, first, flat).reshape(blocks.shape)
 
 
 def accepted(
     blocks: Int[Tensor, "n h w"], unseen: range, least_unseen: int = 7, most_classes: int = 3
-) -> Bool[Tensor, "n"]:
+) -> Bool[Tensor, n]:
     """Blocks with enough unseen cells and few enough classes: the published filter of 3x3 blocks."""
     flat = blocks.flatten(1)
     count = ((flat >= unseen.start) & (flat < unseen.stop)).sum(dim=1)
@@ -170,7 +172,7 @@ def lay_out(blocks: Int[Tensor, "n m side side"]) -> Int[Tensor, "n h w"]:
     return blocks.reshape(n, k, k, side, side).permute(0, 1, 3, 2, 4).reshape(n, k * side, k * side)
 
 
-def centres(length: int, side: int = 3) -> Int[Tensor, "k"]:
+def centres(length: int, side: int = 3) -> Int[Tensor, k]:
     """Rows (or columns) of the block centres: 1, 4, 7, ... for blocks of 3."""
     return torch.arange(side // 2, length, side)
 
@@ -196,7 +198,7 @@ class EmpiricalSampler:
         self.blocks = fill_holes(blocks)
         self.most = majority(self.blocks)
 
-    def sample(self, classes: Int[Tensor, "n"], generator: torch.Generator | None = None) -> Int[Tensor, "n side side"]:
+    def sample(self, classes: Int[Tensor, n], generator: torch.Generator | None = None) -> Int[Tensor, "n side side"]:
         """For each of `classes` a block in which that class takes the place of the commonest one."""
         chosen = torch.randint(len(self.blocks), (len(classes),), generator=generator)
         blocks = self.blocks[chosen]

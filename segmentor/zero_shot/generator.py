@@ -1,7 +1,8 @@
-"""Features made from the vector of a name and a latent code, cell by cell; the critic and the classifier of features."""
+"""Features made from a name's vector and a latent code, cell by cell; the critic and the classifier of features."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -38,7 +39,7 @@ class Generator(nn.Module):
             raise ConfigError("one dropout for each hidden layer", expected=len(widths), found=len(dropout))
         self.condition, self.latent, self.bounded = condition, latent, bounded
         sizes = [condition + latent, *widths]
-        self.layers = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in itertools.pairwise(sizes))
         self.dropout = nn.ModuleList(nn.Dropout(share) for share in dropout)
         self.last = nn.Conv2d(sizes[-1], channels, 1)
         self.skip = nn.Conv2d(condition, channels, 1, bias=False) if skip else None

@@ -83,9 +83,8 @@ class ZeroShotHead(BaseDecodeHead):
         built: Any = MODELS.build(dict(inner))
         kwargs = {"dropout_ratio": 0, "align_corners": built.align_corners, "in_index": built.in_index, **kwargs}
         kwargs.setdefault("input_transform", built.input_transform)
-        super().__init__(
-            in_channels=inner["in_channels"], channels=feature_channels, num_classes=len(order), **kwargs
-        )
+        kwargs.setdefault("loss_decode", {"type": "CrossEntropyLoss", "avg_non_ignore": True})
+        super().__init__(in_channels=inner["in_channels"], channels=feature_channels, num_classes=len(order), **kwargs)
         del self.conv_seg
         self.inner, self.level = built, level
         tap(built)

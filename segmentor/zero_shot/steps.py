@@ -43,7 +43,7 @@ class Weights:
     generator_classes: float = 0.0
     """Of the cross-entropy on made features, for the generator."""
     synthetic: float = 1.0
-    """Of the cross-entropy on made features of drawn labels, for the classifier; 0.125 published for VOC and Context."""
+    """Of the cross-entropy on made features of drawn labels, for the classifier; published for VOC: 0.125."""
     synthetic_generator: float = 0.0
     """The same, for the generator; 1 published for COCO."""
 

@@ -29,12 +29,13 @@ CONTEXT = {
     "mean": "contextuallocalmu.conv",
     "log_variance": "contextuallocalsigma.conv",
 }
+LOSS = {"type": "CrossEntropyLoss", "avg_non_ignore": True}
 GENERATOR = {**{f"layers.{i}": f"gen.mlp.{i}.conv" for i in range(5)}, "last": "gen.mlp.5"}
 DISCRIMINATOR = {"shared": "dis.fc.conv", "critic": "dis.pred", "classes": "dis.cls"}
 
 
-def hashed(name: str, shape: tuple[int, ...], gain: float = 1.0, norm: bool = False) -> np.ndarray:
-    """The manifest's weight rule."""
+def uniform(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The manifest's numbers in [-1, 1) for a name."""
     size = int(np.prod(shape))
     with np.errstate(over="ignore"):
         k = np.uint64(zlib.crc32(name.encode()))
@@ -44,7 +45,12 @@ def hashed(name: str, shape: tuple[int, ...], gain: float = 1.0, norm: bool = Fa
             x ^= x >> np.uint64(33)
             x *= np.uint64(factor)
         x ^= x >> np.uint64(33)
-    v = 2 * ((x >> np.uint64(11)).astype(np.float64) / 2**53) - 1
+    return (2 * ((x >> np.uint64(11)).astype(np.float64) / 2**53) - 1).reshape(shape)
+
+
+def hashed(name: str, shape: tuple[int, ...], gain: float = 1.0, norm: bool = False) -> np.ndarray:
+    """The manifest's weight rule."""
+    v = uniform(name, shape)
     if name.endswith("running_var"):
         v = 1 + 0.25 * v
     elif norm and name.endswith("weight"):
@@ -53,7 +59,7 @@ def hashed(name: str, shape: tuple[int, ...], gain: float = 1.0, norm: bool = Fa
         v = v * np.sqrt(3 / np.prod(shape[1:])) * gain
     else:
         v = 0.1 * v
-    return v.reshape(shape).astype(np.float32)
+    return v.astype(np.float32)
 
 
 def fill(module: nn.Module, names: dict[str, str], gain: float, prefix: str = "") -> None:
@@ -137,7 +143,7 @@ def test_every_loss_is_the_published_one():
     runs = losses.label_runs(gt[visible])
     assert [[int(gt[visible][run[0]]), len(run)] for run in runs] == case["runs"].tolist()
     assert number(losses.content("mmd-runs", real, real, gt)) == 0
-    scores, classes = discriminator(fake)
+    scores, _ = discriminator(fake)
     real_scores, _ = discriminator(real)
     for kind, name in (("l1", "lsgan"), ("gan", "gan")):
         game = losses.adversarial(kind, real_scores, scores, visible)
@@ -152,6 +158,7 @@ def test_every_loss_is_the_published_one():
     )
     assert number(penalty) == pytest.approx(scalar("losses", "wgangp_gp"), abs=2e-5)
     assert number(game.critic + penalty) == pytest.approx(scalar("losses", "wgangp_D"), abs=2e-5)
+    _, classes = discriminator(real)
     assert number(losses.classification(classes, gt)) == pytest.approx(scalar("losses", "cls_ce"), abs=2e-6)
 
 
@@ -252,3 +259,133 @@ def test_the_synthetic_step_is_the_published_one():
     assert step.generator is not None
     assert number(step.generator) == pytest.approx(scalar("finetune_step2", "G"), abs=1e-5)
     assert step.backbone is None
+
+
+def deeplab() -> tuple[nn.Module, nn.Module, ContextualModule]:
+    """One bottleneck for each stage, as recorded: trunk, ASPP head, contextual module."""
+    from clip_es.segmentor.training.compat import prepare
+
+    prepare()
+    from clip_es.segmentor.zero_shot.heads import AsppSumHead, CeilResNet
+
+    trunk = CeilResNet(
+        101,
+        (1, 1, 1, 1),
+        strides=(1, 2, 1, 1),
+        dilations=(1, 1, 2, 4),
+        norm_cfg={"type": "BN", "requires_grad": False},
+        norm_eval=True,
+        style="caffe",
+    )
+    head = AsppSumHead(in_channels=2048, in_index=3, channels=12, num_classes=7, loss_decode=LOSS)
+    context = ContextualModule(12, selector="relu-sigmoid", free_variance=False, bounded=True)
+    fill(context, CONTEXT, 1.2, "scale.")
+    fill_trunk(trunk, head)
+    trunk.eval()
+    head.eval()
+    return trunk, head, context
+
+
+def fill_trunk(trunk: nn.Module, head: nn.Module) -> None:
+    state = {f"backbone.{name}": value for name, value in trunk.state_dict().items()}
+    state |= {f"decode_head.{name}": value for name, value in head.state_dict().items() if name.startswith("branch")}
+    units = {1: "reduce", 2: "conv3x3", 3: "increase"}
+    for name in list(state):
+        if name.endswith("num_batches_tracked"):
+            continue
+        parts = name.split(".")
+        norm = parts[-2].startswith("bn") or (parts[-2] == "1" and "downsample" in name)
+        kind, leaf = ("bn" if norm else "conv"), parts[-1]
+        if parts[0] == "decode_head":
+            theirs = f"scale.aspp.stages.c{parts[2]}.{leaf}"
+        elif parts[1] in ("conv1", "bn1"):
+            theirs = f"scale.layer1.conv1.{kind}.{leaf}"
+        else:
+            unit = "proj" if "downsample" in name else units[int(parts[3][-1])]
+            theirs = f"scale.layer{int(parts[1][-1]) + 1}.block{int(parts[2]) + 1}.{unit}.{kind}.{leaf}"
+        assert our_name(f"back.{theirs}") == name
+        state[name] = torch.from_numpy(hashed(theirs, tuple(state[name].shape), 1.2, norm=norm))
+    trunk.load_state_dict({k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone")})
+    missing = head.load_state_dict(
+        {k.removeprefix("decode_head."): v for k, v in state.items() if k.startswith("decode")}, strict=False
+    )
+    assert not missing.unexpected_keys
+
+
+@pytest.fixture(scope="module")
+def tiny() -> tuple[nn.Module, nn.Module, ContextualModule]:
+    return deeplab()
+
+
+def test_deeplab_v2_is_the_published_one(tiny):
+    trunk, head, context = tiny
+    case, wanted = load("deeplabv2_tiny"), CASES["deeplabv2_tiny"]["scalars"]
+
+    def extend(pixels: Tensor, noise: Tensor | None = None):
+        return context(head.features(trunk(pixels)), noise)
+
+    with torch.no_grad():
+        maps = trunk(case["image"])
+        assert [list(part.shape) for part in maps] == wanted["shapes"][1:5]
+        features = head.features(maps)
+        torch.testing.assert_close(features, case["aspp"], atol=2e-5, rtol=1e-4)
+        first, others = steps.several_scales(extend, case["image"], torch.zeros(1, 65, 81, dtype=torch.long))
+        torch.testing.assert_close(first.features, case["X"], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(first.latent, case["z"], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(others[-1][0], case["X_max"], atol=1e-5, rtol=1e-4)
+    shapes = [list(part.shape) for part in (first.features, *(part for part, _ in others))]
+    assert shapes == wanted["train_list_shapes"]
+    kl = kl_divergence(first.mean, first.log_variance, torch.ones(1, 9, 11, dtype=torch.bool))
+    assert number(kl) == pytest.approx(wanted["kld"], abs=1e-6)
+
+
+def test_the_training_step_is_the_published_one(tiny):
+    trunk, head, context = tiny
+    case, wanted = load("train_step1"), CASES["train_step1"]["scalars"]
+    generator, discriminator = generator_and_discriminator()
+
+    def extend(pixels: Tensor):
+        features = head.features(trunk(pixels))
+        h, w = features.shape[-2:]
+        noise = torch.from_numpy(1.7 * uniform(f"step_eps_{h}x{w}", tuple(features.shape))).float()
+        return context(features, noise)
+
+    parts = [*trunk.parameters(), *head.branches.parameters(), *context.parameters()]
+    for parameter in parts:
+        parameter.requires_grad_(True)
+    first, others = steps.several_scales(extend, case["image"], case["gt"])
+    on_grid = steps.shrink(case["gt"], (9, 9))
+    assert (on_grid == case["gt_resized"]).all()
+    torch.testing.assert_close(first.latent, case["z"], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(first.features, case["X"], atol=1e-5, rtol=1e-4)
+    step = steps.training_step(
+        first,
+        on_grid,
+        generator,
+        discriminator,
+        case["emb"],
+        steps.Weights(real=0.75, fake=0.25),
+        adversary="l1",
+        content_kind="mmd-runs",
+        others=others,
+    )
+    got = {name: number(value) for name, value in step.figures.items()}
+    theirs = {
+        "kl": wanted["losses"]["B_KLD"] / 100,
+        "real": wanted["losses"]["cls_real"],
+        "fake": wanted["losses"]["cls_fake"],
+        "critic_real": wanted["losses"]["D_real"],
+        "critic_fake": wanted["losses"]["D_fake"],
+        "adversary": wanted["losses"]["G_GAN"],
+        "content": wanted["losses"]["G_Content"] / 50,
+    }
+    assert got == pytest.approx(theirs, abs=2e-5)
+    assert number(step.discriminator) == pytest.approx(wanted["losses"]["D"], abs=5e-5)
+    assert step.backbone is not None
+    assert step.generator is not None
+    assert number(step.backbone) == pytest.approx(wanted["losses"]["B"], abs=2e-4)
+    assert number(step.generator) == pytest.approx(wanted["losses"]["G"], abs=1e-3)
+    groups = [list(discriminator.parameters()), parts, list(generator.parameters())]
+    for name, gradients in zip(("dis", "back", "gen"), step.gradients(groups), strict=True):
+        squares = sum(float(gradient.square().sum()) for gradient in gradients if gradient is not None)
+        assert squares**0.5 == pytest.approx(wanted["grad_norms"][name], rel=1e-5)
