@@ -43,7 +43,8 @@ COMPILED = {"clip_es/refine/crf/native.py", "clip_es/refine/crf/vector_rows.py"}
 """Modules that are compiled as a whole; others import them inside the function that needs them."""
 
 MMSEG_PARTS = {
-    f"segmentor/{name}.py" for name in ("models/clip_backbone", "data/dataset", "models/heads", "training/hooks")
+    f"segmentor/{name}.py"
+    for name in ("models/clip_backbone", "data/dataset", "models/heads", "training/hooks", "zero_shot/heads")
 }
 """Subclasses of mmsegmentation's own parts; `clip_es.segmentor.prepare` imports them, inside a function."""
 
