@@ -7,14 +7,16 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 # Threads that wait by spinning take the core from the one they wait for.
 export OMP_WAIT_POLICY := PASSIVE
 
+# One worker for each core, one thread for each worker; every shape annotation is enforced while the tests run.
+TEST := -n logical --maxprocesses 8 --dist worksteal --jaxtyping-packages=clip_es,beartype.beartype
+
 .PHONY: demo test bench lint setup setup-tests clean
 
 demo: setup
 	$(BIN)/clip-es demo --out runs/demo
 
 test: lint
-	$(BIN)/pytest -q --durations=10
-	$(BIN)/pytest -q -m "not slow" --jaxtyping-packages=clip_es,beartype.beartype
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q $(TEST) --durations=10
 
 bench: setup-tests
 	$(BIN)/python benchmarks/cam.py --out runs/bench

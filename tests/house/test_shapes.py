@@ -1,4 +1,4 @@
-"""The second run of `make test` enforces every shape annotation; this file fails if that run checks nothing."""
+"""`make test` enforces every shape annotation; this file fails if that run checks nothing."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from clip_es.scaling import min_max
 
 def test_a_wrong_shape_is_refused_by_its_annotation(request):
     if not request.config.getoption("jaxtyping_packages"):
-        pytest.skip("only in the run with --jaxtyping-packages=clip_es,beartype.beartype")
+        pytest.skip("only with --jaxtyping-packages=clip_es,beartype.beartype")
     with pytest.raises(TypeCheckError, match="min_max"):
         min_max(torch.zeros(4, 4))
