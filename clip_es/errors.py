@@ -62,5 +62,6 @@ class WeightsError(ClipEsError):
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """The sentence `Nearest: 'aeroplane'`, or an empty string where nothing is close."""
-    close = get_close_matches(word.lower(), {name.lower(): name for name in known}, n=1, cutoff=0.6)
-    return f"Nearest: {close[0]!r}." if close else ""
+    names = {name.lower(): name for name in known}
+    close = get_close_matches(word.lower(), names, n=1, cutoff=0.6)
+    return f"Nearest: {names[close[0]]!r}." if close else ""

@@ -4,56 +4,47 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib import import_module
+from inspect import cleandoc
+from typing import Any
 
 from clip_es.errors import ClipEsError, nearest
 
-# Name -> (module, class, what it does). Modules are imported when their command is called, so that help comes at once.
-COMMANDS: dict[str, tuple[str, str, str]] = {
-    "masks voc12": ("masks", "MasksVoc12", "masks for a folder in the layout of PASCAL VOC 2012"),
-    "masks coco14": ("masks", "MasksCoco14", "masks for COCO 2014 from a label list or its instances file"),
-    "masks coco17": ("masks", "MasksCoco17", "masks for COCO 2017 from its instances file"),
-    "masks ade20k": ("masks", "MasksAde20k", "masks for ADE20K, an evaluation set of 150 classes without background"),
-    "masks cityscapes": ("masks", "MasksCityscapes", "masks for Cityscapes, an evaluation set of 19 classes"),
-    "masks context": ("masks", "MasksContext", "masks for Pascal Context, an evaluation set of 59 classes"),
-    "masks folder": (
-        "masks",
-        "MasksFolder",
-        "masks for your own pictures: a table of labels, sub-folders, or no labels",
-    ),
-    "masks scenes": ("masks", "MasksScenes", "masks for the drawn world that ships with the package"),
-    "truth coco14": ("truth", "TruthCoco14", "ground-truth masks from COCO's annotations"),
-    "truth coco17": ("truth", "TruthCoco17", "ground-truth masks from COCO's annotations"),
-    "truth ade20k": ("truth", "TruthAde20k", "ADE20K's masks with our values: 1..150, 255 ignored"),
-    "truth cityscapes": ("truth", "TruthCityscapes", "Cityscapes' masks with our values: 1..19, 255 ignored"),
-    "truth context": ("truth", "TruthContext", "Pascal Context's masks with our values: 1..59, 255 or 0 for the rest"),
+SOURCES: dict[str, tuple[str, str]] = {
+    "voc12": ("Voc12Source", "a folder in the layout of PASCAL VOC 2012"),
+    "coco14": ("Coco14Source", "COCO 2014: a list of labels, or its instances file"),
+    "coco17": ("Coco17Source", "COCO 2017: its instances file"),
+    "ade20k": ("Ade20kSource", "ADE20K, an evaluation set of 150 classes without background"),
+    "cityscapes": ("CityscapesSource", "Cityscapes, an evaluation set of 19 classes"),
+    "context": ("ContextSource", "Pascal Context, an evaluation set of 59 classes"),
+    "folder": ("FolderSource", "your own pictures: a table of labels, sub-folders, or no labels"),
+    "scenes": ("ScenesSource", "the drawn world that ships with the package"),
+}
+"""Where pictures and labels come from: name -> (class in commands/sources.py, what it is)."""
+
+ON_SOURCES: dict[str, tuple[str, str, str]] = {
+    "masks": ("masks", "Masks", "masks for {}"),
+    "truth": ("truth", "Truth", "ground-truth masks with our values from {}"),
+    "check": ("check_data", "CheckData", "look for problems before a run on {}"),
+    "sweep": ("sweep", "Sweep", "rank sentence templates by sharpness on {}"),
+    "oracle": ("oracle", "Oracle", "a bound that looks at the truth: spectral segments on {}"),
+}
+"""Commands that read a data set, `clip-es masks voc12`: name -> (module, class, what it does with a source)."""
+
+ALONE: dict[str, tuple[str, str, str]] = {
     "evaluate": ("evaluate", "Evaluate", "compare a folder of masks with the truth: IoU, mIoU, accuracies"),
     "check": ("check_run", "CheckRun", "look at a run's files before training: labels, sizes, damage, class balance"),
-    "check voc12": ("check_data", "CheckVoc12", "look at a VOC data set before a run: labels, pictures, masks, cost"),
-    "check coco14": ("check_data", "CheckCoco14", "look at COCO 2014 before a run"),
-    "check coco17": ("check_data", "CheckCoco17", "look at COCO 2017 before a run"),
-    "check ade20k": ("check_data", "CheckAde20k", "look at ADE20K before a run"),
-    "check cityscapes": ("check_data", "CheckCityscapes", "look at Cityscapes before a run"),
-    "check context": ("check_data", "CheckContext", "look at Pascal Context before a run"),
-    "check folder": ("check_data", "CheckFolder", "look at your own pictures and labels before a run"),
-    "check scenes": ("check_data", "CheckScenes", "look at drawn scenes before a run"),
     "train": ("train", "Train", "train a segmenter on the masks of a run"),
     "predict": ("predict", "Predict", "masks for any pictures with a trained segmenter"),
     "export-onnx": ("predict", "ExportOnnx", "write a trained segmenter as ONNX, checked against PyTorch"),
-    "sweep voc12": ("sweep", "SweepVoc12", "rank sentence templates by sharpness on PASCAL VOC 2012"),
-    "sweep coco14": ("sweep", "SweepCoco14", "rank sentence templates by sharpness on COCO 2014"),
-    "sweep folder": ("sweep", "SweepFolder", "rank sentence templates by sharpness on your own pictures"),
-    "sweep scenes": ("sweep", "SweepScenes", "rank sentence templates by sharpness on the drawn world"),
     "prompts suggest": ("prompts", "PromptsSuggest", "propose synonyms for a class from WordNet"),
     "prompts background": ("prompts", "PromptsBackground", "propose background words for a vocabulary"),
     "prompts check": ("prompts", "PromptsCheck", "find leaks, duplicates and badly read names in a vocabulary"),
     "export": ("export", "Export", "masks as a data set for another tool: VOC, COCO, labelme, CVAT, YOLO, ..."),
     "import": ("export", "Import", "masks that a person has edited override those of their run"),
     "worst": ("export", "Worst", "the pictures a run is least sure of, exported for a person to mend"),
-    "oracle voc12": ("oracle", "OracleVoc12", "a bound that looks at the truth: spectral segments on PASCAL VOC 2012"),
-    "oracle folder": ("oracle", "OracleFolder", "the same bound for a run on your own pictures with truth"),
-    "oracle scenes": ("oracle", "OracleScenes", "the same bound for a run on the drawn world"),
     "ladder": ("ladder", "Ladder", "what each step of the method is worth, on scenes it never saw"),
     "scenes make": ("scenes", "ScenesMake", "draw a scenes data set in VOC layout"),
     "scenes train-clip": ("scenes", "ScenesTrainClip", "train the small CLIP of the drawn world again"),
@@ -66,6 +57,34 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "prompt": ("clipseg", "Prompt", "where is it? words or an example picture, asked of one picture"),
     "demo": ("demo", "Demo", "draw scenes, make masks, evaluate, write the report"),
 }
+"""The other commands: name -> (module, class, what it does)."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command. Its module is imported when it is called, so that help comes at once."""
+
+    module: str
+    kind: str
+    what: str
+    """What it does, for the help."""
+    source: str | None = None
+    """A key of SOURCES, where it reads a data set."""
+
+
+def _commands() -> Iterator[tuple[str, Command]]:
+    """All commands in the order of the help: masks, evaluate, check and what follows."""
+    for name, (module, kind, what) in {**ON_SOURCES, **ALONE}.items():
+        if name in ALONE:
+            yield name, Command(*ALONE[name])
+        if name in ON_SOURCES:
+            module, kind, what = ON_SOURCES[name]
+            for source, (_, told) in SOURCES.items():
+                yield f"{name} {source}", Command(module, kind, what.format(told), source)
+
+
+COMMANDS: dict[str, Command] = dict(_commands())
+"""Every command by the words that call it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,9 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         name, rest = _pick(args)
         if name is None:
             return 0
-        module, kind, _ = COMMANDS[name]
-        command = getattr(import_module(f"clip_es.pipelines.commands.{module}"), kind)
-        return parse(command, f"clip-es {name}", rest).run()
+        asked = COMMANDS[name]
+        kind = getattr(import_module(f"clip_es.pipelines.commands.{asked.module}"), asked.kind)
+        return parse(kind, f"clip-es {name}", rest, asked.source).run()
     except ClipEsError as error:
         _say(f"{type(error).__name__}: {error}")
         return 2
@@ -93,14 +112,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def parse(command: type, prog: str, args: Sequence[str]):
-    """The command's dataclass filled from flags; `--preset` chooses the defaults of the others."""
+def parse(kind: Any, prog: str, args: Sequence[str], source: str | None = None):
+    """The command's dataclass filled from flags; the source and `--preset` choose the defaults of the others."""
     import tyro
 
-    default = command.preset_default(args) if hasattr(command, "preset_default") else None
-    if default is not None:
-        return tyro.cli(command, prog=prog, args=args, default=default)
-    return tyro.cli(command, prog=prog, args=args)
+    if source is None:
+        return tyro.cli(kind, prog=prog, args=args)
+    from clip_es.pipelines.commands import sources
+
+    data = kind.variants.get(source) or getattr(sources, SOURCES[source][0])
+    options = {**sources.required(kind), **(kind.preset_options(args) if hasattr(kind, "preset_options") else {})}
+    options.pop("source")
+    default = kind.of(data(**sources.required(data)), **options)
+    told = f"{cleandoc(kind.__doc__ or '')}\n\n{cleandoc(data.__doc__ or '')}"
+    return tyro.cli(kind[data], prog=prog, args=args, default=default, description=told)
 
 
 def _pick(args: list[str]) -> tuple[str | None, list[str]]:
@@ -133,7 +158,7 @@ def _help(names: Sequence[str]) -> None:
 
     table = Table.grid(padding=(0, 3))
     for name in names:
-        table.add_row(f"clip-es {name}", COMMANDS[name][2])
+        table.add_row(f"clip-es {name}", COMMANDS[name].what)
     console = Console()
     console.print("Segmentation masks from image-level labels with a frozen CLIP.\n", highlight=False)
     console.print(table)

@@ -31,6 +31,7 @@ from clip_es.errors import ConfigError, DataError, nearest
 from clip_es.prompts.templates import check_template
 from clip_es.safe_yaml import load_yaml
 from clip_es.store.manifest import Manifest
+from clip_es.types import MAX_CLASSES
 
 PACKAGED = ("voc12", "coco14", "scenes", "ade20k", "cityscapes", "context")
 """Vocabularies that come with the package."""
@@ -98,6 +99,18 @@ class Vocabulary:
             + [("a background word", (word,)) for word in self.background],
             where,
         )
+
+    def for_masks(self) -> Vocabulary:
+        """This vocabulary. Raises ConfigError: it has more classes than an 8-bit mask can hold."""
+        if len(self.classes) > MAX_CLASSES:
+            raise ConfigError(
+                "an 8-bit mask cannot hold this number of classes",
+                where=f"vocabulary '{self.name}'",
+                expected=f"at most {MAX_CLASSES}",
+                found=len(self.classes),
+                next_step="Split the vocabulary.",
+            )
+        return self
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from clip_es.errors import DataError
-from clip_es.records.dataset import At, ClassId, Dataset, Entry, Labels, OnBadLabel, check_id, collect, refuse
+from clip_es.records.dataset import At, ClassId, Dataset, Entry, Labels, LeftOut, OnBadLabel, check_id, collect, refuse
 from clip_es.records.file_names import MASKS, PICTURES, SEPARATOR, Listing, Place, Tree, pictures_below
 from clip_es.records.labels.files import LabelFile, Line, Lines, open_labels
 from clip_es.records.packed import Records, Row
@@ -63,8 +63,10 @@ def folder(
 
     places: dict[str, int] = {}
 
-    def read(line: Line, name: str, parts: tuple[str, str], number: int) -> Row:
+    def read(line: Line, name: str, parts: tuple[str, str], number: int) -> Row | LeftOut:
         check_inside(line.image, where(number))
+        if line.none_found and labelled:
+            return LeftOut(f"the run that wrote {source} found no label")
         inner = find(name)
         if inner is None:
             check_id(image_id_of(line.image), where(number))

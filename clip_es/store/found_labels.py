@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from clip_es.records.labels.files import FOUND_COLUMNS
 from clip_es.store.tables import append_rows, csv_bytes, parse_csv, read_csv
 
 PIECE = "labels-"
 TABLE = "labels.csv"
-_COLUMNS = ("image", "labels", "confidence", "sure")
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ def note(piece: Path, image_id: str, found: FoundLabels) -> None:
     """Add the line of a picture. Raises StoreError."""
     sure = "" if found.sure is None else f"{found.sure:.3f}"
     row = (image_id, ";".join(found.names), ";".join(f"{score:.3f}" for score in found.confidence), sure)
-    append_rows(piece, _COLUMNS, [row])
+    append_rows(piece, FOUND_COLUMNS, [row])
 
 
 def label_figures(table: Path) -> dict[str, object]:
     """What summary.json says of a labels.csv: labels found, pictures without any, mean of `sure` where it is known."""
-    rows = read_csv(table, _COLUMNS)
+    rows = read_csv(table, FOUND_COLUMNS)
     sure = [float(row["sure"]) for row in rows if row["sure"]]
     return {
         "found": sum(len(row["labels"].split(";")) for row in rows if row["labels"]),
@@ -52,7 +52,7 @@ def merged(texts: Iterable[bytes], finished: set[str]) -> bytes:
     """The table made of older ones and of pieces, later lines first believed, for finished pictures alone."""
     rows: dict[str, tuple[str, ...]] = {}
     for text in texts:
-        for row in parse_csv(text, _COLUMNS):
+        for row in parse_csv(text, FOUND_COLUMNS):
             if row["image"] in finished:
-                rows[row["image"]] = tuple(row[column] for column in _COLUMNS)
-    return csv_bytes(_COLUMNS, [rows[name] for name in sorted(rows)])
+                rows[row["image"]] = tuple(row[column] for column in FOUND_COLUMNS)
+    return csv_bytes(FOUND_COLUMNS, [rows[name] for name in sorted(rows)])

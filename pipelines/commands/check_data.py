@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -17,19 +17,11 @@ from clip_es.encoder.download import OFFICIAL, cache_folder
 from clip_es.errors import ClipEsError, ConfigError
 from clip_es.pipelines.checks.dataset import KINDS, SERIOUS, DataCheck, check_data
 from clip_es.pipelines.checks.estimate import Estimate, estimate
-from clip_es.pipelines.commands.masks import _Masks
-from clip_es.pipelines.commands.sources import (
-    Ade20kSource,
-    CityscapesSource,
-    Coco14Source,
-    Coco17Source,
-    ContextSource,
-    FolderSource,
-    ScenesSource,
-    Voc12Source,
-)
+from clip_es.pipelines.commands.flags import VocabularyFlag
+from clip_es.pipelines.commands.masks import OnPresets
+from clip_es.pipelines.commands.sources import S
 from clip_es.pipelines.console import say, show_table, track
-from clip_es.pipelines.masks.method import LabelSource, MaskMaker
+from clip_es.pipelines.masks.method import MaskMaker
 from clip_es.pipelines.parallel.processes import cores
 from clip_es.prompts import Vocabulary, load_vocabulary
 from clip_es.records import Dataset, OnBadLabel
@@ -44,11 +36,10 @@ _COLUMNS = ("severity", "kind", "image_id", "file", "detail", "remedy")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckOptions:
-    """What all sources of pictures share."""
+class CheckData(OnPresets[S]):
+    """Look for whatever would stop or spoil a run."""
 
-    vocabulary: str = "voc12"
-    """voc12, coco14, scenes, or a YAML file: classes, prompts, background words, template."""
+    vocabulary: VocabularyFlag = "voc12"
     fast: bool = False
     """Read headers only: a thousand pictures a second or more, but damage, masks and repeated pictures stay unseen."""
     workers: int | None = None
@@ -69,38 +60,11 @@ class CheckOptions:
     """An unknown label is a problem of its picture, or is left out."""
     template: tuple[str, ...] = ()
     """Sentences the run will have in place of the vocabulary's, for the estimate."""
-    preset: str = "default"
-    """As for `clip-es masks`: sets the defaults of the flags below."""
     shown: int = 5
     """Files shown of each kind of problem."""
     out: Path | None = None
     """Also write all findings to this file: .csv, or .json with the label balance and the estimate."""
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Check(CheckOptions):
-    """Base of the commands: each knows how to read its data set."""
-
-    @property
-    def label_source(self) -> LabelSource:
-        """Whether labels are given, found by the run itself, or not there at all."""
-        return "given"
-
-    @classmethod
-    def preset_default(cls, args: Sequence[str]) -> object:
-        """The defaults under the `--preset` among the arguments, as `clip-es masks` has them."""
-        return _Masks.preset_default.__func__(cls, args)  # pyright: ignore[reportFunctionMemberAccess]
-
-    def dataset(
-        self,
-        vocabulary: Vocabulary,
-        on_bad_label: OnBadLabel = "fail",
-        need_size: bool = False,
-        labelled: bool = True,
-    ) -> Dataset:
-        """The records to look at; comes from the source."""
-        raise NotImplementedError
 
     def run(self) -> int:
         """Print the label balance, problems with their remedies, and the estimate; 1 where there are problems."""
@@ -113,11 +77,11 @@ class _Check(CheckOptions):
             )
         vocabulary = load_vocabulary(self.vocabulary)
         need_size = self.config.image.size_from == "annotation"
-        labelled = self.label_source == "given"
-        dataset = self.dataset(vocabulary, self.on_bad_label, need_size, labelled)
+        labelled = self.source.label_source == "given"
+        dataset = self.source.dataset(vocabulary, self.on_bad_label, need_size, labelled)
         # Only a second reading tells which labels are unknown and how often.
         again = dataset.problems and self.on_bad_label == "fail"
-        skipped = self.dataset(vocabulary, "skip", need_size, labelled) if again else None
+        skipped = self.source.dataset(vocabulary, "skip", need_size, labelled) if again else None
         result = check_data(
             dataset,
             vocabulary,
@@ -157,9 +121,8 @@ class _Check(CheckOptions):
             return None, f"{self.weights} is not on this machine yet; the first run fetches it. Or pass --weights."
         try:
             encoder = load_encoder(self.weights, device=self.device, config=self.config.encoder)
-            maker = MaskMaker(
-                encoder, vocabulary, config=self.config, templates=self.template or None, labels=self.label_source
-            )
+            templates, labels = self.template or None, self.source.label_source
+            maker = MaskMaker(encoder, vocabulary, config=self.config, templates=templates, labels=labels)
             return estimate(
                 dataset.records,
                 result.sizes_hw,
@@ -171,66 +134,6 @@ class _Check(CheckOptions):
             ), ""
         except ClipEsError as error:
             return None, str(error)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckVoc12(Voc12Source, _Check):
-    """Look for whatever would stop or spoil a run on a folder in the layout of PASCAL VOC 2012."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckCoco14(Coco14Source, _Check):
-    """Look for whatever would stop or spoil a run on COCO 2014 with a published label list."""
-
-    vocabulary: str = "coco14"
-    """voc12, coco14, scenes, or a YAML file: classes, prompts, background words, template."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckCoco17(Coco17Source, _Check):
-    """Look for whatever would stop or spoil a run on COCO 2017."""
-
-    vocabulary: str = "coco14"
-    """voc12, coco14, scenes, or a YAML file: classes, prompts, background words, template."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckAde20k(Ade20kSource, _Check):
-    """Look for whatever would stop or spoil a run on ADE20K."""
-
-    vocabulary: str = "ade20k"
-    """A vocabulary of the set's 150 classes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckCityscapes(CityscapesSource, _Check):
-    """Look for whatever would stop or spoil a run on Cityscapes."""
-
-    vocabulary: str = "cityscapes"
-    """A vocabulary of the set's 19 classes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckContext(ContextSource, _Check):
-    """Look for whatever would stop or spoil a run on Pascal Context."""
-
-    vocabulary: str = "context"
-    """A vocabulary of the set's 59 classes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckFolder(FolderSource, _Check):
-    """Look for whatever would stop or spoil a run on pictures of your own."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckScenes(ScenesSource, _Check):
-    """Look for whatever would stop or spoil a run on scenes drawn by `clip-es scenes make`."""
-
-    weights: str = "scenes"
-    """Weights the run will have, for the estimate."""
-    vocabulary: str = "scenes"
-    """voc12, coco14, scenes, or a YAML file: classes, prompts, background words, template."""
 
 
 def _show_labels(result: DataCheck) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -17,21 +17,12 @@ import tyro
 from clip_es.config.presets import find_preset
 from clip_es.config.run import RunConfig
 from clip_es.encoder import load_encoder
-from clip_es.errors import ConfigError
 from clip_es.localize.methods import weakly_supervised
-from clip_es.pipelines.commands.sources import (
-    Ade20kSource,
-    CityscapesSource,
-    Coco14Source,
-    Coco17Source,
-    ContextSource,
-    FolderSource,
-    ScenesSource,
-    Voc12Source,
-)
+from clip_es.pipelines.commands.flags import VocabularyFlag, WeightsFlag
+from clip_es.pipelines.commands.sources import LabelSource, OnSource, S
 from clip_es.pipelines.console import bar, say, show_table
 from clip_es.pipelines.evaluate import Evaluation, evaluate
-from clip_es.pipelines.masks.method import LabelSource, MaskMaker
+from clip_es.pipelines.masks.method import MaskMaker
 from clip_es.pipelines.masks.ray import run_on_ray
 from clip_es.pipelines.masks.report import write_run_report
 from clip_es.pipelines.masks.run import make_masks
@@ -39,29 +30,46 @@ from clip_es.prompts import Synonyms, Vocabulary, load_vocabulary
 from clip_es.prompts.templates import load_templates
 from clip_es.records import Dataset, OnBadLabel
 from clip_es.store.run import KeepCams, RunStore, parse_shard, read_failures, shard
-from clip_es.types import MAX_CLASSES
+from clip_es.types import ImageRecord
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskOptions:
-    """What all sources of pictures share."""
+class OnPresets(OnSource[S]):
+    """Base of the commands that make masks: `--preset` chooses the defaults of the other flags."""
 
-    out: Path
-    """Folder of the run. The same call with the same folder continues it."""
-    weights: str = "ViT-B/16"
-    """ViT-B/32, ViT-B/16, ViT-L/14, ViT-L/14@336px (each fetched once), scenes (in the package), or a file."""
-    vocabulary: str = "voc12"
-    """voc12, coco14, scenes, or a YAML file: classes, prompts, background words, template."""
-    template: tuple[str, ...] = ()
-    """Sentences in place of the vocabulary's, with {} for the class; several are averaged."""
-    synonyms: Synonyms = "sentence"
-    """Synonyms of a class in one sentence (the paper's), as the mean of their vectors, or left out."""
     preset: str = "default"
     """Sets the defaults of the other flags. reference: what CLIP-ES's published code computes, quirks included.
     cliper-DATA-b16 or -l14: CLIPer's published settings and templates for voc21, voc20, context60, context59, object,
     stuff, ade or cityscapes, chosen on those very sets; with -sliding its windows too. cliper-scenes: for scenes."""
-    labels: Literal["given", "auto", "none"] = "given"
-    """Who says what is in a picture: the data set, CLIP's own reading of the picture, or the method itself."""
+
+    @classmethod
+    def preset_options(cls, args: Sequence[str]) -> dict[str, Any]:
+        """The defaults under the `--preset` among the arguments. Raises ConfigError: there is no such preset."""
+        words = [word for arg in args for word in arg.split("=", 1)]
+        names = [after for before, after in pairwise(words) if before == "--preset"]
+        if not names:
+            return {}
+        preset = find_preset(names[-1])
+        options: dict[str, Any] = {"preset": names[-1], "config": preset.config}
+        if preset.template:
+            options["template"] = load_templates(preset.template)
+        if preset.weights:
+            options["weights"] = preset.weights
+        return options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masks(OnPresets[S]):
+    """Masks from image-level labels."""
+
+    out: Path
+    """Folder of the run. The same call with the same folder continues it."""
+    weights: WeightsFlag = "ViT-B/16"
+    vocabulary: VocabularyFlag = "voc12"
+    template: tuple[str, ...] = ()
+    """Sentences in place of the vocabulary's, with {} for the class; several are averaged."""
+    synonyms: Synonyms = "sentence"
+    """Synonyms of a class in one sentence (the paper's), as the mean of their vectors, or left out."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     batch_size: int = 8
@@ -82,110 +90,23 @@ class MaskOptions:
     """Pictures shown in report.html, evenly spread over the run."""
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
 
-    @property
-    def label_source(self) -> LabelSource:
-        """Where the labels come from."""
-        return self.labels if self.labels in ("auto", "none") else "given"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Masks(MaskOptions):
-    """Base of the four commands: each knows how to read its data set."""
-
-    @classmethod
-    def preset_default(cls, args: Sequence[str]):
-        """The defaults under the `--preset` among the arguments; None where it is not named.
-
-        Raises ConfigError: there is no such preset.
-        """
-        words = [word for arg in args for word in arg.split("=", 1)]
-        names = [after for before, after in pairwise(words) if before == "--preset"]
-        if not names:
-            return None
-        preset = find_preset(names[-1])
-        changed = {"preset": names[-1], "config": preset.config}
-        if preset.template:
-            changed["template"] = load_templates(preset.template)
-        if preset.weights:
-            changed["weights"] = preset.weights
-        # Made without __init__: a field that only the command line can fill holds tyro's mark for that.
-        default = object.__new__(cls)
-        for known in fields(cls):
-            given = known.default if known.default_factory is MISSING else known.default_factory()
-            given = changed.get(known.name, given)
-            object.__setattr__(default, known.name, tyro.MISSING if given is MISSING else given)
-        return default
-
-    def dataset(
-        self, vocabulary: Vocabulary, on_bad_label: OnBadLabel, need_size: bool, labelled: bool = True
-    ) -> Dataset:
-        """The records to work on, with their labels or without; comes from the source."""
-        raise NotImplementedError
-
     def run(self) -> int:
         """Make the masks, evaluate them where there is truth, write the report."""
-        index, count = parse_shard(self.shard)
-        vocabulary = load_vocabulary(self.vocabulary)
-        if len(vocabulary.classes) > MAX_CLASSES:
-            raise ConfigError(
-                "an 8-bit mask cannot hold this number of classes",
-                where=f"vocabulary '{vocabulary.name}'",
-                expected=f"at most {MAX_CLASSES}",
-                found=len(vocabulary.classes),
-                next_step="Split the vocabulary.",
-            )
+        part = parse_shard(self.shard)
+        vocabulary = load_vocabulary(self.vocabulary).for_masks()
+        labels = self.source.label_source
         need_size = self.config.image.size_from == "annotation"
-        dataset = self.dataset(vocabulary, self.on_bad_label, need_size, self.label_source == "given")
-        # To the machines of a cluster the model travels from the CPU.
-        device = "cpu" if self.engine == "ray" else self.device
-        encoder = load_encoder(self.weights, device=device, config=self.config.encoder)
-        config = self.config
-        if not dataset.has_background:
-            config = replace(config, mask=replace(config.mask, background=False))
-        maker = MaskMaker(
-            encoder,
-            vocabulary,
-            config=config,
-            templates=self.template or None,
-            synonyms=self.synonyms,
-            labels=self.label_source,
-        )
-        settings = {
-            "labels": self.label_source,
-            **supervision(maker),
-            "config": maker.config.in_use(self.label_source),
-            "prompts": {"templates": self.template or vocabulary.templates, "synonyms": self.synonyms},
-            "sha256": {"weights": encoder.source, "text": maker.bank.source, **maker.localizer.sources},
-        }
-        about = {
-            "dataset": dataset.name,
-            # Not among the settings: pictures may be added and labels mended between calls.
-            "dataset_sha256": dataset.fingerprint(),
-            "images": picture_folder(dataset),
-            "weights": self.weights,
-            "vocabulary": vocabulary.name,
-            "classes": [entry.name for entry in vocabulary.classes],
-            "preset": self.preset,
-            "device": str(encoder.device),
-            "versions": versions(),
-        }
-        with RunStore.open(self.out, settings, about=about, keep=self.keep_cams, shard=(index, count)) as store:
+        dataset = self.source.dataset(vocabulary, self.on_bad_label, need_size, labels == "given")
+        maker = self._maker(vocabulary, dataset, labels)
+        settings, about = self._settings(maker), self._about(maker, dataset)
+        with RunStore.open(self.out, settings, about=about, keep=self.keep_cams, shard=part) as store:
             store.note(dataset.problems)
             for note in dataset.notes:
                 say(note)
-            mine = shard(dataset.records, index, count)
+            mine = shard(dataset.records, *part)
             todo = store.unfinished(mine)
             say(f"{dataset.name}: {len(mine)} pictures, {len(mine) - len(todo)} done before, {len(todo)} to do")
-            with bar("masks", len(todo)) as progress:
-
-                def done() -> None:
-                    progress.advance(progress.task_ids[0])
-
-                if self.engine == "ray":
-                    options = {"address": self.ray_address, "device": self.device, "batch_size": self.batch_size}
-                    run_on_ray(todo, maker, store, **options, done=done)
-                else:
-                    make_masks(todo, maker, store, batch_size=self.batch_size, workers=self.workers, done=done)
+            self._make(todo, maker, store)
             seconds = dict(maker.stopwatch.seconds)
             scores = score_run(self.out, dataset, vocabulary)
             summary = store.finish(seconds, figures(scores))
@@ -194,65 +115,57 @@ class _Masks(MaskOptions):
         _tell(self.out, summary.done, failed, seconds, scores, vocabulary)
         return 1 if failed else 0
 
+    def _maker(self, vocabulary: Vocabulary, dataset: Dataset, labels: LabelSource) -> MaskMaker:
+        # To the machines of a cluster the model travels from the CPU.
+        device = "cpu" if self.engine == "ray" else self.device
+        encoder = load_encoder(self.weights, device=device, config=self.config.encoder)
+        config = self.config
+        if not dataset.has_background:
+            config = replace(config, mask=replace(config.mask, background=False))
+        return MaskMaker(
+            encoder,
+            vocabulary,
+            config=config,
+            templates=self.template or None,
+            synonyms=self.synonyms,
+            labels=labels,
+        )
 
-@dataclass(frozen=True, kw_only=True)
-class MasksVoc12(Voc12Source, _Masks):
-    """Masks for pictures in the layout of PASCAL VOC 2012: labels from the XML files, ids from ImageSets."""
+    def _settings(self, maker: MaskMaker) -> dict[str, object]:
+        """What decides the bytes of the masks."""
+        return {
+            "labels": maker.labels,
+            **supervision(maker),
+            "config": maker.config.in_use(maker.labels),
+            "prompts": {"templates": self.template or maker.vocabulary.templates, "synonyms": self.synonyms},
+            "sha256": {"weights": maker.encoder.source, "text": maker.bank.source, **maker.localizer.sources},
+        }
 
+    def _about(self, maker: MaskMaker, dataset: Dataset) -> dict[str, object]:
+        """What may change between calls: pictures are added, labels mended, versions move on."""
+        return {
+            "dataset": dataset.name,
+            "dataset_sha256": dataset.fingerprint(),
+            "images": picture_folder(dataset),
+            "weights": self.weights,
+            "vocabulary": maker.vocabulary.name,
+            "classes": list(maker.vocabulary.names),
+            "preset": self.preset,
+            "device": str(maker.encoder.device),
+            "versions": versions(),
+        }
 
-@dataclass(frozen=True, kw_only=True)
-class MasksCoco14(Coco14Source, _Masks):
-    """Masks for COCO 2014, labels from a published list of `COCO_train2014_... 45 49` lines or the instances file."""
+    def _make(self, todo: Sequence[ImageRecord], maker: MaskMaker, store: RunStore) -> None:
+        with bar("masks", len(todo)) as progress:
 
-    vocabulary: str = "coco14"
-    """voc12, coco14, scenes, or a YAML file: classes, prompts, background words, template."""
+            def done() -> None:
+                progress.advance(progress.task_ids[0])
 
-
-@dataclass(frozen=True, kw_only=True)
-class MasksCoco17(Coco17Source, _Masks):
-    """Masks for COCO 2017, labels from its instances file."""
-
-    vocabulary: str = "coco14"
-    """coco14 (the same 80 classes), another packaged one, a file, or names such as cat,dog."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MasksAde20k(Ade20kSource, _Masks):
-    """Masks for ADE20K, scored by its own truth: 150 classes, no background."""
-
-    vocabulary: str = "ade20k"
-    """ade20k, or a file with its 150 classes in the same order."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MasksCityscapes(CityscapesSource, _Masks):
-    """Masks for Cityscapes, scored by its own truth: 19 classes, no background."""
-
-    vocabulary: str = "cityscapes"
-    """cityscapes, or a file with its 19 classes in the same order."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MasksContext(ContextSource, _Masks):
-    """Masks for Pascal Context, scored by its own truth: 59 classes, with or without background."""
-
-    vocabulary: str = "context"
-    """context, or a file with its 59 classes in the same order."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MasksFolder(FolderSource, _Masks):
-    """Masks for pictures of your own: a folder, and a table of labels, sub-folders named after the classes, or none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MasksScenes(ScenesSource, _Masks):
-    """Masks for scenes drawn by `clip-es scenes make`, with the CLIP that ships with the package."""
-
-    weights: str = "scenes"
-    """scenes (in the package), a file, or the name of an official CLIP."""
-    vocabulary: str = "scenes"
-    """voc12, coco14, scenes, or a YAML file: classes, prompts, background words, template."""
+            if self.engine == "ray":
+                options = {"address": self.ray_address, "device": self.device, "batch_size": self.batch_size}
+                run_on_ray(todo, maker, store, **options, done=done)
+            else:
+                make_masks(todo, maker, store, batch_size=self.batch_size, workers=self.workers, done=done)
 
 
 def supervision(maker: MaskMaker) -> dict[str, object]:

@@ -10,25 +10,24 @@ import tyro
 
 from clip_es.config.run import ImageConfig, SpectralConfig
 from clip_es.encoder import load_encoder
-from clip_es.pipelines.commands.sources import FolderSource, Voc12Source
+from clip_es.pipelines.commands.flags import VocabularyFlag
+from clip_es.pipelines.commands.sources import OnSource, S
 from clip_es.pipelines.console import say, show_table, track
 from clip_es.pipelines.report import Page
 from clip_es.pipelines.studies.oracle import STAMP, spectral_oracle
-from clip_es.prompts import Vocabulary, load_vocabulary
-from clip_es.records import Dataset, OnBadLabel
+from clip_es.prompts import load_vocabulary
 from clip_es.store.tables import write_json
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Oracle:
-    """What the commands share."""
+class Oracle(OnSource[S]):
+    """A bound for a run: segments chosen by looking at the truth."""
 
     run_folder: Annotated[Path, tyro.conf.arg(name="run")]
     """Folder of a run of `clip-es masks` on these pictures; its labels/ are compared."""
     weights: str = "ViT-B/16"
     """Whose patch features the segments are cut by."""
-    vocabulary: str = "voc12"
-    """voc12, coco14, scenes, or a YAML file."""
+    vocabulary: VocabularyFlag = "voc12"
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     out: Path | None = None
@@ -36,16 +35,10 @@ class _Oracle:
     image: ImageConfig = field(default_factory=ImageConfig)
     spectral: SpectralConfig = field(default_factory=SpectralConfig)
 
-    def dataset(
-        self, vocabulary: Vocabulary, on_bad_label: OnBadLabel, need_size: bool, labelled: bool = True
-    ) -> Dataset:
-        """The pictures with their truth; comes from the source."""
-        raise NotImplementedError
-
     def run(self) -> int:
         """Print IoU of the masks and of the oracle."""
         vocabulary = load_vocabulary(self.vocabulary)
-        dataset = self.dataset(vocabulary, "fail", False, False)
+        dataset = self.source.dataset(vocabulary, labelled=False)
         names = ("background", *vocabulary.names)
         result = spectral_oracle(
             load_encoder(self.weights, device=self.device),
@@ -73,27 +66,3 @@ class _Oracle:
             write_json(self.out / "oracle.json", told)
             page.write(self.out / "oracle.html")
         return 1 if result.failures else 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class OracleVoc12(Voc12Source, _Oracle):
-    """A bound for a run on PASCAL VOC 2012: segments chosen by looking at the truth."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OracleFolder(FolderSource, _Oracle):
-    """A bound for a run on your own pictures: segments chosen by looking at the truth."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OracleScenes(Voc12Source, _Oracle):
-    """A bound for a run on drawn scenes: segments chosen by looking at the truth."""
-
-    weights: str = "scenes"
-    """Whose patch features the segments are cut by."""
-    vocabulary: str = "scenes"
-    """voc12, coco14, scenes, or a YAML file."""
-    root: Path = Path("runs/scenes")
-    """Folder of the scenes."""
-    split: str = "val"
-    """Name of a list in ImageSets/Segmentation."""

@@ -1,22 +1,143 @@
-"""Where pictures and labels come from: the flags of each kind of data set, shared by the commands that read one.
+"""Where pictures and labels come from: one dataclass for each kind of data set, with its flags; all commands read them.
 
-`dataset(..., labelled=False)` of a source asks for pictures alone: no class of any of them is known.
+`clip-es masks voc12` is the command `masks` on the source `voc12`. The names stand in `clip_es.pipelines.cli.SOURCES`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+
+import numpy as np
+import tyro
 
 from clip_es import records
-from clip_es.errors import ConfigError
-from clip_es.prompts import Vocabulary
+from clip_es.errors import ConfigError, DataError
+from clip_es.prompts import Vocabulary, load_vocabulary
 from clip_es.records import Dataset, OnBadLabel, Use
+from clip_es.types import UNDECIDED
+
+LabelSource = Literal["given", "auto", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Voc12Source:
+class DataSource:
+    """What every kind of data set has."""
+
+    vocabulary: ClassVar[str] = "voc12"
+    """The vocabulary that its commands have where none is named."""
+    weights: ClassVar[str] = "ViT-B/16"
+    """The weights that its commands have where none are named."""
+
+    labels: LabelSource = "given"
+    """Who says what is in a picture: the data set, CLIP's own reading of the picture, or the method itself."""
+
+    @property
+    def label_source(self) -> LabelSource:
+        """Whether the data set has labels, or they are to be found, or not even that."""
+        return self.labels
+
+    def dataset(
+        self,
+        vocabulary: Vocabulary,
+        on_bad_label: OnBadLabel = "fail",
+        need_size: bool = False,
+        labelled: bool = True,
+    ) -> Dataset:
+        """The records, their labels and truth numbered as in the vocabulary.
+
+        `need_size`: the records state a size where the data set does. Without `labelled` no class of any picture is
+        known. Raises DataError, ConfigError.
+        """
+        raise NotImplementedError
+
+
+S = TypeVar("S", bound=DataSource)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnSource(Generic[S]):
+    """Base of the commands that read a data set."""
+
+    source: Annotated[S, tyro.conf.arg(name="")]
+
+    variants: ClassVar[Mapping[str, type[DataSource]]] = {}
+    """Sources by name that have further flags or other defaults in this command."""
+
+    @classmethod
+    def of(cls, source: S, **options: Any):
+        """The command on a source, with the defaults that fit it where no option is given."""
+        return cls(source=source, **{**cls.defaults(type(source)), **options})
+
+    @classmethod
+    def defaults(cls, source: type[DataSource]) -> dict[str, Any]:
+        """Options whose defaults depend on the source."""
+        known = {field.name for field in fields(cls)}
+        return {name: getattr(source, name) for name in ("vocabulary", "weights") if name in known}
+
+
+def required(kind: type) -> dict[str, Any]:
+    """tyro's mark for each field of a dataclass that only the user can fill."""
+    return {
+        field.name: tyro.MISSING
+        for field in fields(kind)
+        if field.default is MISSING and field.default_factory is MISSING
+    }
+
+
+def check_order(vocabulary: Vocabulary, packaged: str) -> None:
+    """Do nothing where a set that numbers its classes can be read with a vocabulary.
+
+    The vocabulary may have other words for the classes, but in the set's own order. Raises ConfigError: it has the
+    names of the set in another order.
+    """
+    own = load_vocabulary(packaged)
+    moved = [(name, own.names[k]) for k, name in enumerate(vocabulary.names[: len(own.names)]) if name != own.names[k]]
+    if moved and set(vocabulary.names) == set(own.names):
+        raise ConfigError(
+            f"the labels of this data set are numbers in the order of {packaged}; {vocabulary.name} has another one",
+            expected=f"{moved[0][1]!r} in the place of {moved[0][0]!r}",
+            next_step=f"Pass --vocabulary {packaged}, or bring the classes into its order.",
+        )
+
+
+def _has(vocabulary: Vocabulary, name: str) -> bool:
+    try:
+        vocabulary.class_id(name)
+    except DataError:
+        return False
+    return True
+
+
+def with_classes_of(vocabulary: Vocabulary, dataset: Dataset, truth_names: tuple[str, ...]) -> Dataset:
+    """The data set with its truth numbered as in the vocabulary; the truth's own label k + 1 is `truth_names[k]`.
+
+    A class the vocabulary lacks becomes background, or 255 where the truth has no background.
+    """
+    if truth_names == vocabulary.names or not len(dataset.truth):
+        return dataset
+    table = np.full(256, UNDECIDED, dtype=np.uint8)
+    table[0] = 0
+    missing = []
+    for label, name in enumerate(truth_names, start=1):
+        try:
+            table[label] = vocabulary.class_id(name) + 1
+        except DataError:
+            missing.append(name)
+            table[label] = 0 if dataset.has_background else UNDECIDED
+    notes = dataset.notes
+    if missing:
+        counts_as = "background" if dataset.has_background else "ignored"
+        more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+        notes += (f"Not in {vocabulary.name}, so {counts_as} in the truth: {', '.join(missing[:10])}{more}.",)
+    before = dataset.truth_table
+    return replace(dataset, truth_table=table if before is None else table[before], notes=notes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Voc12Source(DataSource):
     """A folder in the layout of PASCAL VOC 2012: labels from the XML files, ids from ImageSets."""
 
     root: Path = Path("data/VOC2012")
@@ -29,6 +150,9 @@ class Voc12Source:
     """Whether objects marked difficult count as labels, as published."""
     truncated: Use = "keep"
     """Whether objects marked truncated count as labels, as published."""
+    truth_vocabulary: str | None = None
+    """The classes of SegmentationClass in their order. None: VOC's where --vocabulary has only names of VOC, and
+    those of --vocabulary itself where it has none of them."""
 
     def dataset(
         self,
@@ -38,7 +162,8 @@ class Voc12Source:
         labelled: bool = True,
     ) -> Dataset:
         """The records, with the truth that SegmentationClass has."""
-        return records.voc(
+        truth_names = self._truth_names(vocabulary)
+        found = records.voc(
             self.root,
             self.split,
             class_id=vocabulary.class_id,
@@ -49,11 +174,31 @@ class Voc12Source:
             truncated=self.truncated,
             labelled=labelled,
         )
+        return with_classes_of(vocabulary, found, truth_names)
+
+    def _truth_names(self, vocabulary: Vocabulary) -> tuple[str, ...]:
+        if self.truth_vocabulary is not None:
+            return load_vocabulary(self.truth_vocabulary).names
+        published = load_vocabulary(type(self).vocabulary)
+        known = [name for name in vocabulary.names if _has(published, name)]
+        if known and len(known) < len(vocabulary.names):
+            others = [name for name in vocabulary.names if name not in known]
+            raise ConfigError(
+                f"some classes of {vocabulary.name} are those of {published.name}, others are not, so the order of the "
+                "classes in SegmentationClass is not known",
+                where=self.root,
+                found=f"{', '.join(known[:3])} in both; {', '.join(others[:3])} in {vocabulary.name} alone",
+                next_step=f"Pass --truth-vocabulary {published.name}, or that with which the masks were drawn.",
+            )
+        return published.names if known else vocabulary.names
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScenesSource(Voc12Source):
     """Scenes drawn by `clip-es scenes make`, in the layout of VOC."""
+
+    vocabulary: ClassVar[str] = "scenes"
+    weights: ClassVar[str] = "scenes"
 
     root: Path = Path("runs/scenes")
     """Folder of the scenes; `clip-es scenes make` draws one."""
@@ -73,8 +218,10 @@ class ScenesSource(Voc12Source):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _CocoSource:
+class _CocoSource(DataSource):
     """What the years of COCO share."""
+
+    vocabulary: ClassVar[str] = "coco14"
 
     root: Path
     split: str = "train"
@@ -142,6 +289,7 @@ class Coco14Source(_CocoSource):
                 where=self.list_file or self.root / f"{self.split}.txt",
                 next_step="Pass --annotations, or leave --crowd and --min-area as they are.",
             )
+        check_order(vocabulary, "coco14")
         return records.coco14(
             self.root,
             self.split,
@@ -172,8 +320,10 @@ class Coco17Source(_CocoSource):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ade20kSource:
+class Ade20kSource(DataSource):
     """ADE20K's scene parsing set: labels and truth from its masks, 150 classes and no background."""
+
+    vocabulary: ClassVar[str] = "ade20k"
 
     root: Path = Path("data/ADEChallengeData2016")
     """Folder with images and annotations."""
@@ -190,14 +340,17 @@ class Ade20kSource:
         labelled: bool = True,
     ) -> Dataset:
         """The records. Every label is a number of the set's own, so `on_bad_label` asks for nothing."""
+        check_order(vocabulary, "ade20k")
         return records.ade20k(
             self.root, self.split, class_count=len(vocabulary.classes), min_area=self.min_area, labelled=labelled
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class CityscapesSource:
+class CityscapesSource(DataSource):
     """Cityscapes: labels and truth from its fine masks, 19 classes and no background."""
+
+    vocabulary: ClassVar[str] = "cityscapes"
 
     root: Path = Path("data/cityscapes")
     """Folder with leftImg8bit and gtFine."""
@@ -214,14 +367,17 @@ class CityscapesSource:
         labelled: bool = True,
     ) -> Dataset:
         """The records. Every label is a number of the set's own, so `on_bad_label` asks for nothing."""
+        check_order(vocabulary, "cityscapes")
         return records.cityscapes(
             self.root, self.split, class_count=len(vocabulary.classes), min_area=self.min_area, labelled=labelled
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContextSource:
+class ContextSource(DataSource):
     """Pascal Context: labels and truth from its masks, 59 classes."""
+
+    vocabulary: ClassVar[str] = "context"
 
     root: Path = Path("data/VOC2010")
     """Folder with JPEGImages and SegmentationClassContext."""
@@ -240,6 +396,7 @@ class ContextSource:
         labelled: bool = True,
     ) -> Dataset:
         """The records. Every label is a number of the set's own, so `on_bad_label` asks for nothing."""
+        check_order(vocabulary, "context")
         return records.context(
             self.root,
             self.split,
@@ -251,19 +408,19 @@ class ContextSource:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderSource:
+class FolderSource(DataSource):
     """Pictures of your own: a folder, and a table of labels, or sub-folders named after the classes, or no labels."""
 
     images: Path
     """Folder of the pictures; those of its sub-folders count too."""
-    labels: str = "auto"
+    labels: str = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
     """A table (.csv, .jsonl, .txt, .npy), subfolders (named after the classes), auto or none: no labels are given."""
     truth: Path | None = None
     """Folder of ground-truth masks with the pictures' names, for figures that need it."""
 
     @property
-    def label_source(self) -> Literal["given", "auto", "none"]:
-        """Whether the data set has labels, or they are to be found, or not even that."""
+    def label_source(self) -> LabelSource:
+        """Whether a table or the sub-folders give labels, or they are to be found, or not even that."""
         if self.labels in {"auto", "none"}:
             return "auto" if self.labels == "auto" else "none"
         return "given"

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
 from clip_es.config.run import RunConfig
 from clip_es.encoder import Encoder, load_encoder
 from clip_es.errors import ConfigError
-from clip_es.pipelines.commands.sources import Coco14Source, FolderSource, Voc12Source
+from clip_es.pipelines.commands.flags import VocabularyFlag, WeightsFlag
+from clip_es.pipelines.commands.sources import DataSource, OnSource, S, ScenesSource
 from clip_es.pipelines.console import bar, say, track
 from clip_es.pipelines.sweep.report import show_sweep, write_sweep
 from clip_es.pipelines.sweep.sweep import SweepResult, sweep
@@ -28,17 +29,32 @@ from clip_es.store.tables import write_csv
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepOptions:
-    """What all sources of pictures share."""
+class DrawnScenes(ScenesSource):
+    """The drawn world; scenes that are missing are drawn first."""
+
+    root: Path = Path("runs/sweep-scenes")
+    """Folder of the scenes; what is missing is drawn."""
+    scenes: Annotated[ScenesConfig, tyro.conf.arg(name="scenes")] = field(default_factory=ScenesConfig)
+
+    def draw(self) -> None:
+        """Draw the scenes. A folder that is there is taken as it is."""
+        if not (self.root / "ImageSets" / "Segmentation" / f"{self.split}.txt").is_file():
+            with bar("scenes", self.scenes.train + self.scenes.val) as progress:
+                make(self.root, self.scenes, lambda done, _: progress.update(progress.task_ids[0], completed=done))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(OnSource[S]):
+    """Rank templates by their sharpness."""
+
+    variants: ClassVar[Mapping[str, type[DataSource]]] = {"scenes": DrawnScenes}
 
     out: Path
     """Folder for sweep.csv, sweep.json and report.html. The same call with the same folder continues."""
     templates: tuple[str, ...] = ("imagenet80",)
     """Lists to compare: imagenet80, scene15, drawn24, or text files of one template a line; several are joined."""
-    weights: str = "ViT-B/16"
-    """ViT-B/32, ViT-B/16, ViT-L/14, ViT-L/14@336px (each fetched once), scenes (in the package), or a file."""
-    vocabulary: str = "voc12"
-    """voc12, coco14, scenes, or a YAML file: classes, prompts, background words."""
+    weights: WeightsFlag = "ViT-B/16"
+    vocabulary: VocabularyFlag = "voc12"
     synonyms: Synonyms = "sentence"
     """Synonyms of a class in one sentence (the paper's), as the mean of their vectors, or left out."""
     sharpness: Annotated[SharpnessConfig, tyro.conf.arg(name="")] = field(default_factory=SharpnessConfig)
@@ -56,17 +72,27 @@ class SweepOptions:
     """An unknown label fails its picture, or is left out."""
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: RunConfig(refine=()))
 
-    def dataset(self, vocabulary: Vocabulary, on_bad_label: OnBadLabel, need_size: bool) -> Dataset:
-        """The records to work on; comes from the source."""
-        raise NotImplementedError
+    @classmethod
+    def defaults(cls, source: type[DataSource]) -> dict[str, Any]:
+        """Drawn scenes are also swept over the templates that were written for them."""
+        drawn = {"templates": ("imagenet80", "drawn24")} if issubclass(source, DrawnScenes) else {}
+        return {**super().defaults(source), **drawn}
 
     def run(self) -> int:
-        """Measure, show and write."""
+        """Measure, show and write. Raises ConfigError: no labels are given."""
+        if self.source.label_source != "given":
+            raise ConfigError(
+                "a sweep compares templates by the labels of the pictures",
+                found=f"--labels {self.source.labels}",
+                next_step="Pass a table of labels, or subfolders.",
+            )
         if self.pictures is not None and self.pictures < 1:
             raise ConfigError("a sweep needs pictures", expected="--pictures of 1 or more", found=self.pictures)
+        if isinstance(self.source, DrawnScenes):
+            self.source.draw()
         templates = joined_templates(self.templates)
         vocabulary = load_vocabulary(self.vocabulary)
-        dataset = self.dataset(vocabulary, self.on_bad_label, self.config.image.size_from == "annotation")
+        dataset = self.source.dataset(vocabulary, self.on_bad_label, self.config.image.size_from == "annotation")
         if self.pictures is not None:
             dataset = thinned(dataset, self.pictures)
         encoder = load_encoder(self.weights, device=self.device, config=self.config.encoder)
@@ -109,58 +135,6 @@ class SweepOptions:
             "sharpness": asdict(self.sharpness),
             "config": asdict(self.config),
         }
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepVoc12(Voc12Source, SweepOptions):
-    """Rank templates on pictures in the layout of PASCAL VOC 2012."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepCoco14(Coco14Source, SweepOptions):
-    """Rank templates on COCO 2014."""
-
-    vocabulary: str = "coco14"
-    """voc12, coco14, scenes, or a YAML file: classes, prompts, background words."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepFolder(FolderSource, SweepOptions):
-    """Rank templates on your own pictures and their labels."""
-
-    def run(self) -> int:
-        """Measure, show and write. Raises ConfigError: no labels are given."""
-        if self.label_source != "given":
-            raise ConfigError(
-                "a sweep compares templates by the labels of the pictures",
-                found=f"--labels {self.labels}",
-                next_step="Pass a table of labels, or subfolders.",
-            )
-        return super().run()
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepScenes(Voc12Source, SweepOptions):
-    """Rank templates on the drawn world, with the CLIP that ships with the package."""
-
-    root: Path = Path("runs/sweep-scenes")
-    """Folder of the scenes; what is missing is drawn."""
-    split: str = "val"
-    """train or val."""
-    templates: tuple[str, ...] = ("imagenet80", "drawn24")
-    """Lists to compare: imagenet80, scene15, drawn24, or text files of one template a line; several are joined."""
-    weights: str = "scenes"
-    """scenes (in the package), a file, or the name of an official CLIP."""
-    vocabulary: str = "scenes"
-    """voc12, coco14, scenes, or a YAML file: classes, prompts, background words."""
-    scenes: Annotated[ScenesConfig, tyro.conf.arg(name="scenes")] = field(default_factory=ScenesConfig)
-
-    def run(self) -> int:
-        """Draw what is missing, then sweep. A folder that is there is taken as it is."""
-        if not (self.root / "ImageSets" / "Segmentation" / f"{self.split}.txt").is_file():
-            with bar("scenes", self.scenes.train + self.scenes.val) as progress:
-                make(self.root, self.scenes, lambda done, _: progress.update(progress.task_ids[0], completed=done))
-        return super().run()
 
 
 def joined_templates(lists: Sequence[str]) -> tuple[str, ...]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from clip_es.config.run import DEFAULT
 from clip_es.encoder import load_encoder
-from clip_es.pipelines.commands.masks import MasksFolder, MasksScenes, score_run
+from clip_es.pipelines.commands.masks import Masks, score_run
+from clip_es.pipelines.commands.sources import FolderSource, ScenesSource
 from clip_es.pipelines.console import bar, say, show_table, track
 from clip_es.pipelines.masks.method import MaskMaker
 from clip_es.pipelines.masks.report import gallery, run_page
@@ -57,7 +58,7 @@ def run_demo(out: Path, scenes: ScenesConfig, iterations: int = 300) -> DemoResu
         make(data, scenes, progress=lambda done, _: progress.update(progress.task_ids[0], completed=done))
 
     say("2. Masks from their labels, with the CLIP that ships with the package")
-    MasksScenes(out=out, root=data, report_pictures=0).run()
+    Masks.of(ScenesSource(root=data), out=out, report_pictures=0).run()
 
     say("3. What each step is worth")
     vocabulary, encoder = load_vocabulary("scenes"), load_encoder("scenes")
@@ -69,10 +70,9 @@ def run_demo(out: Path, scenes: ScenesConfig, iterations: int = 300) -> DemoResu
 
     say("4. The same command on photographs that scikit-image ships")
     pictures = copy_photographs(photographs)
-    MasksFolder(
+    Masks.of(
+        FolderSource(images=pictures, labels=str(pictures / "labels.csv")),
         out=photographs / "run",
-        images=pictures,
-        labels=str(pictures / "labels.csv"),
         weights="scenes",
         vocabulary="scenes",
         report_pictures=len(PHOTOGRAPHS),

@@ -10,7 +10,8 @@ from PIL import Image
 
 from clip_es.errors import ConfigError
 from clip_es.masks import read_mask
-from clip_es.pipelines.commands.masks import MasksScenes
+from clip_es.pipelines.commands.masks import Masks
+from clip_es.pipelines.commands.sources import ScenesSource
 from clip_es.pipelines.commands.train import Train
 from clip_es.pipelines.console import say
 from clip_es.pipelines.masks.report import spread
@@ -41,7 +42,7 @@ def train_segmenter(out: Path, data: Path, iterations: int) -> TrainedSegmenter 
         say(f"   Left out: {error}")
         return None
     masks, folder = out.with_name(f"{out.name}-train"), out.with_name(f"{out.name}-segmenter")
-    MasksScenes(out=masks, root=data, split="train", report_pictures=0).run()
+    Masks.of(ScenesSource(root=data, split="train"), out=masks, report_pictures=0).run()
     settings = TrainSettings(
         config="scenes_small", iterations=iterations, balanced=True, val_interval=iterations, workers=0
     )

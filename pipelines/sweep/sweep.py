@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from clip_es.config.run import RunConfig
@@ -128,7 +128,7 @@ def sweep(
             MaskMaker(encoder, vocabulary, config=config, templates=[template], synonyms=synonyms)
             for template in track(templates, "text", len(templates))
         ]
-        counter = Counter(makers, state)
+        counter = Counter(makers, state, dataset.truth_table)
         for record in track(judged, "maps", len(judged)):
             try:
                 counted.append(counter(record, dataset.truth[record.image_id]))
@@ -192,8 +192,15 @@ class PictureCounts:
 class Counter:
     """Compares the masks of all templates with the truth, picture by picture; what was done before is read back."""
 
-    def __init__(self, makers: Sequence[MaskMaker], state: Path | None = None) -> None:
+    def __init__(
+        self,
+        makers: Sequence[MaskMaker],
+        state: Path | None = None,
+        table: UInt8[np.ndarray, " 256"] | None = None,
+    ) -> None:
+        """`table`: from the values of the truth's files to those of masks, where they have others."""
         self.makers = makers
+        self.table = table
         self.config, self.vocabulary = makers[0].config, makers[0].vocabulary
         told = ("counts", [maker.bank.source for maker in makers], asdict(self.config), self.vocabulary.box_threshold)
         self.saved = None if state is None else SavedArrays(state, *told)
@@ -203,7 +210,8 @@ class Counter:
         if self.saved is None:
             return self._count(record, truth)
         labels = json.dumps(record.class_ids).encode()
-        key = digest(picture_digest(record, self.config.image).encode(), labels, _bytes(truth))
+        numbers = b"" if self.table is None else self.table.tobytes()
+        key = digest(picture_digest(record, self.config.image).encode(), labels, _bytes(truth) + numbers)
         known = self.saved.load(key)
         if known is not None and known.ndim == 2 and len(known) == 2 + 2 * len(self.makers):
             return PictureCounts.unpack(record.image_id, known)
@@ -214,6 +222,7 @@ class Counter:
     def _count(self, record: ImageRecord, truth_path: Path) -> PictureCounts:
         picture = self.makers[0].read(record)
         truth = read_mask(truth_path)
+        truth = truth if self.table is None else self.table[truth]
         if truth.shape != picture.size_hw:
             raise DataError(
                 "picture and truth differ in size", where=truth_path, expected=picture.size_hw, found=truth.shape

@@ -9,7 +9,7 @@ import pytest
 
 from clip_es.config.run import PRESETS
 from clip_es.pipelines.cli import COMMANDS, main, parse
-from clip_es.pipelines.commands.masks import MasksFolder, MasksVoc12
+from clip_es.pipelines.commands.masks import Masks
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,7 +44,7 @@ def test_a_command_without_its_source_lists_the_sources(capsys):
 
 @pytest.mark.parametrize("form", [["--preset", "reference"], ["--preset=reference"]])
 def test_a_preset_sets_the_defaults_of_the_other_flags(form):
-    command = parse(MasksVoc12, "clip-es", ["--out", "run", *form, "--refine.affinity.layers", "3"])
+    command = parse(Masks, "clip-es", ["--out", "run", *form, "--refine.affinity.layers", "3"], "voc12")
     assert command.config.crf == PRESETS["reference"].crf
     assert command.config.affinity.layers == 3
     assert command.config.affinity.border == "drop"
@@ -52,13 +52,13 @@ def test_a_preset_sets_the_defaults_of_the_other_flags(form):
 
 
 def test_the_default_preset_is_the_default():
-    assert parse(MasksVoc12, "clip-es", ["--out", "run"]).config == PRESETS["default"]
+    assert parse(Masks, "clip-es", ["--out", "run"], "voc12").config == PRESETS["default"]
 
 
 def test_refiners_are_an_ordered_list_that_may_be_empty():
     base = ["--out", "run", "--images", "i", "--labels", "l.csv"]
-    assert parse(MasksFolder, "clip-es", [*base, "--refine"]).config.refine == ()
-    assert parse(MasksFolder, "clip-es", [*base, "--refine", "crf"]).config.refine == ("crf",)
+    assert parse(Masks, "clip-es", [*base, "--refine"], "folder").config.refine == ()
+    assert parse(Masks, "clip-es", [*base, "--refine", "crf"], "folder").config.refine == ("crf",)
 
 
 def test_a_setting_out_of_range_is_refused_by_name(capsys):

@@ -28,6 +28,8 @@ from clip_es.records.labels.pickled import pickled_rows
 from clip_es.records.text import csv_cells, printable, read_lines
 
 COLUMNS = ("image", "labels")
+FOUND_COLUMNS = (*COLUMNS, "confidence", "sure")
+"""Those of the labels.csv that a run with `--labels auto` writes; there a picture may have no label."""
 _ROWS = 4096
 """Rows of an array that are looked at together."""
 
@@ -37,6 +39,8 @@ class Line(NamedTuple):
 
     image: str
     labels: tuple[str, ...]
+    none_found: bool = False
+    """Whether no label stands there because a run that looked for labels found none."""
 
 
 Lines = Iterator[tuple[int, Line | DataError]]
@@ -82,7 +86,9 @@ def open_labels(table: Path, class_id: ClassId, class_count: int | None, picture
 
 def _csv_lines(table: Path) -> Lines:
     rows = read_lines(table)
-    image, labels, width = _header(table, next(rows, (1, ""))[1])
+    names = _header(table, next(rows, (1, ""))[1])
+    image, labels, width = names.index("image"), names.index("labels"), len(names)
+    were_found = set(FOUND_COLUMNS) <= set(names)
     for number, line in rows:
         if isinstance(line, DataError):
             yield number, line
@@ -101,12 +107,12 @@ def _csv_lines(table: Path) -> Lines:
         if isinstance(cells, DataError):
             yield number, cells
         else:
-            names = tuple(name for label in cells[labels].split(";") if (name := label.strip()))
-            yield number, Line(cells[image].strip(), names)
+            found = tuple(name for label in cells[labels].split(";") if (name := label.strip()))
+            yield number, Line(cells[image].strip(), found, were_found and not found)
 
 
-def _header(table: Path, line: str | DataError) -> tuple[int, int, int]:
-    """Where the two columns stand, and how many there are."""
+def _header(table: Path, line: str | DataError) -> list[str]:
+    """The names of the columns, lower case."""
     if isinstance(line, DataError):
         raise line
     cells = csv_cells(line, f"{table.name} line 1")
@@ -119,7 +125,7 @@ def _header(table: Path, line: str | DataError) -> tuple[int, int, int]:
             found=repr(printable(line, 80)),
             next_step="Separate the columns by commas, the names within `labels` by ';'.",
         )
-    return names.index("image"), names.index("labels"), len(names)
+    return names
 
 
 def _json_lines(table: Path) -> Lines:

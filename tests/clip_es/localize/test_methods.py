@@ -378,10 +378,10 @@ def test_the_published_settings_are_presets(capsys):
 
 def test_a_preset_brings_its_templates(tmp_path):
     from clip_es.pipelines.cli import parse
-    from clip_es.pipelines.commands.masks import MasksVoc12
+    from clip_es.pipelines.commands.masks import Masks
 
     flags = ["--out", "run", "--preset", "cliper-object-b16", "--cliper.temperature", "70"]
-    command = parse(MasksVoc12, "clip-es", flags)
+    command = parse(Masks, "clip-es", flags, "voc12")
     assert len(command.template) == 80
     assert command.weights == "ViT-B/16"
     assert (command.config.cliper.temperature, command.config.cliper.score_threshold) == (70.0, 0.3)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from clip_es.errors import DataError
 from clip_es.pipelines.commands.sources import Coco14Source, Coco17Source
-from clip_es.pipelines.commands.truth import TruthCoco14
+from clip_es.pipelines.commands.truth import AnnotatedCoco14, Truth
 from clip_es.prompts import load_vocabulary
 from clip_es.records import Dataset, coco_instances
 from clip_es.records.coco.file import _uncompressed, paint, read_coco_file
@@ -114,7 +114,7 @@ def test_a_list_cannot_drop_crowds(tmp_path, made_up_coco):
 
 def test_masks_of_the_annotations_are_those_painted_by_hand(tmp_path, made_up_coco):
     made = made_up_coco(tmp_path, 60)
-    assert TruthCoco14(root=tmp_path, out=tmp_path / "truth").run() == 0
+    assert Truth.of(AnnotatedCoco14(root=tmp_path), out=tmp_path / "truth").run() == 0
     for image_id, wanted in made.truth.items():
         with Image.open(tmp_path / "truth" / f"{image_id}.png") as png:
             assert png.mode == "P"
@@ -177,7 +177,7 @@ def test_compressed_run_lengths_are_those_of_pycocotools(tmp_path):
 def test_a_damaged_segmentation_costs_one_mask(tmp_path, segmentation):
     second = thing(2, (0, 0, 6, 4), image=2)
     small(tmp_path, [thing(1, (0, 0, 1, 1), segmentation=segmentation), second])
-    assert TruthCoco14(root=tmp_path, out=tmp_path / "truth").run() == 1
+    assert Truth.of(AnnotatedCoco14(root=tmp_path), out=tmp_path / "truth").run() == 1
     assert [path.name for path in (tmp_path / "truth").glob("*.png")] == ["2.png"]
     assert "annotation 1 has no usable segmentation" in (tmp_path / "truth/failures.csv").read_text()
 

@@ -11,7 +11,8 @@ from PIL import Image
 from clip_es.errors import ConfigError, DataError
 from clip_es.masks import read_mask, write_mask
 from clip_es.pipelines.commands.masks import score_run
-from clip_es.pipelines.commands.truth import TruthAde20k, TruthCityscapes, TruthContext
+from clip_es.pipelines.commands.sources import Ade20kSource, CityscapesSource, ContextSource
+from clip_es.pipelines.commands.truth import Truth
 from clip_es.prompts import load_vocabulary
 from clip_es.records import Dataset, ade20k, cityscapes, context
 
@@ -167,9 +168,9 @@ def test_truth_is_written_with_our_values(tmp_path):
     make_ade(tmp_path / "ade", [[0, 1, 150]])
     make_city(tmp_path / "city", [[7, 33, 4]])
     make_context(tmp_path / "context", [[0, 1, 59]])
-    assert TruthAde20k(root=tmp_path / "ade", out=tmp_path / "a").run() == 0
-    assert TruthCityscapes(root=tmp_path / "city", out=tmp_path / "b").run() == 0
-    assert TruthContext(root=tmp_path / "context", out=tmp_path / "c", background="class").run() == 0
+    assert Truth.of(Ade20kSource(root=tmp_path / "ade"), out=tmp_path / "a").run() == 0
+    assert Truth.of(CityscapesSource(root=tmp_path / "city"), out=tmp_path / "b").run() == 0
+    assert Truth.of(ContextSource(root=tmp_path / "context", background="class"), out=tmp_path / "c").run() == 0
     assert read_mask(tmp_path / "a/ADE_val_00000001.png").tolist() == [[255, 1, 150]]
     assert read_mask(tmp_path / f"b/{CITY}.png").tolist() == [[1, 19, 255]]
     assert read_mask(tmp_path / "c/2008_000002.png").tolist() == [[0, 1, 59]]

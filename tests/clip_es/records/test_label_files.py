@@ -328,3 +328,11 @@ def test_one_row_of_json_is_what_the_readme_shows(tmp_path):
     pictures(tmp_path, "a.jpg")
     (tmp_path / "l.jsonl").write_text(json.dumps({"image": "a.jpg", "labels": ["cat", "dog"]}))
     assert found(read(tmp_path, tmp_path / "l.jsonl")) == {"a": (CAT, DOG)}
+
+
+def test_the_labels_that_a_run_found_can_be_given_back_with_pictures_that_have_none(tmp_path):
+    pictures(tmp_path)
+    (tmp_path / "labels.csv").write_text("image,labels,confidence,sure\na,cat,0.900,0.800\nb,,,0.700\n")
+    data = read(tmp_path, tmp_path / "labels.csv")
+    assert (found(data), data.problems) == ({"a": (CAT,)}, ())
+    assert data.notes == ("1 picture left out: the run that wrote labels.csv found no label.",)

@@ -253,4 +253,4 @@ def test_check_without_a_run_says_that_it_wants_one(capsys):
         main(["check"])
     assert "RUN" in capsys.readouterr().err
     assert main(["check", "nowhere"]) == 2
-    assert "no run folder" in capsys.readouterr().err
+    assert "is not the folder of a run" in capsys.readouterr().err

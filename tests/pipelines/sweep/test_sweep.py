@@ -18,7 +18,8 @@ from clip_es.masks import read_mask
 from clip_es.metrics.masks import ConfusionMatrix
 from clip_es.metrics.ranks import spearman, with_interval
 from clip_es.pipelines import cli
-from clip_es.pipelines.commands.sweep import SweepFolder, SweepScenes, joined_templates, thinned
+from clip_es.pipelines.commands.sources import FolderSource
+from clip_es.pipelines.commands.sweep import DrawnScenes, Sweep, joined_templates, thinned
 from clip_es.pipelines.masks.method import MaskMaker
 from clip_es.pipelines.sweep.features import FeatureCache
 from clip_es.pipelines.sweep.report import ORACLE
@@ -265,10 +266,9 @@ def test_a_picture_that_cannot_be_read_is_reported(weights, tmp_path, monkeypatc
     rows = "".join(f"{name},cat;dog\n" for name in [*names, "torn.jpg"])
     (tmp_path / "labels.csv").write_text(f"image,labels\n{rows}")
     (tmp_path / "words.yaml").write_text("[cat, dog]")
-    command = SweepFolder(
+    command = Sweep.of(
+        FolderSource(images=tmp_path, labels=str(tmp_path / "labels.csv")),
         out=tmp_path / "out",
-        images=tmp_path,
-        labels=str(tmp_path / "labels.csv"),
         vocabulary=str(tmp_path / "words.yaml"),
         weights=str(weights),
         templates=("scene15",),
@@ -308,9 +308,9 @@ def test_thinning_spreads_evenly(dataset):
 
 def test_the_scenes_are_drawn_where_there_are_none(tmp_path, weights):
     scenes = ScenesConfig(train=0, val=3, seed=11, side=(64, 72))
-    command = SweepScenes(
-        out=tmp_path / "out", root=tmp_path / "drawn", scenes=scenes, weights=str(weights), cache=tmp_path / "cache",
-        templates=("scene15",), miou=False,
+    command = Sweep.of(
+        DrawnScenes(root=tmp_path / "drawn", scenes=scenes), out=tmp_path / "out", weights=str(weights),
+        cache=tmp_path / "cache", templates=("scene15",), miou=False,
     )  # fmt: skip
     assert command.run() == 0
     assert len(list((tmp_path / "drawn" / "JPEGImages").iterdir())) == 3
