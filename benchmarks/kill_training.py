@@ -32,7 +32,7 @@ def main() -> None:
     if not (masks / "summary.json").exists():
         call("masks", "scenes", "--root", scenes, "--split", "train", "--out", masks, "--report-pictures", 0)
     flags = ("train", masks, "--val", scenes, "--config", "scenes_small", "--iterations", args.iterations)
-    flags += ("--checkpoint-interval", 4, "--batch-size", 2, "--resume", "--val-interval", args.iterations)
+    flags += ("--checkpoint-interval", 4, "--batch-size", 2, "--val-interval", args.iterations)
     call(*flags, "--out", args.out / "whole")
     chance, killed = random.Random(args.seed), args.out / "killed"
     at, torn = [], 0

@@ -1,71 +1,37 @@
 """What would stop or spoil a training, found before it starts: every file of a run folder, all problems at once.
 
-A label outside the classes ends a training on a GPU with a device assert that names no file; a mask of another size
-than its picture ends it in the middle of an epoch. First the headers are read, then the pixels.
+What is looked for in each picture is the matter of `clip_es.segmentor.data.check`, which a training asks as well.
 """
 
 from __future__ import annotations
 
 import os
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Int64
 
-from clip_es.config.run import ImageConfig
-from clip_es.errors import ClipEsError, ConfigError, DataError
-from clip_es.images import look_at
-from clip_es.masks import CRF_THRESHOLD, read_confidence, read_mask
+from clip_es.errors import ConfigError, DataError
 from clip_es.prompts.vocabulary import classes_of_run
 from clip_es.records.picture_files import pictures_below
+from clip_es.segmentor.data.check import (
+    AGAIN,
+    PARTS,
+    Counts,
+    Files,
+    Trouble,
+    check_headers,
+    check_pixels,
+    refuse,
+)
 from clip_es.store.manifest import Manifest
 from clip_es.store.run import read_failures
 from clip_es.types import UNDECIDED
-
-PARTS = ("masks", "labels", "confidence")
-"""Folders of a run that a training may read, one PNG for each picture in each."""
-
-_IMAGE = ImageConfig()
-"""A training sees pictures as OpenCV reads them: turned as EXIF says."""
-
-AGAIN = "Call the `clip-es masks` that made the run again, with the same --out: it makes what is missing."
-KINDS: dict[str, tuple[str, str]] = {
-    "missing": ("a picture lacks a file", AGAIN),
-    "picture": (
-        "a mask has no readable picture",
-        "Name the folder of the pictures with --images, or remove the masks.",
-    ),
-    "damaged": ("a file is damaged", f"Remove it. {AGAIN}"),
-    "kind": ("a PNG holds something else than labels or confidence", f"Remove it. {AGAIN}"),
-    "size": (
-        "sizes differ",
-        "Name the folder of the very pictures the masks were made for; or remove the files and make the masks again.",
-    ),
-    "label": (
-        "a label is no class of the vocabulary",
-        "Check with the vocabulary the masks were made with (--vocabulary), or make the masks again with this one.",
-    ),
-    "undecided": ("labels/ holds 255, which only masks/ may", f"Remove the file. {AGAIN}"),
-    "differs": ("masks/ and labels/ disagree where masks/ is decided", f"Remove both files. {AGAIN}"),
-}
-"""Kind of problem -> (what it is, what to do)."""
-
-
-class Trouble(NamedTuple):
-    """One problem of one file."""
-
-    kind: str
-    """A key of KINDS."""
-    file: str
-    """Below the run's folder."""
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -97,14 +63,7 @@ class RunCheck:
 
     def refuse(self) -> None:
         """Do nothing where nothing is wrong. Raises DataError: the first problem, and how many there are."""
-        if self.troubles:
-            first = self.troubles[0]
-            raise DataError(
-                f"{len(self.troubles)} problems would stop or spoil a training; the first: {KINDS[first.kind][0]}",
-                where=self.run / first.file,
-                found=first.detail,
-                next_step=f"`clip-es check {self.run}` lists all of them.",
-            )
+        refuse(self.troubles, self.run, f"`clip-es check {self.run}` lists all of them.")
 
 
 Progress = Callable[[Iterable[str], str, int], Iterable[str]]
@@ -151,14 +110,15 @@ def check_run(
     pictures = pictures_below(folders) if folders else None
     sound: list[str] = []
     for name in progress(whole, "headers", len(whole)):
-        found = _headers(run, there, name, None if pictures is None else pictures.get(name, []))
+        files = Files(name, _parts(run, there, name), None if pictures is None else pictures.get(name, []), run)
+        found = check_headers(files)
         troubles += found
         if not found:
             sound.append(name)
     notes = list(_notes(run, folders, names))
     if depth == "headers":
         return RunCheck(run, len(ids), tuple(troubles), tuple(notes))
-    counts = _Counts()
+    counts = Counts()
     for part in _all_pixels(run, there, sound, names, workers, progress):
         counts.add(part)
     troubles += counts.troubles
@@ -167,30 +127,14 @@ def check_run(
     if absent:
         notes.append(f"no pixel of {', '.join(absent)}: these classes cannot be learnt from this run")
     if counts.blank:
-        notes.append(f"{len(counts.blank)} masks are 255 throughout, such as masks/{counts.blank[0]}.png")
+        notes.append(f"{len(counts.blank)} masks are 255 throughout, such as {counts.blank[0]}")
     undecided = counts.undecided / counts.pixels if counts.pixels else float("nan")
     return RunCheck(run, len(ids), tuple(troubles), tuple(notes), shares, undecided)
 
 
-class _Counts:
-    """What pixels add up to, over pictures."""
-
-    def __init__(self) -> None:
-        self.labels: Int64[np.ndarray, 256] = np.zeros(256, dtype=np.int64)
-        self.sure: Int64[np.ndarray, 256] = np.zeros(256, dtype=np.int64)
-        self.pictures: Int64[np.ndarray, 256] = np.zeros(256, dtype=np.int64)
-        self.pixels = self.undecided = 0
-        self.blank: list[str] = []
-        self.troubles: list[Trouble] = []
-
-    def add(self, other: _Counts) -> None:
-        for name, value in vars(other).items():
-            setattr(self, name, getattr(self, name) + value)
-
-
 def _all_pixels(
     run: Path, parts: list[str], ids: list[str], names: tuple[str, ...] | None, workers: int, progress: Progress
-) -> Iterator[_Counts]:
+) -> Iterator[Counts]:
     """Counts of the pictures in chunks, in their order, however many processes there are."""
     work = partial(_pixels, run, parts, None if names is None else len(names))
     if not workers:
@@ -206,120 +150,15 @@ def _all_pixels(
         next(steps, None)
 
 
-def _pixels(run: Path, parts: list[str], labels: int | None, ids: list[str]) -> _Counts:
-    counts = _Counts()
+def _parts(run: Path, parts: list[str], name: str) -> dict[str, Path]:
+    return {part: run / part / f"{name}.png" for part in parts}
+
+
+def _pixels(run: Path, parts: list[str], labels: int | None, ids: list[str]) -> Counts:
+    counts = Counts()
     for name in ids:
-        arrays: dict[str, np.ndarray] = {}
-        for part in parts:
-            path = run / part / f"{name}.png"
-            try:
-                check_crc(path)
-                arrays[part] = (read_confidence if part == "confidence" else read_mask)(path)
-            except ClipEsError as error:
-                counts.troubles.append(Trouble("damaged", f"{part}/{name}.png", error.found or error.what))
-        if len(arrays) == len(parts):
-            _count(counts, name, arrays, labels)
+        check_pixels(Files(name, _parts(run, parts, name), None, run), labels, counts)
     return counts
-
-
-def _count(counts: _Counts, name: str, arrays: Mapping[str, np.ndarray], labels: int | None) -> None:
-    masks, decided, confidence = (arrays.get(part) for part in PARTS)
-    if masks is None:
-        return
-    decided = masks if decided is None else decided
-    histogram = np.bincount(decided.ravel(), minlength=256)
-    for part, array in (("masks", masks), ("labels", decided)):
-        if labels is None or (part == "labels" and decided is masks):
-            continue
-        held = np.flatnonzero(np.bincount(array.ravel(), minlength=256)[:UNDECIDED])
-        if len(wrong := held[held >= labels]):
-            detail = f"label {', '.join(map(str, wrong[:5]))}; expected 0..{labels - 1}"
-            counts.troubles.append(Trouble("label", f"{part}/{name}.png", detail))
-    if decided is not masks:
-        if histogram[UNDECIDED]:
-            detail = f"255 at {histogram[UNDECIDED]} of {decided.size} pixels"
-            counts.troubles.append(Trouble("undecided", f"labels/{name}.png", detail))
-        if other := int(((masks != decided) & (masks != UNDECIDED) & (decided != UNDECIDED)).sum()):
-            counts.troubles.append(Trouble("differs", f"masks/{name}.png", f"{other} pixels differ"))
-    left = int((masks == UNDECIDED).sum())
-    counts.labels += histogram
-    counts.pictures += histogram > 0
-    counts.pixels += masks.size
-    counts.undecided += left
-    if confidence is not None:
-        counts.sure += np.bincount(decided[confidence >= np.float32(CRF_THRESHOLD)], minlength=256)
-    if left == masks.size:
-        counts.blank.append(name)
-
-
-def _headers(run: Path, parts: list[str], name: str, pictures: list[Path] | None) -> list[Trouble]:
-    """What the headers of one picture's files tell; `pictures` are the files of its id, None: not to be looked at."""
-    troubles, sizes = [], {}
-    for part in parts:
-        path = run / part / f"{name}.png"
-        try:
-            height, width, bits, colours = png_header(path)
-        except ClipEsError as error:
-            troubles.append(Trouble("damaged", f"{part}/{name}.png", error.found or error.what))
-            continue
-        if (bits, colours) != (8, 0) and (part == "confidence" or colours != 3):
-            found = f"{bits} bits, PNG colour type {colours}"
-            troubles.append(Trouble("kind", f"{part}/{name}.png", found))
-        sizes[part] = height, width
-    own = sizes.get("masks")
-    for part, size in sizes.items():
-        if own and size != own:
-            troubles.append(Trouble("size", f"{part}/{name}.png", f"{_by(size)}, masks/ {_by(own)}"))
-    if pictures is None:
-        return troubles
-    if not pictures:
-        troubles.append(Trouble("picture", f"masks/{name}.png", "no picture of this name"))
-    elif len(pictures) > 1:
-        two = f"{pictures[0]} and {pictures[1]}"
-        troubles.append(Trouble("picture", f"masks/{name}.png", f"several pictures of this name: {two}"))
-    else:
-        try:
-            size = look_at(pictures[0], _IMAGE, pixels=False).size_hw
-        except ClipEsError as error:
-            troubles.append(Trouble("picture", f"masks/{name}.png", str(error)))
-        else:
-            if own and size != own:
-                turned = "; the picture is turned by its EXIF orientation" if size[::-1] == own else ""
-                detail = f"{_by(own)}, its picture {pictures[0]} {_by(size)}{turned}"
-                troubles.append(Trouble("size", f"masks/{name}.png", detail))
-    return troubles
-
-
-def png_header(path: Path) -> tuple[int, int, int, int]:
-    """Height, width, bits and colour type of a PNG file. Raises DataError: it is none, or cannot be read."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(33)
-    except OSError as error:
-        raise DataError("cannot be read", where=path, found=error.strerror) from error
-    if start[:8] != b"\x89PNG\r\n\x1a\n" or start[12:16] != b"IHDR" or len(start) < 33:
-        found = f"a file that starts with {start[:8]!r}" if start else "0 bytes"
-        raise DataError("is no PNG file", where=path, found=found)
-    return int.from_bytes(start[20:24], "big"), int.from_bytes(start[16:20], "big"), start[24], start[25]
-
-
-def check_crc(path: Path) -> None:
-    """Hold every chunk of a PNG against its checksum, which Pillow does not do for pixels. Raises DataError."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError("cannot be read", where=path, found=error.strerror) from error
-    place = 8
-    while place + 12 <= len(data):
-        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
-        if end > len(data):
-            break
-        if zlib.crc32(data[place + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
-            raise DataError("is damaged", where=path, found=f"a wrong checksum near byte {place}")
-        if data[place + 4 : place + 8] == b"IEND":
-            return
-        place = end
-    raise DataError("is damaged", where=path, found=f"its end is missing after {len(data)} bytes")
 
 
 def _pngs(folder: Path) -> set[str]:
@@ -333,7 +172,7 @@ def _pngs(folder: Path) -> set[str]:
         raise DataError("cannot be read", where=folder, found=error.strerror) from error
 
 
-def _shares(counts: _Counts, names: tuple[str, ...] | None) -> tuple[ClassShare, ...]:
+def _shares(counts: Counts, names: tuple[str, ...] | None) -> tuple[ClassShare, ...]:
     if names is None:
         used = np.flatnonzero(counts.labels[:UNDECIDED])
         names = tuple(f"label {label}" for label in range(int(used[-1]) + 1 if len(used) else 0))
@@ -372,7 +211,3 @@ def _folders(images: str | Path | Sequence[Path] | None, run: Manifest) -> list[
             next_step="Name their folder with --images.",
         )
     return folders
-
-
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[0]} x {size[1]}"

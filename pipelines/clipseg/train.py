@@ -8,9 +8,7 @@ OUT/run.yaml              settings, data, encoder
 
 from __future__ import annotations
 
-import io
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -21,19 +19,18 @@ import torch
 import yaml
 
 from clip_es.encoder import Encoder
-from clip_es.errors import ClipEsError, ConfigError, WeightsError
+from clip_es.errors import ConfigError
 from clip_es.localize.clipseg.localizer import Decoder, block_outputs
 from clip_es.localize.clipseg.scores import score_phrases
 from clip_es.localize.clipseg.training import DecoderTraining, Draws, Texts, Unit, loss_of, new_decoder, prompts_of
 from clip_es.localize.clipseg.weights import save_decoder
 from clip_es.records.phrases.table import PhraseSet
-from clip_es.store.disk import Lock, make_folder, write_atomic
+from clip_es.store.disk import write_atomic
+from clip_es.training import Plan, Report, plain, train
 
 _FREE = ("threads", "save_every", "validate_every", "validate_on")
 """Settings that may differ between the parts of a run: they change the time, not the result."""
 _COLUMNS = ("step", "loss", "lr", "seconds", "val_miou", "val_threshold", "val_ap")
-
-Report = Callable[[int, dict[str, float]], None]
 
 
 def train_decoder(
@@ -54,77 +51,67 @@ def train_decoder(
     Raises WeightsError: the checkpoint is damaged or of another run. ConfigError: another process trains here, or
     float16 without a GPU. ClipEsError: the loss is no number. DataError: a picture or a mask cannot be read.
     """
-    device = encoder.device.type
-    if config.amp == "float16" and device != "cuda":
-        raise ConfigError("float16 needs a GPU", found=device, next_step="Pass --amp bfloat16 or --amp none.")
-    make_folder(out)
-    lock = Lock.take(out, "train")
-    if lock is None:
-        raise ConfigError("another process trains in this folder", where=out, found=Lock.holder(out, "train"))
-    with lock:
-        run = _Run(encoder, data, config, out, half)
-        run.restore()
-        end = config.steps if stop_after is None else min(run.step + stop_after, config.steps)
-        with _ahead(run.draws, config, run.step, end) as units:
-            begun = time.perf_counter()
-            for batch in units:
-                figures = run.advance(batch)
-                if config.validate_every and val and (run.step % config.validate_every == 0 or run.step == end):
-                    figures |= run.validate(val)
-                figures["seconds"] = run.seconds + time.perf_counter() - begun
-                run.note(figures)
-                if run.step % config.save_every == 0 or run.step == end:
-                    run.seconds, begun = figures["seconds"], time.perf_counter()
-                    run.save()
-                if report:
-                    report(run.step, figures)
+    if config.amp == "float16" and encoder.device.type != "cuda":
+        found = encoder.device.type
+        raise ConfigError("float16 needs a GPU", found=found, next_step="Pass --amp bfloat16 or --amp none.")
+    run = _Run(encoder, data, config, half, val)
+    plan = Plan(config.steps, config.save_every, config.seed, asdict(config) | run.identity, _FREE, encoder.device)
+    train(
+        run,
+        out,
+        plan,
+        batches=lambda start, end: _ahead(run.draws, config, start, end),
+        stop_after=stop_after,
+        report=report,
+    )
     return out / "decoder.safetensors"
 
 
 class _Run:
     """What a checkpoint holds, and the step that changes it."""
 
-    def __init__(self, encoder: Encoder, data: PhraseSet, config: DecoderTraining, out: Path, half: bool) -> None:
-        self.encoder, self.config, self.out, self.half = encoder, config, out, half
+    def __init__(
+        self, encoder: Encoder, data: PhraseSet, config: DecoderTraining, half: bool, val: PhraseSet | None
+    ) -> None:
+        self.encoder, self.config, self.half, self.val = encoder, config, half, val
         self.draws, self.texts = Draws(data, config), Texts(encoder)
         self.decoder: Decoder = new_decoder(encoder, config)
         self.optimiser = torch.optim.AdamW(self.decoder.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         self.scaler = torch.amp.GradScaler("cuda", enabled=config.amp == "float16")
-        self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, int | float]] = []
         self._loss: list[float] = []
         self.identity = {"encoder": encoder.source, "data": data.fingerprint(), "data_name": data.name}
 
-    def advance(self, units: list[Unit]) -> dict[str, float]:
+    def advance(self, step: int, units: list[Unit]) -> dict[str, float]:
         """One optimiser step; the loss of the step and its learning rate."""
         config, encoder, device = self.config, self.encoder, self.encoder.device
         for group in self.optimiser.param_groups:
-            group["lr"] = config.lr_at(self.step)
+            group["lr"] = config.lr_at(step)
         self.decoder.train()
         grid = config.side // encoder.patch
         narrow = torch.float16 if config.amp == "float16" else torch.bfloat16
-        # Dropout draws from torch's own generators: seeded for each step, and left as they were found.
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed((config.seed << 32) + self.step)
-            with torch.autocast(device.type, narrow, enabled=config.amp != "none"):
-                pixels = torch.stack([unit.pixels for unit in units]).to(device)
-                seen = block_outputs(encoder, pixels, self.decoder.layers)
-                prompts = prompts_of(encoder, units)
-                targets = torch.cat([unit.targets for unit in units])
-                loss = loss_of(self.decoder, seen, prompts, targets, (grid, grid))
+        with torch.autocast(device.type, narrow, enabled=config.amp != "none"):
+            pixels = torch.stack([unit.pixels for unit in units]).to(device)
+            seen = block_outputs(encoder, pixels, self.decoder.layers)
+            prompts = prompts_of(encoder, units)
+            targets = torch.cat([unit.targets for unit in units])
+            loss = loss_of(self.decoder, seen, prompts, targets, (grid, grid))
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
-        value = float(loss.detach())
-        if value != value:
-            raise ClipEsError(
-                "the loss is no number",
-                where=f"step {self.step}",
-                next_step=f"The checkpoint in {self.out} is sound; train with a smaller --lr or without --amp.",
-            )
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        self.step += 1
-        return {"loss": value, "lr": config.lr_at(self.step - 1)}
+        return {"loss": float(loss.detach()), "lr": config.lr_at(step)}
+
+    def after(self, step: int, figures: dict[str, float]) -> None:
+        """Validate now and then, and keep a row for the history where there is something to tell."""
+        every = self.config.validate_every
+        if every and self.val and (step % every == 0 or step == self.config.steps):
+            figures |= self.validate(self.val)
+        self._loss.append(figures["loss"])
+        if "val_miou" in figures or len(self._loss) >= 50:
+            mean = sum(self._loss) / len(self._loss)
+            self.history.append({"step": step, **figures, "loss": mean})
+            self._loss = []
 
     def validate(self, val: PhraseSet) -> dict[str, float]:
         """Referring figures on some phrases of other pictures, text alone."""
@@ -143,65 +130,32 @@ class _Run:
         best, threshold = scores.best("miou")
         return {"val_miou": best, "val_threshold": threshold, "val_ap": scores.ap}
 
-    def note(self, figures: dict[str, float]) -> None:
-        """Keep a row for the history where there is something to tell."""
-        self._loss.append(figures["loss"])
-        if "val_miou" in figures or len(self._loss) >= 50:
-            mean = sum(self._loss) / len(self._loss)
-            self.history.append({"step": self.step, **figures, "loss": mean})
-            self._loss = []
-
-    def save(self) -> None:
-        """Checkpoint, weights, history, settings: each whole or not at all, the checkpoint first."""
-        state = {
-            "step": self.step,
-            "seconds": self.seconds,
-            "config": asdict(self.config),
-            "identity": self.identity,
+    def state_dict(self) -> dict[str, Any]:
+        """Decoder, optimiser, loss scale, history."""
+        return {
             "decoder": self.decoder.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
             "history": self.history,
             "loss": self._loss,
         }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_atomic(self.out / "checkpoint.pt", buffer.getvalue())
-        about = {"supervision": self.draws.data.supervision, "example_side": str(self.config.example_side)}
-        about |= {"steps": f"{self.step} of {self.config.steps}", "encoder": self.encoder.source}
-        save_decoder(self.decoder, self.out / "decoder.safetensors", half=self.half, about=about)
-        rows = [",".join(_COLUMNS), *(",".join(_cell(row, name) for name in _COLUMNS) for row in self.history)]
-        write_atomic(self.out / "history.csv", ("\n".join(rows) + "\n").encode())
-        settings = {"training": _plain(asdict(self.config)), **self.identity, "weakly_supervised": False}
-        write_atomic(self.out / "run.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
 
-    def restore(self) -> None:
-        """Go on from the checkpoint, if there is one. Raises WeightsError."""
-        path = self.out / "checkpoint.pt"
-        if not path.exists():
-            return
-        try:
-            state = torch.load(path, map_location=self.encoder.device, weights_only=True)
-        except Exception as error:  # torch raises many kinds for a damaged archive
-            raise WeightsError(
-                "the checkpoint cannot be read", where=path, found=error, next_step="Remove it to begin anew."
-            ) from error
-        then = state.get("config", {}) | state.get("identity", {})
-        now = asdict(self.config) | self.identity
-        changed = [name for name in now if name not in _FREE and _plain(then.get(name)) != _plain(now[name])]
-        if changed:
-            raise WeightsError(
-                "the checkpoint belongs to another training",
-                where=path,
-                expected={name: now[name] for name in changed},
-                found={name: then.get(name) for name in changed},
-                next_step="Train into another folder.",
-            )
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from such a state."""
         self.decoder.load_state_dict(state["decoder"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])
-        self.step, self.seconds = state["step"], state["seconds"]
         self.history, self._loss = state["history"], state["loss"]
+
+    def save(self, out: Path, step: int) -> None:
+        """Weights, history, settings: each whole or not at all."""
+        about = {"supervision": self.draws.data.supervision, "example_side": str(self.config.example_side)}
+        about |= {"steps": f"{step} of {self.config.steps}", "encoder": self.encoder.source}
+        save_decoder(self.decoder, out / "decoder.safetensors", half=self.half, about=about)
+        rows = [",".join(_COLUMNS), *(",".join(_cell(row, name) for name in _COLUMNS) for row in self.history)]
+        write_atomic(out / "history.csv", ("\n".join(rows) + "\n").encode())
+        settings = {"training": plain(asdict(self.config)), **self.identity, "weakly_supervised": False}
+        write_atomic(out / "run.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
 
 
 @contextmanager
@@ -231,10 +185,3 @@ def _ahead(draws: Draws, config: DecoderTraining, start: int, end: int) -> Itera
 
 def _cell(row: dict[str, int | float], name: str) -> str:
     return f"{row[name]:.6g}" if name in row else ""
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, all the way down, for comparison and for YAML."""
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value

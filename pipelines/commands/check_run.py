@@ -10,8 +10,9 @@ from typing import Annotated
 import tyro
 
 from clip_es.errors import ConfigError, DataError, nearest
-from clip_es.pipelines.checks.run import KINDS, RunCheck, check_run
+from clip_es.pipelines.checks.run import RunCheck, check_run
 from clip_es.pipelines.console import say, show_table, track
+from clip_es.segmentor.data.check import KINDS
 from clip_es.store.tables import write_csv
 
 

@@ -24,6 +24,7 @@ from clip_es.store.manifest import Manifest
 class Train:
     """Train a segmenter of mmsegmentation (extra `segmentor`) on the masks of a run, or on any folder of masks.
 
+    The same call continues. A config given as a file is a Python program and is run; no checkpoint ever is.
     Several GPUs: torchrun --nproc-per-node 8 -m clip_es.pipelines.cli train RUN ... --launcher pytorch.
     """
 
@@ -38,17 +39,17 @@ class Train:
     vocabulary: str | None = None
     """voc12, coco14, scenes, or a YAML file. None: the one the masks were made with."""
     val: Path | None = None
-    """Root of a data set in the layout of VOC, with drawn truth for validation."""
+    """Root of a data set in the layout of VOC, with ground truth for validation."""
     val_split: str = "val"
     """Its list in ImageSets/Segmentation."""
     val_images: Path | None = None
     """In place of --val: a folder of pictures ..."""
     val_masks: Path | None = None
-    """... and one of their drawn masks."""
+    """... and one of their ground-truth masks."""
     val_list_file: Path | None = None
     """Ids to validate with. None: --val-split, or every mask of --val-masks."""
-    resume: bool = False
-    """Continue the training in --out from its newest whole checkpoint; begin where there is none."""
+    resume: bool = True
+    """Continue the training in --out from its newest whole checkpoint; --no-resume refuses where there is one."""
     check: bool = True
     """Look at all masks before the training: sizes, labels, missing files."""
     verbose: bool = False

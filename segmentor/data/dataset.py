@@ -36,7 +36,7 @@ class PseudoMaskDataset(BaseSegDataset):
     def __init__(
         self,
         run: str | None = None,
-        images: str | None = None,
+        images: str | list[str] | None = None,
         masks: str | None = None,
         confidence: str | None = None,
         list_file: str | None = None,

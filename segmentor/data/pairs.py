@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from clip_es.errors import ClipEsError, ConfigError, DataError
-from clip_es.images import quiet_pillow
-from clip_es.masks import read_mask
+from clip_es.errors import ConfigError, DataError
 from clip_es.records.dataset import Listing, read_lines
 from clip_es.records.picture_files import pictures_of
 from clip_es.store.manifest import Manifest
 from clip_es.types import UNDECIDED
-
-_ORIENTATION, _TURNED = 0x0112, {5, 6, 7, 8}
 
 
 @dataclass(frozen=True)
@@ -32,7 +27,7 @@ class Pair:
 
 def find_pairs(
     run: str | Path | None = None,
-    images: str | Path | None = None,
+    images: str | Path | Sequence[str | Path] | None = None,
     masks: str | Path | None = None,
     confidence: str | Path | None = None,
     list_file: str | Path | None = None,
@@ -106,44 +101,6 @@ def check_labels(labels: np.ndarray, class_count: int, where: Path) -> None:
             found=", ".join(map(str, np.unique(wrong)[:5])),
             next_step="Pass the vocabulary the masks were made with, or make them again.",
         )
-
-
-def problems(
-    pairs: Sequence[Pair], class_count: int, progress: Callable[[Iterable[Pair]], Iterable[Pair]] = iter
-) -> list[ClipEsError]:
-    """Every pair that would stop a training: sizes that differ, labels out of range, damaged files.
-
-    Of pictures and confidence only the headers are read, masks are decoded.
-    """
-    found: list[ClipEsError] = []
-    for pair in progress(pairs):
-        try:
-            labels = read_mask(pair.mask)
-            check_labels(labels, class_count, pair.mask)
-            for other in filter(None, (pair.image, pair.confidence)):
-                size = _size_of(other)
-                if size != labels.shape:
-                    raise DataError(
-                        "mask and picture are of different size" if other == pair.image else "not as large as its mask",
-                        where=pair.mask if other == pair.image else other,
-                        expected=f"{size[0]} x {size[1]} as {other}" if other == pair.image else f"{labels.shape}",
-                        found=f"{labels.shape[0]} x {labels.shape[1]}" if other == pair.image else f"{size}",
-                        next_step="Make the mask again from this picture.",
-                    )
-        except ClipEsError as error:
-            found.append(error)
-    return found
-
-
-def _size_of(path: Path) -> tuple[int, int]:
-    """Height and width as the picture is seen: after its EXIF orientation."""
-    try:
-        with quiet_pillow(), Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(_ORIENTATION) in _TURNED
-    except Exception as error:  # Damaged files make Pillow raise almost anything.
-        raise DataError("cannot be opened as a picture", where=path, found=error, next_step="Copy it again.") from error
-    return (width, height) if turned else (height, width)
 
 
 def _listed(path: Path) -> list[str]:

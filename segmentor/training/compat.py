@@ -62,16 +62,31 @@ def trusted() -> list[Any]:
     import numpy as np
 
     float32 = type(np.dtype("f4"))
+    known = _known_to_mmengine()
+    return [float32] if known is not None and float32 not in known else [] if known is not None else _all_types()
+
+
+def mmengine_types() -> list[Any]:
+    """Every type that a checkpoint of mmengine may hold, to read one with `weights_only=True` outside mmengine."""
+    return _known_to_mmengine() or _all_types()
+
+
+def _known_to_mmengine() -> list[Any] | None:
+    """mmengine's own list; None of upstream's mmengine, which has none, so that every read needs all of it."""
     try:
         from mmengine.runner.checkpoint import get_torch_safe_globals
-    except ImportError:  # Upstream's mmengine: no list at all, every read needs all of it.
-        from mmengine.logging.history_buffer import HistoryBuffer
+    except ImportError:
+        return None
+    return list(get_torch_safe_globals())
 
-        core = import_module("numpy._core.multiarray" if hasattr(np, "_core") else "numpy.core.multiarray")
-        kinds = [type(np.dtype(name)) for name in ("f8", "i8", "u4")]
-        makers = [core._reconstruct, core.scalar, getattr]
-        return [HistoryBuffer, np.ndarray, np.dtype, *makers, *kinds, float32]
-    return [] if float32 in get_torch_safe_globals() else [float32]
+
+def _all_types() -> list[Any]:
+    import numpy as np
+    from mmengine.logging.history_buffer import HistoryBuffer
+
+    core = import_module("numpy._core.multiarray" if hasattr(np, "_core") else "numpy.core.multiarray")
+    kinds = [type(np.dtype(name)) for name in ("f8", "i8", "u4", "f4")]
+    return [HistoryBuffer, np.ndarray, np.dtype, core._reconstruct, core.scalar, getattr, *kinds]
 
 
 def _trust() -> None:

@@ -21,6 +21,7 @@ from torch import nn
 
 from clip_es.errors import ConfigError
 from clip_es.store.disk import write_atomic
+from clip_es.training import Stop
 
 
 class WholeFileBackend(LocalBackend):
@@ -90,6 +91,34 @@ class ProgressHook(Hook):
         """After each validation."""
         if metrics and "mIoU" in metrics:
             self.tell(runner.iter, runner.max_iters, None, float(metrics["mIoU"]))
+
+
+class StopHook(Hook):
+    """Ends a training that was asked to stop, after the iteration that was running, with a checkpoint."""
+
+    def __init__(self, stop: Stop) -> None:
+        self.stop = stop
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Raises KeyboardInterrupt: someone asked."""
+        if self.stop.asked:
+            for hook in runner.hooks:
+                if isinstance(hook, CheckpointHook) and not hook.every_n_train_iters(runner, hook.interval):
+                    hook._save_checkpoint(runner)
+            self.stop.obey()
+
+
+class ClaimHook(Hook):
+    """Calls `claim` before the first checkpoint: from then on the folder is this training's."""
+
+    def __init__(self, claim: Callable[[], None]) -> None:
+        self.claim, self.claimed = claim, False
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """The first time alone."""
+        if not self.claimed:
+            self.claim()
+            self.claimed = True
 
 
 class BFloat16OptimWrapper(OptimWrapper):

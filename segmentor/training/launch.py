@@ -6,18 +6,22 @@ import io
 import os
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clip_es.errors import ConfigError, DataError, ShapeError, WeightsError
-from clip_es.segmentor.data.pairs import find_pairs, problems
+from clip_es.errors import ConfigError, ShapeError, WeightsError
+from clip_es.segmentor.data.check import check_pairs, refuse
+from clip_es.segmentor.data.pairs import find_pairs
 from clip_es.segmentor.training.adapt import build_config, config_names, heads, load_config
-from clip_es.segmentor.training.compat import prepare
+from clip_es.segmentor.training.backbone import drop_pretrained, use_pretrained
+from clip_es.segmentor.training.compat import mmengine_types, prepare
 from clip_es.segmentor.training.settings import TrainData, TrainSettings
-from clip_es.store.disk import make_folder, names_in, write_atomic
+from clip_es.store.disk import Lock, make_folder, names_in, write_atomic
 from clip_es.store.tables import read_json, write_json
+from clip_es.training import Stop
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -49,23 +53,26 @@ def train(
     data: TrainData,
     out: Path,
     *,
-    resume: bool = False,
+    resume: bool = True,
     check: bool = True,
     tell: Tell | None = None,
     quiet: bool = True,
 ) -> TrainResult:
-    """Train, or with `resume` continue from the newest whole checkpoint in `out` (and begin where there is none).
+    """Train, or continue from the newest whole checkpoint in `out`; without `resume`, a training there is refused.
 
     OUT/config.py is the config as it was run, OUT/iter_N.pth mmengine's checkpoints, OUT/final.pth the
     last weights alone, OUT/train.json settings and figures, OUT/<time>/ the log and TensorBoard's events. `check`
     looks at all masks first. `quiet` keeps mmengine's log off the terminal.
 
-    Two things are trusted, and nothing else (SECURITY.md): a config file, which is a program and is run, and, with
-    `resume`, the checkpoints in `out`, which mmengine unpickles where it cannot read them as weights alone.
-    `settings.init` is read with `weights_only=True`.
+    The folder becomes a training's, with train.json, at its first checkpoint; until then the same call begins anew.
+    SIGINT and SIGTERM let the iteration end, write a checkpoint and raise KeyboardInterrupt.
+
+    What is executed: the config that `settings.config` names, if it is a file of the user's, for an mmengine config is
+    a Python program. Nothing else is: checkpoints that are continued from, weights to begin with (`settings.init`) and
+    backbones from the network are read with `weights_only=True`, and what cannot be read so is refused.
 
     Raises ConfigError: settings or config cannot work, or `out` holds another training. DataError: masks that do not
-    fit. WeightsError: `init` cannot be used.
+    fit. WeightsError: a checkpoint or `init` cannot be used, or the backbone's weights cannot be had.
     """
     prepare()
     cfg = build_config(settings, data, out)
@@ -73,26 +80,50 @@ def train(
     found = find_pairs(**data.train)
     _check_modes(settings, data, found)
     if check and first:
-        _refuse_bad(found, len(data.classes))
+        refuse(check_pairs(found, len(data.classes)))
         if data.val:
-            _refuse_bad(find_pairs(**data.val), len(data.classes))
+            refuse(check_pairs(find_pairs(**data.val), len(data.classes)))
     record = _record(settings, data)
-    last = _begin(out, record, resume, first)
+    last = _to_continue(out, record, resume, first)
+    written = _plain_config(cfg)  # Names the address of the backbone, not the file it was fetched to.
     if last is not None:
-        _check_classes(last, data)
+        _check_checkpoint(last, data)
         cfg.load_from, cfg.resume = str(last), True
-    elif settings.init is not None:
-        cfg.load_from = str(_usable_weights(settings.init, cfg, out))
+        drop_pretrained(cfg)
+    else:
+        use_pretrained(cfg)
+        if settings.init is not None:
+            cfg.load_from = str(_usable_weights(settings.init, cfg, out))
+    make_folder(out)
+    with _alone(out) if first else nullcontext(), Stop.on_signals() as stop:
+        return _train(cfg, settings, data, out, record, written, first, quiet, tell, stop)
+
+
+def _train(
+    cfg: Config,
+    settings: TrainSettings,
+    data: TrainData,
+    out: Path,
+    record: dict[str, Any],
+    written: str,
+    first: bool,
+    quiet: bool,
+    tell: Tell | None,
+    stop: Stop,
+) -> TrainResult:
     if first:
-        _write_config(cfg, out)
+        write_atomic(out / "config.py", written.encode())
     began = time.monotonic()
     # mmengine keeps loggers and visualizers by name; a second training of this process is to have its own.
     cfg.experiment_name = f"{out.name}-{time.monotonic_ns()}"
     runner = _runner(cfg, settings, quiet)
     miou = _Last(tell)
-    from clip_es.segmentor.training.hooks import ProgressHook
+    from clip_es.segmentor.training.hooks import ClaimHook, ProgressHook, StopHook
 
     runner.register_hook(ProgressHook(miou), priority="LOW")
+    runner.register_hook(StopHook(stop), priority="LOWEST")
+    if first:
+        runner.register_hook(ClaimHook(lambda: _write_record(out, record)), priority="LOW")
     runner.train()
     if miou.value is None and data.val is not None:
         miou.value = float(runner.val()["mIoU"])  # Killed between the last checkpoint and its validation.
@@ -142,40 +173,35 @@ def _check_modes(settings: TrainSettings, data: TrainData, found: list) -> None:
         )
 
 
-def _refuse_bad(found: list, class_count: int) -> None:
-    wrong = problems(found, class_count)
-    if wrong:
-        more = f" {len(wrong) - 1} more such files." if len(wrong) > 1 else ""
-        first = wrong[0]
-        kind = first if isinstance(first, DataError) else DataError(str(first))
-        raise DataError(
-            kind.what,
-            where=kind.where,
-            expected=kind.expected,
-            found=kind.found,
-            next_step=f"{kind.next_step or ''}{more}".strip() or None,
-        )
-
-
 def _record(settings: TrainSettings, data: TrainData) -> dict[str, Any]:
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()}
     return {"settings": plain, "data": {"train": data.train, "val": data.val, "classes": list(data.classes)}}
 
 
-def _begin(out: Path, record: dict[str, Any], resume: bool, first: bool) -> Path | None:
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Raises ConfigError: another process trains in this folder."""
+    lock = Lock.take(out, "train")
+    if lock is None:
+        raise ConfigError("another process trains in this folder", where=out, found=Lock.holder(out, "train"))
+    with lock:
+        yield
+
+
+def _to_continue(out: Path, record: dict[str, Any], resume: bool, first: bool) -> Path | None:
     """The checkpoint to continue from; None for a new training. Raises ConfigError."""
-    if not first:
+    if not first or not out.is_dir():
         return newest_checkpoint(out) if resume else None
-    make_folder(out)
     there = names_in(out)  # Also sweeps what a killed writer left.
     if _RECORD not in there:
         if "run.yaml" in there:
             raise ConfigError("the folder holds masks", where=out, next_step="Pass an --out of its own.")
-        _write_record(out, record)
         return newest_checkpoint(out) if resume else None
     if not resume:
         raise ConfigError(
-            "the folder holds a training", where=out, next_step="Pass --resume to continue it, or another --out."
+            "the folder holds a training",
+            where=out,
+            next_step="Leave --no-resume out to continue it, or pass another --out.",
         )
     try:
         old = read_json(out / _RECORD)
@@ -195,16 +221,29 @@ def _begin(out: Path, record: dict[str, Any], resume: bool, first: bool) -> Path
     return newest_checkpoint(out)
 
 
-def _check_classes(checkpoint: Path, data: TrainData) -> None:
-    """Raises ShapeError: the checkpoint knows other classes than the data."""
-    from mmengine.runner import CheckpointLoader
+def _check_checkpoint(path: Path, data: TrainData) -> None:
+    """Whether a checkpoint is tensors and plain values and of these classes; mmengine, left to itself, would unpickle
+    what is not. Raises WeightsError: it holds more. ShapeError: it knows other classes than the data.
+    """
+    import torch
 
-    meta = CheckpointLoader.load_checkpoint(str(checkpoint), map_location="cpu").get("meta", {})
+    try:
+        with torch.serialization.safe_globals(mmengine_types()):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise WeightsError(
+            "the checkpoint cannot be continued from without executing what it contains, which is never done",
+            where=path,
+            expected="a checkpoint as `clip-es train` writes it",
+            found=f"{type(error).__name__}: {str(error)[:200]}",
+            next_step="Remove it to continue from an older one.",
+        ) from error
+    meta = content.get("meta") or {} if isinstance(content, dict) else {}
     known = (meta.get("dataset_meta") or {}).get("classes")
     if known is not None and tuple(known) != data.classes:
         raise ShapeError(
             "the checkpoint was trained on other classes",
-            where=checkpoint,
+            where=path,
             expected=f"{len(data.classes)}: {', '.join(data.classes[:5])}, ...",
             found=f"{len(known)}: {', '.join(list(known)[:5])}, ...",
             next_step="Train in another --out.",
@@ -244,12 +283,11 @@ def _usable_weights(path: Path, cfg: Config, out: Path) -> Path:
     return path
 
 
-def _write_config(cfg: Config, out: Path) -> None:
-    plain = cfg.to_dict()
-    plain = {**plain, "load_from": None, "resume": False}  # Of this call, not of the model.
+def _plain_config(cfg: Config) -> str:
+    """The config's text, without what is of this call and not of the model."""
     from mmengine.config import Config
 
-    write_atomic(out / "config.py", Config(plain).pretty_text.encode())
+    return Config({**cfg.to_dict(), "load_from": None, "resume": False}).pretty_text
 
 
 def _runner(cfg: Config, settings: TrainSettings, quiet: bool) -> Runner:

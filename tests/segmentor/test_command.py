@@ -67,8 +67,9 @@ def test_it_trains_from_the_command_line_and_says_how_far_it_is(folder, tiny_tra
     # mmengine's own log is in its file.
     assert "mmengine" not in said.out + said.err
     assert "Iter(train)" in next((tmp_path / "out").rglob("*.log")).read_text()
-    assert main([str(word) for word in words]) == 2
-    assert "holds a training. Pass --resume" in capfd.readouterr().err
+    assert main([str(word) for word in words]) == 0, "the same call continues"
+    assert main([*(str(word) for word in words), "--no-resume"]) == 2
+    assert "holds a training. Leave --no-resume out" in capfd.readouterr().err
 
 
 def test_the_folder_of_the_pictures_is_written_into_run_yaml(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from PIL import Image
 from clip_es.errors import ConfigError, DataError
 from clip_es.masks import write_confidence, write_mask
 from clip_es.segmentor import prepare
-from clip_es.segmentor.data.pairs import find_pairs, problems
+from clip_es.segmentor.data.check import check_pairs
+from clip_es.segmentor.data.pairs import find_pairs
 
 pytest.importorskip("mmseg")
 
@@ -164,12 +166,18 @@ def test_a_mask_of_another_size_or_with_a_strange_label_is_found_before_and_whil
     write_mask(folder / "run" / "labels" / "p3.png", np.full((40, 48), 9, dtype=np.uint8))
     write_confidence(folder / "run" / "confidence" / "p4.png", np.zeros((2, 2), dtype=np.float32))
     (folder / "images" / "p5.png").write_bytes(b"no picture")
-    found = [str(error) for error in problems(find_pairs(run=folder / "run"), 3)]
-    assert len(found) == 4
-    assert "p1.png: mask and picture are of different size. Expected 40 x 48" in found[0]
-    assert "p3.png: the mask holds a label that is none of the classes. Expected 0..2, or 255" in found[1]
-    assert "p4.png: not as large as its mask" in found[2]
-    assert "p5.png: cannot be opened as a picture" in found[3]
+    found = [(kind, Path(file).name, detail) for kind, file, detail in check_pairs(find_pairs(run=folder / "run"), 3)]
+    assert [(kind, name) for kind, name, _ in found] == [
+        ("size", "p1.png"),
+        ("size", "p1.png"),
+        ("label", "p3.png"),
+        ("size", "p4.png"),
+        ("picture", "p5.png"),
+    ]
+    assert found[0][2] == "40 x 48, labels/ 40 x 47"
+    assert found[1][2].startswith("40 x 47, its picture ")
+    assert found[2][2] == "label 9; expected 0..2"
+    assert found[3][2] == "2 x 2, labels/ 40 x 48"
     data = build(run=folder / "run")
     with pytest.raises(DataError, match=r"p1\.png: is of another size than its picture"):
         data[1]
@@ -182,7 +190,7 @@ def test_exif_orientation_counts_in_sizes(folder):
     exif[0x0112] = 6
     Image.fromarray(np.zeros((48, 40, 3), dtype=np.uint8)).save(folder / "images" / "p0.jpg", exif=exif)
     (folder / "images" / "p0.png").unlink()
-    assert problems(find_pairs(run=folder / "run"), 3) == []
+    assert check_pairs(find_pairs(run=folder / "run"), 3) == []
     assert build(run=folder / "run")[0]["inputs"].shape == (3, 40, 48)
 
 

@@ -38,7 +38,7 @@ def test_a_killed_training_that_is_resumed_ends_with_the_same_weights(tmp_path, 
     """Three kills here; benchmarks/kill_training.py has ten and prints what they did."""
     folder = tiny_training.make_run(tmp_path / "data")
     config = tiny_training.write_config(folder)
-    flags = (folder / "run", "--config", config, "--iterations", 40, "--checkpoint-interval", 3, "--resume")
+    flags = (folder / "run", "--config", config, "--iterations", 40, "--checkpoint-interval", 3)
     finish(start(*flags, "--out", tmp_path / "whole"))
     chance, killed = random.Random(0), 0
     while killed < 3:

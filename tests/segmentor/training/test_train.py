@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ import torch
 
 from clip_es.errors import ConfigError, DataError, ShapeError, WeightsError
 from clip_es.masks import read_mask, write_mask
+from clip_es.segmentor.training.backbone import fetch
 from clip_es.segmentor.training.launch import TrainSettings, build_config, newest_checkpoint, train
 
 pytest.importorskip("mmseg")
@@ -110,13 +114,11 @@ def test_resuming_what_is_done_measures_again_and_changes_nothing(trained, folde
     assert all(torch.equal(value, before[name]) for name, value in weights(out / "final.pth").items())
 
 
-def test_a_folder_with_a_training_is_only_continued_on_request_and_with_its_settings(
-    trained, folder, settings, tiny_training
-):
+def test_a_folder_with_a_training_is_only_continued_with_its_settings(trained, folder, settings, tiny_training):
     out, _, _ = trained
     data = tiny_training.train_data(folder)
-    with pytest.raises(ConfigError, match=r"holds a training\. Pass --resume"):
-        train(settings, data, out)
+    with pytest.raises(ConfigError, match=r"holds a training\. Leave --no-resume out"):
+        train(settings, data, out, resume=False)
     with pytest.raises(ConfigError, match=r"other settings. Expected loss = hard, threshold = 0\.95"):
         train(replace(settings, loss="soft", threshold=0.9), data, out, resume=True)
     with pytest.raises(ConfigError, match="holds masks"):
@@ -220,7 +222,10 @@ def test_bad_masks_stop_before_the_training(folder, settings, tiny_training, tmp
     shutil.copytree(folder, tmp_path / "data")
     for name in ("p1", "p4"):
         write_mask(tmp_path / "data" / "run" / "labels" / f"{name}.png", np.full((40, 48), 3, dtype=np.uint8))
-    with pytest.raises(DataError, match=r"p1\.png: the mask holds a label .* Found 3\. .* 1 more such files"):
+    with pytest.raises(
+        DataError,
+        match=r"p1\.png: 2 problems would .* a label is no class of the vocabulary. Found label 3; expected 0\.\.2",
+    ):
         train(settings, tiny_training.train_data(tmp_path / "data"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     alone = replace(tiny_training.train_data(folder), run=None, masks=folder / "truth", images=folder / "images")
@@ -234,3 +239,81 @@ def test_mixed_precision_trains_on_a_cpu(folder, settings, tiny_training, tmp_pa
     state = weights(result.model)
     assert state["decode_head.conv_seg.weight"].dtype == torch.float32
     assert all(bool(value.isfinite().all()) for value in state.values())
+
+
+def test_without_a_network_the_file_its_place_and_its_hash_are_named_and_nothing_is_claimed(
+    folder, settings, tiny_training, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+
+    def offline(url, *_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    data, out = tiny_training.train_data(folder, val=False), tmp_path / "out"
+    text = (folder / "tiny.py").read_text()
+    named = tmp_path / "named.py"
+    named.write_text(
+        text.replace("type='EncoderDecoder',", "type='EncoderDecoder', pretrained='open-mmlab://resnet50_v1c',")
+    )
+    lacking = replace(settings, config=str(named))
+    with pytest.raises(WeightsError, match="backbone cannot be downloaded") as caught:
+        train(lacking, data, out)
+    message = str(caught.value)
+    assert "/pretrain/third_party/resnet50_v1c-2cccc1ad.pth elsewhere and put it at" in message
+    assert str(tmp_path / "cache/hub/checkpoints/resnet50_v1c-2cccc1ad.pth") in message
+    assert "SHA-256 2cccc1ad..." in message
+    assert "--config scenes_small needs no download" in message
+    assert "no network" in message
+    assert not out.exists()
+    assert train(replace(lacking, scratch=True, iterations=1), data, out).iterations == 1, "the retry is not refused"
+
+
+def test_a_backbone_that_is_not_the_published_file_or_more_than_weights_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    there = tmp_path / "hub/checkpoints/net-2cccc1ad.pth"
+    there.parent.mkdir(parents=True)
+    torch.save({"weight": torch.zeros(2)}, there)
+    with pytest.raises(WeightsError, match=r"not the published one\. Expected SHA-256 2cccc1ad"):
+        fetch("https://somewhere.org/net-2cccc1ad.pth")
+    torch.save({"weight": Harm()}, tmp_path / "harm.pth")
+    with pytest.raises(WeightsError, match="cannot be read as weights alone"):
+        fetch(str(tmp_path / "harm.pth"))
+    assert not Harm.done
+
+
+class Harm:
+    """What runs when it is unpickled."""
+
+    done: ClassVar[list] = []
+
+    def __reduce__(self):
+        return Harm.done.append, (1,)
+
+
+def test_a_checkpoint_that_is_continued_from_is_never_executed(trained, folder, settings, tiny_training, tmp_path):
+    out, _, _ = trained
+    content = torch.load(out / "iter_4.pth", weights_only=False)
+    torch.save({**content, "optimizer": Harm()}, tmp_path / "iter_4.pth")
+    with pytest.raises(WeightsError, match="without executing what it contains"):
+        train(settings, tiny_training.train_data(folder), tmp_path)
+    assert not Harm.done
+
+
+def test_a_stop_leaves_a_checkpoint_from_which_the_same_call_continues(
+    trained, folder, settings, tiny_training, tmp_path
+):
+    data = tiny_training.train_data(folder, val=False)
+    fewer = replace(settings, checkpoint_interval=100)
+
+    def stop(iteration, total, loss, miou):
+        assert not (tmp_path / "out" / "train.json").exists(), "claimed with the first checkpoint"
+        if iteration == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(fewer, data, tmp_path / "out", tell=stop)
+    assert newest_checkpoint(tmp_path / "out") == tmp_path / "out" / "iter_3.pth"
+    train(fewer, data, tmp_path / "out")
+    first, again = weights(trained[0] / "final.pth"), weights(tmp_path / "out" / "final.pth")
+    assert all(torch.equal(first[name], again[name]) for name in first)
