@@ -105,7 +105,7 @@ def published_maps(encoder: Encoder, seen: EncodedImage, bank, ids: list[int]) -
     rows = []
     for k in range(len(ids)):
         one = replace(found.maps, scores=found.maps.scores[k : k + 1], class_ids=(ids[k],))
-        spread = published.spread(one, seen.attention, REFERENCE.affinity, 0.4)
+        spread = published.spread(one, seen.attention, REFERENCE.refiners.affinity, 0.4)
         rows.append(published.upsample(spread, SIZE_HW).scores[0].numpy())
     for parameter in encoder.model.visual.transformer.blocks[-1].parameters():
         parameter.requires_grad_(False)
@@ -136,7 +136,7 @@ def main() -> None:
     def ours(model: Encoder, ids: list[int]) -> bytes:
         seen = model.encode([picture.patches])[0]
         maps = localize(model, seen, bank, ids).maps
-        refined = affinity.spread(maps, seen.attention, DEFAULT.affinity, 0.4)
+        refined = affinity.spread(maps, seen.attention, DEFAULT.refiners.affinity, 0.4)
         file = io.BytesIO()
         np.savez(file, refined=refined.scores.numpy())
         return file.getvalue()
@@ -166,7 +166,7 @@ def main() -> None:
         {
             "encode": lambda: encoder.encode([picture.patches]),
             **{f"localize {c}": lambda c=c: localize(encoder, seen, bank, list(range(c))) for c in LABELS},
-            "affinity 2": lambda: affinity.spread(maps, seen.attention, DEFAULT.affinity, 0.4),
+            "affinity 2": lambda: affinity.spread(maps, seen.attention, DEFAULT.refiners.affinity, 0.4),
             "upsample 2": lambda: upsample(maps, SIZE_HW),
             "read, resize": lambda: read_picture(
                 ImageRecord("coffee", arguments.out / "coffee.png", (0,)), 16, DEFAULT.image
@@ -174,10 +174,10 @@ def main() -> None:
         },
         arguments.repeat,
     )
-    crf_maps = upsample(affinity.spread(maps, seen.attention, DEFAULT.affinity, 0.4), SIZE_HW)
+    crf_maps = upsample(affinity.spread(maps, seen.attention, DEFAULT.refiners.affinity, 0.4), SIZE_HW)
     crfs = best(
         {
-            name: lambda name=name: crf(picture, crf_maps, replace(DEFAULT.crf, backend=name))
+            name: lambda name=name: crf(picture, crf_maps, replace(DEFAULT.refiners.crf, backend=name))
             for name in ("pydensecrf", "native")
         },
         arguments.repeat,

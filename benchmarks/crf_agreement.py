@@ -69,7 +69,11 @@ def main() -> None:
     for picture, maps in inputs(arguments.pictures):
         if len(maps.class_ids) not in compiled:  # the native code is compiled once for each number of labels
             corner = ClassMaps(scores=maps.scores, class_ids=maps.class_ids)
-            crf(replace(picture, rgb=picture.rgb[:32, :32].copy()), corner, replace(DEFAULT.crf, backend="native"))
+            crf(
+                replace(picture, rgb=picture.rgb[:32, :32].copy()),
+                corner,
+                replace(DEFAULT.refiners.crf, backend="native"),
+            )
             compiled.add(len(maps.class_ids))
         row = compare(picture, maps)
         rows.append(row)
@@ -118,7 +122,7 @@ def compare(picture: Picture, maps: ClassMaps) -> Agreement:
 def run(picture: Picture, maps: ClassMaps, backend: Literal["pydensecrf", "native"]) -> tuple[torch.Tensor, float]:
     """Probabilities [label h w], background first, and CPU seconds."""
     start = time.process_time()
-    found = crf(picture, maps, replace(DEFAULT.crf, backend=backend))
+    found = crf(picture, maps, replace(DEFAULT.refiners.crf, backend=backend))
     seconds = time.process_time() - start
     assert found.background is not None
     return torch.cat([found.background[None], found.scores]), seconds

@@ -153,7 +153,7 @@ def published(maker: MaskMaker, record: ImageRecord, folder: Path) -> None:
     path = folder / f"{record.image_id}.npy"
     np.save(path, np.stack(maps))
     back = ClassMaps(torch.from_numpy(np.load(path).astype(np.float32)).clamp(0, 1), record.class_ids)
-    decided = crf(picture, back, replace(DEFAULT.crf, backend="pydensecrf"))
+    decided = crf(picture, back, replace(DEFAULT.refiners.crf, backend="pydensecrf"))
     scores = torch.cat([decided.background[None], decided.scores]) if decided.background is not None else decided.scores
     write_mask(folder / f"{record.image_id}.png", scores.argmax(0).numpy().astype(np.uint8))
 

@@ -25,7 +25,7 @@ from clip_es.metrics.masks import ConfusionMatrix
 from clip_es.pipelines.masks.method import LabelSource, MaskMaker, Stopwatch
 from clip_es.prompts import load_vocabulary
 from clip_es.records import Dataset, voc
-from clip_es.refine import split
+from clip_es.refine.registry import in_order
 from clip_es.scenes.dataset import ScenesConfig, make
 from clip_es.store.tables import write_json
 
@@ -85,7 +85,7 @@ def bench(
     classes = len(vocabulary.classes) + 1
     found = Bench(makers, {name: Row(method, labels, name, ConfusionMatrix(classes)) for name in chains})
     # A localizer may answer differently where a refiner on the grid follows.
-    finders = {bool(split(CHAINS[name])[0]): maker for name, maker in makers.items()}
+    finders = {bool(in_order(CHAINS[name])[0]): maker for name, maker in makers.items()}
     for record in dataset.records:
         picture = next(iter(finders.values())).read(record)
         seen = next(iter(finders.values())).encode([picture])[0]
@@ -95,12 +95,12 @@ def bench(
             for grid, finder in finders.items()
         }
         for name, maker in makers.items():
-            located = maker.refine(picture, seen, *answers[bool(split(CHAINS[name])[0])])
+            located = maker.refine(picture, seen, *answers[bool(in_order(CHAINS[name])[0])])
             found.rows[name].counts.update(maker.finish(located).mask.decided, truth)
         found.pictures += 1
     common = next(iter(finders.values())).stopwatch.seconds
     for name, row in found.rows.items():
-        finder, own = finders[bool(split(CHAINS[name])[0])].stopwatch.seconds, makers[name].stopwatch.seconds
+        finder, own = finders[bool(in_order(CHAINS[name])[0])].stopwatch.seconds, makers[name].stopwatch.seconds
         stages = [common["read"], common["encode"], finder["localize"], finder.get("labels", 0.0), own["decide"]]
         row.seconds = (sum(stages) + sum(own[stage] for stage in CHAINS[name])) / found.pictures
     return found
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/bench/methods.json"))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    settings = replace(DEFAULT, cliper=CLIPER_SCENES, clipseg=ClipSegConfig(decoder=args.decoder))
+    settings = DEFAULT.using(cliper=CLIPER_SCENES, clipseg=ClipSegConfig(decoder=args.decoder))
     with tempfile.TemporaryDirectory() as folder:
         root = make(Path(folder) / "scenes", ScenesConfig(train=1, val=args.scenes, seed=args.seed))
         dataset = voc(root, "val", class_id=load_vocabulary("scenes").class_id)

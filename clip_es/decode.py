@@ -29,7 +29,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from clip_es.config.run import ImageConfig
+from clip_es.config.stages import ImageConfig
 from clip_es.errors import ClipEsError, DataError
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")

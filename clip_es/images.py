@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from clip_es.config.run import ImageConfig
+from clip_es.config.stages import ImageConfig
 from clip_es.decode import (
     check_area,
     decode,

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
-from clip_es.config.run import MaskConfig
+from clip_es.config.stages import MaskConfig
 from clip_es.errors import DataError, ShapeError
 from clip_es.images import quiet_pillow
 from clip_es.scaling import upsample

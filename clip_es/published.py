@@ -18,14 +18,13 @@ import torch.nn.functional as F
 from jaxtyping import Float32
 from torch import Tensor
 
-from clip_es.config.run import AffinityConfig
 from clip_es.encoder import Encoder
 from clip_es.encoder.tokenize import tokenize
 from clip_es.encoder.vit import SelfAttention
 from clip_es.errors import ConfigError
 from clip_es.localize.base import Localization
 from clip_es.localize.gradcam.localizer import ClipEs
-from clip_es.refine.affinity import box_mask
+from clip_es.refine.affinity import AffinityConfig, box_mask
 from clip_es.types import ClassMaps, EncodedImage, Picture, TextBank
 
 

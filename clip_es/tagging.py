@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
-from clip_es.config.methods import TaggingConfig
+from clip_es.config.stages import TaggingConfig
 from clip_es.encoder.encode import Encoder
 from clip_es.encoder.vit import VisionTower
 from clip_es.errors import ConfigError, ShapeError

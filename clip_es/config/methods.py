@@ -11,7 +11,6 @@ import tyro
 from clip_es.errors import ConfigError
 
 Variant = Literal["gradcam", "hirescam", "layercam", "gradcam++", "xgradcam", "eigengradcam"]
-MethodName = Literal["clip-es", "cliper", "clipseg"]
 LastAttention = Literal["fused", "qq", "kk", "vv", "identity", "vanilla"]
 VisualPrompt = Literal[
     "crop_blur_highlight352", "blur3_highlight01", "blur3_highlight", "blur_highlight", "highlight", "crop", "overlay"
@@ -131,43 +130,3 @@ def check_layers(layers: tuple[int, ...] | list[int]) -> None:
     """Raises ConfigError: no block numbers, or not ascending."""
     if list(layers) != sorted(set(layers)) or not layers or min(layers) < 0:
         raise ConfigError("layers are block numbers from 0 on, ascending", expected="3 6 9", found=list(layers))
-
-
-@dataclass(frozen=True)
-class TaggingConfig:
-    """`--labels auto`: which classes of the vocabulary CLIP itself sees in a picture."""
-
-    threshold: float = 0.5
-    """Confidence from which a class counts as present. Higher: fewer wrong labels, and more missed ones."""
-    mix: Literal["identity", "attention"] = "identity"
-    """How patches leave the last block: each alone, as TagCLIP, for a CLIP whose last attention blurs what is where; or
-    mixed by that attention."""
-    refine: bool = True
-    """Carry the patch scores along the attention of the layers, weak entries dropped."""
-    reidentify: bool = True
-    """Look at the region of each likely class once more, as a picture of its own."""
-    peak: int = 4
-    """The score of a class is the mean over this many of its best patches; TagCLIP takes the best one."""
-    candidate: float = 0.1
-    """Share of the best class's local score from which a class is looked at once more; the others count half."""
-    context: int = 2
-    """Patches of surroundings around a region."""
-    zoom: float = 2.0
-    """A region is enlarged at most this many times; a small one gets more surroundings."""
-    centre: float = 0.16
-    """Score at which the confidence is one half."""
-    steepness: float = 3.2
-    """How fast the confidence rises there: factor on the logit of the score. Both chosen on drawn scenes."""
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("threshold", 0.0, 1.0),
-            ("peak", 1, 10_000),
-            ("candidate", 0.0, 1.0),
-            ("context", 0, 1000),
-            ("zoom", 1.0, 100.0),
-            ("centre", 1e-6, 1 - 1e-6),
-            ("steepness", 1e-3, 1e3),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"{name} is out of range", expected=f"{low:g}..{high:g}", found=getattr(self, name))

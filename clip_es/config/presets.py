@@ -31,7 +31,7 @@ def find_preset(name: str) -> Preset:
     if name in PRESETS:
         return Preset(PRESETS[name])
     if name == "cliper-scenes":
-        return Preset(replace(DEFAULT, method="cliper", cliper=CLIPER_SCENES, refine=()))
+        return Preset(replace(DEFAULT, method="cliper", refine=()).using(cliper=CLIPER_SCENES))
     from clip_es.localize.cliper import TEMPLATES, cliper_preset
 
     data, backbone = name.removesuffix(_SLIDING).removeprefix("cliper-").rsplit("-", 1) if "-" in name else (name, "")
@@ -47,4 +47,4 @@ def find_preset(name: str) -> Preset:
         )
     size, weights = _BACKBONES[backbone]
     settings = cliper_preset(data, size, sliding=name.endswith(_SLIDING))  # pyright: ignore[reportArgumentType]
-    return Preset(replace(DEFAULT, method="cliper", cliper=settings, refine=()), TEMPLATES[data, size], weights)
+    return Preset(replace(DEFAULT, method="cliper", refine=()).using(cliper=settings), TEMPLATES[data, size], weights)

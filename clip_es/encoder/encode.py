@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
 
-from clip_es.config.run import EncoderConfig
+from clip_es.config.stages import EncoderConfig
 from clip_es.encoder.tokenize import tokenize
 from clip_es.encoder.vit import CLIP, SelfAttention, TowerSizes
 from clip_es.encoder.weights import checked, load_weights, told_activation, tower_sizes, weights_hash

@@ -18,12 +18,11 @@ where a format has no place for 255: the table says so.
 
 from clip_es.formats.folder import ExportFolder
 from clip_es.formats.names import Names
-from clip_es.formats.registry import FORMATS, READABLE, Format, FormatName, ReadableName, Writer
+from clip_es.formats.registry import FORMATS, Format, FormatName, ReadableName, Writer, readable
 from clip_es.formats.source import Incoming, Source
 
 __all__ = [
     "FORMATS",
-    "READABLE",
     "ExportFolder",
     "Format",
     "FormatName",
@@ -32,4 +31,5 @@ __all__ = [
     "ReadableName",
     "Source",
     "Writer",
+    "readable",
 ]

@@ -9,7 +9,7 @@ from typing import Literal
 
 from PIL import Image
 
-from clip_es.config.run import ImageConfig
+from clip_es.config.stages import ImageConfig
 from clip_es.decode import exif_orientation, large_ones_too, opened, our_errors
 from clip_es.errors import DataError, ShapeError
 from clip_es.images import look_at

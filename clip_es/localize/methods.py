@@ -1,4 +1,8 @@
-"""Which methods there are, and how each is made ready. A new one: a class like those here, and a line in `METHODS`."""
+"""The methods, in one table, and how each is made ready.
+
+A new one is one file with a class that has the members of `base.Localizer`, its settings, and a line in `METHODS`.
+Another installed package brings its own under the entry point group `clip_es.localizers`; see `clip_es.joints`.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,19 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from clip_es import published
-from clip_es.config.run import MethodName, RunConfig
+from clip_es.config.methods import CliperConfig, ClipSegConfig, LocalizeConfig
 from clip_es.encoder import Encoder
-from clip_es.errors import ConfigError, WeightsError, nearest
+from clip_es.errors import ConfigError, WeightsError
+from clip_es.joints import Table
 from clip_es.localize.base import Localizer
 from clip_es.localize.cliper import Cliper
 from clip_es.localize.clipseg.examples import class_prompts, digest, read_examples
 from clip_es.localize.clipseg.localizer import ClipSeg
 from clip_es.localize.clipseg.weights import load_decoder
 from clip_es.localize.gradcam.localizer import ClipEs
-from clip_es.refine.registry import ON_GRID
 from clip_es.types import TextBank
 
 
@@ -28,7 +32,8 @@ class Parts:
 
     encoder: Encoder
     bank: TextBank
-    config: RunConfig
+    settings: Any
+    """The method's own settings."""
     words: Sequence[Sequence[str]]
     """What each class is called; several words of a class are averaged."""
     templates: Sequence[str] | None = None
@@ -39,31 +44,51 @@ class Parts:
     """Whether the labels of a picture will be known."""
     exact: bool = False
     """Whether the order of operations of the published code is wanted."""
+    attention_layers: int = 8
+    """Over how many of the last layers the attention for the affinity is averaged."""
+    on_patches: bool = False
+    """Whether the maps are wanted on the patch grid, for a refiner that works there."""
 
 
-class Method(NamedTuple):
+@dataclass(frozen=True)
+class Method:
     """A method and what can be said of it without making it."""
 
-    make: Callable[[Parts], Localizer]
-    finds_classes: bool
-    """Whether it works without labels."""
+    name: str
     about: str
+    """One sentence for help, errors and docs, without a full stop."""
+    settings: type
+    """A frozen dataclass that can be made without arguments; its fields become flags."""
+    make: Callable[[Parts], Localizer]
+    """Raises ConfigError, WeightsError, DataError: what it needs cannot be had."""
+    finds_classes: bool = False
+    """Whether it works without labels."""
+    prefix: str = ""
+    """Of its flags, where that is not its name."""
+    paper: str = ""
+    """What its authors call it, where that is not its name."""
+
+    @property
+    def flag(self) -> str:
+        """What its settings are called: --FLAG.FIELD."""
+        return self.prefix or self.name.replace("-", "_")
+
+    @property
+    def title(self) -> str:
+        """For headings."""
+        return self.paper or self.name
 
 
-def build_localizer(parts: Parts) -> Localizer:
-    """The localizer that `parts.config.method` names, ready to work. Raises ConfigError, WeightsError, DataError."""
-    name = parts.config.method
-    if name not in METHODS:
-        raise ConfigError(
-            "there is no such method", expected=", ".join(METHODS), found=name, next_step=nearest(name, METHODS) or None
-        )
-    if not parts.labelled and not METHODS[name].finds_classes:
+def build_localizer(name: str, parts: Parts) -> Localizer:
+    """The localizer of a name, ready to work. Raises ConfigError, WeightsError, DataError."""
+    method = METHODS.find(name, "--method")
+    if not parts.labelled and not method.finds_classes:
         raise ConfigError(
             f"the method {name} explains labels, so it cannot work without any",
             found="--labels none",
             next_step="Pass --labels auto to have them found first, or --method cliper, which finds them itself.",
         )
-    return METHODS[name].make(parts)
+    return method.make(parts)
 
 
 def weakly_supervised(localizer: Localizer) -> bool:
@@ -73,15 +98,15 @@ def weakly_supervised(localizer: Localizer) -> bool:
 
 def _clip_es(parts: Parts) -> Localizer:
     kind = published.PublishedClipEs if parts.exact else ClipEs
-    return kind(parts.encoder, parts.bank, parts.config.localize, parts.config.affinity.layers)
+    return kind(parts.encoder, parts.bank, parts.settings, parts.attention_layers)
 
 
 def _cliper(parts: Parts) -> Localizer:
-    return Cliper(parts.encoder, parts.bank, parts.config.cliper, parts.config.affinity.layers, known=parts.labelled)
+    return Cliper(parts.encoder, parts.bank, parts.settings, parts.attention_layers, known=parts.labelled)
 
 
 def _clipseg(parts: Parts) -> Localizer:
-    config = parts.config.clipseg
+    config: ClipSegConfig = parts.settings
     path = _decoder_path(config.decoder)
     decoder = load_decoder(path, config.layers).to(parts.encoder.device)
     sources, examples = {"decoder": hashlib.sha256(path.read_bytes()).hexdigest()}, []
@@ -98,8 +123,8 @@ def _clipseg(parts: Parts) -> Localizer:
         decoder,
         prompts,
         config,
-        on_grid=any(name in ON_GRID for name in parts.config.refine),
-        layers=parts.config.affinity.layers,
+        on_grid=parts.on_patches,
+        layers=parts.attention_layers,
         sources=sources,
         supervision=decoder.about.get("supervision", "masks (PhraseCut)"),
     )
@@ -119,8 +144,35 @@ def _decoder_path(name: str) -> Path:
     return shipped_decoder_path()
 
 
-METHODS: dict[MethodName, Method] = {
-    "clip-es": Method(_clip_es, False, "where the labels are, by the gradient of their scores"),
-    "cliper": Method(_cliper, True, "patches of all layers against the words; with labels or without"),
-    "clipseg": Method(_clipseg, True, "a decoder that was trained on masks, asked with words or examples"),
-}
+METHODS: Table[Method] = Table(
+    "method",
+    "clip_es.localizers",
+    [
+        Method(
+            "clip-es",
+            "Softmax-GradCAM, where the given labels are",
+            LocalizeConfig,
+            _clip_es,
+            prefix="localize",
+            paper="CLIP-ES",
+        ),
+        Method(
+            "cliper",
+            "patches of all layers against the words, with labels or without",
+            CliperConfig,
+            _cliper,
+            finds_classes=True,
+            paper="CLIPer",
+        ),
+        Method(
+            "clipseg",
+            "a decoder that was trained on masks, asked with words or examples",
+            ClipSegConfig,
+            _clipseg,
+            finds_classes=True,
+            paper="CLIPSeg",
+        ),
+    ],
+    Method,
+)
+"""The one place where a method's name stands."""

@@ -8,6 +8,8 @@ for all labels of a picture at once.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -16,10 +18,35 @@ from jaxtyping import Bool, Float, Float32, Int
 from scipy import ndimage
 from torch import Tensor
 
-from clip_es.config.run import AffinityConfig
+from clip_es.config.bounds import check_within
 from clip_es.errors import ShapeError
+from clip_es.refine.base import Surroundings
 from clip_es.scaling import min_max
 from clip_es.types import ClassMaps, EncodedImage, Picture
+
+
+@dataclass(frozen=True)
+class AffinityConfig:
+    """Class-aware affinity: maps spread along CLIP's own attention, inside box masks."""
+
+    layers: int = 8
+    """How many of the last transformer layers are averaged; all where the tower has fewer."""
+    iterations: int = 3
+    """Sinkhorn rounds: columns to sum one, then rows."""
+    squarings: int = 1
+    """How often the symmetrised matrix is squared: the power is 2 to this number."""
+    box_threshold: float | None = None
+    """Share of a map's maximum above which a patch opens a box. None: the vocabulary's (VOC 0.4, COCO 0.7)."""
+    border: Literal["keep", "drop"] = "keep"
+    """Published boxes never reach the last row and column of the grid: `drop`. `keep` lets them."""
+
+    def __post_init__(self) -> None:
+        check_within("layers", self.layers, 1, 64, "transformer layers")
+        check_within("iterations", self.iterations, 0, 1000, "Sinkhorn rounds")
+        check_within("squarings", self.squarings, 0, 6, "squarings")
+        if self.box_threshold is not None:
+            check_within("box_threshold", self.box_threshold, 0.0, 1.0, "share of the maximum")
+
 
 Border = Literal["keep", "drop"]
 
@@ -69,6 +96,14 @@ def refine(
             next_step="Put affinity before refiners that work at full size: --refine affinity crf.",
         )
     return spread(maps, seen.attention, config, box_threshold)
+
+
+def make(config: AffinityConfig, around: Surroundings) -> partial[ClassMaps]:
+    """The refiner of the table."""
+    how = spread
+    if around.exact:
+        from clip_es.published import spread as how
+    return partial(refine, config=config, box_threshold=around.box_threshold, spread=how)
 
 
 def balance(

@@ -18,10 +18,40 @@ import torch.nn.functional as F
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from clip_es.config.run import DiffusionConfig
 from clip_es.errors import ConfigError, ShapeError, WeightsError
+from clip_es.refine.base import Surroundings
 from clip_es.scaling import min_max
 from clip_es.types import ClassMaps, EncodedImage, Picture
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """Maps carried along Stable Diffusion's self-attention (extra `diffusion`)."""
+
+    model: str = "stabilityai/stable-diffusion-2-1-base"
+    """A folder in the diffusers layout, or a hub name. The 2.1-base weights have left that hub name; mirrors exist, and
+    1.5 and 1.4 work too."""
+    threshold: float = 0.1
+    """Entries of an attention below this share of their column's maximum are dropped."""
+    mode: Literal["chain", "mean", "single"] = "chain"
+    """The product of all heads; their average; or one head alone."""
+    single: int = 1
+    """Which head, for `single`."""
+    timestep: int = 45
+    """Index into the scheduler's 50 steps at which the picture is noised."""
+    side: int = 512
+    """The picture is stretched to a square of this side, pixels; a multiple of 8."""
+    seed: int = 0
+    """Of the noise; the published code draws it anew each time."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1 or not 0 <= self.timestep < 50 or self.side < 8 or self.side % 8:
+            raise ConfigError(
+                "these settings of the diffusion refiner cannot work",
+                expected="threshold 0..1, timestep 0..49, side a multiple of 8",
+                found=(self.threshold, self.timestep, self.side),
+            )
+
 
 LAYERS = ("up_blocks.3.attentions.1", "up_blocks.3.attentions.0")
 """Whose self-attention is read, in the order of the chain; the third of that block is not used."""
@@ -157,6 +187,11 @@ class DiffusionRefiner:
         """As `refine`."""
         self._model = self._model or load_diffusion(self.config.model, self.device)
         return refine(picture, seen, maps, self.config, self._model)
+
+
+def make(config: DiffusionConfig, around: Surroundings) -> DiffusionRefiner:
+    """The refiner of the table. Raises ConfigError, WeightsError: its network cannot be had."""
+    return DiffusionRefiner(config, around.device)
 
 
 def refine(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,11 +19,32 @@ import torch.nn.functional as F
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from clip_es.config.run import DinoConfig
+from clip_es.config.bounds import check_within
 from clip_es.encoder.capture import normalised
 from clip_es.errors import ConfigError, WeightsError
+from clip_es.refine.base import Surroundings
 from clip_es.scaling import min_max
 from clip_es.types import ClassMaps, EncodedImage, Picture
+
+
+@dataclass(frozen=True)
+class DinoConfig:
+    """Maps carried between patches that look alike to a DINO (extra `diffusion`, for transformers)."""
+
+    model: str = ""
+    """A local folder of a DINO or DINOv2 in transformers' layout."""
+    sharpness: float = 3.0
+    """Factor on the cosines before the softmax."""
+    offset: float = 1.2
+    """Pairs whose cosine is below this many times the mean cosine do not count."""
+    max_patches: int = 4096
+    """Larger pictures are scaled down to this many patches."""
+
+    def __post_init__(self) -> None:
+        check_within("sharpness", self.sharpness, 0, 1e3, "factor")
+        check_within("offset", self.offset, -100, 100, "times the mean cosine")
+        check_within("max_patches", self.max_patches, 1, 2**20, "patches")
+
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -74,6 +96,17 @@ class Dino:
             return maps
         carried = carry(maps.scores.to(self.device), self.features(picture.rgb), self.config)
         return ClassMaps(min_max(carried).to(maps.scores.device), maps.class_ids, unscaled=carried)
+
+
+def make(config: DinoConfig, around: Surroundings) -> Dino:
+    """The refiner of the table. Raises ConfigError, WeightsError: the network cannot be had."""
+    return Dino(config.model, config, around.device)
+
+
+def check(config: DinoConfig) -> None:
+    """Raises ConfigError: no model is named."""
+    if not config.model:
+        raise ConfigError("the dino refiner needs a model", next_step="Pass --refine.dino.model FOLDER.")
 
 
 def carry(

@@ -7,15 +7,46 @@ measured by how much colours vary around this pixel, and a little from their dis
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float32
 from torch import Tensor
 from torch.nn import functional as F
 
-from clip_es.config.run import ParConfig
+from clip_es.config.bounds import check_within
+from clip_es.errors import ConfigError
+from clip_es.refine.base import Surroundings
 from clip_es.scaling import upsample
 from clip_es.types import ClassMaps, Picture
+
+
+@dataclass(frozen=True)
+class ParConfig:
+    """Pixel-adaptive refinement: each pixel takes over the labels of neighbours that look like it."""
+
+    dilations: tuple[int, ...] = (1, 2, 4, 8, 12, 24)
+    """Distances of the eight neighbours of each ring, pixels."""
+    iterations: int = 10
+    """How often labels are passed on."""
+    colour: float = 0.3
+    """Colour reach, in standard deviations of the neighbours' colours."""
+    position_weight: float = 0.01
+    """What nearness alone counts, beside 1 for colour."""
+    background_power: float = 1.0
+    """The background score is (1 - best map) to this power."""
+
+    def __post_init__(self) -> None:
+        if not self.dilations:
+            raise ConfigError("PAR needs neighbours", expected="at least one dilation", found=self.dilations)
+        for dilation in self.dilations:
+            check_within("dilations", dilation, 1, 1024, "pixels")
+        check_within("iterations", self.iterations, 0, 1000, "rounds")
+        check_within("colour", self.colour, 1e-3, 1e3, "standard deviations")
+        check_within("position_weight", self.position_weight, 0, 1e3, "weight")
+        check_within("background_power", self.background_power, 0.01, 100, "exponent")
+
 
 AROUND = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0))
 """Steps (down, right) to the eight neighbours."""
@@ -45,6 +76,11 @@ def par(picture: Picture, maps: ClassMaps, config: ParConfig) -> ClassMaps:
     pixels = torch.from_numpy(picture.rgb).to(values.device).permute(2, 0, 1).float()
     values = pass_on(values, neighbour_weights(pixels, config), config).clamp(0, 1)
     return ClassMaps(scores=values[1:], class_ids=maps.class_ids, background=values[0])
+
+
+def make(config: ParConfig, _: Surroundings) -> partial[ClassMaps]:
+    """The refiner of the table."""
+    return partial(par, config=config)
 
 
 def neighbour_weights(pixels: Float32[Tensor, "channel h w"], config: ParConfig) -> Float32[Tensor, "neighbour h w"]:

@@ -1,49 +1,140 @@
-"""The refiners of a run: first those on the patch grid, then those on a grid of another network, then at full size.
+"""The refiners, in one table: first those on the patch grid, then those on a grid of their own, then at full size.
 
-The kinds differ in what they need. On the patch grid a refiner uses what the encoder saw; diffusion and dino bring a
-network and a grid of their own; at full size a refiner needs the picture alone, so another process may run it.
+The kinds differ in what they need. On the patch grid a refiner uses what the encoder saw; `own` ones bring a network
+and a grid of their own; at full size a refiner needs the picture alone, so another process may run it.
+
+A new refiner is one file with its settings (a frozen dataclass whose fields become flags) and one line in `REFINERS`.
+Another installed package brings its own under the entry point group `clip_es.refiners`; see `clip_es.joints`. It
+imports `Refiner` from here, and types from `clip_es.refine.base` and `clip_es.types`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 
-from clip_es.config.run import RefinerName, RunConfig
 from clip_es.errors import ConfigError
-from clip_es.refine import affinity, diffusion, dino, spectral
+from clip_es.joints import Table
+from clip_es.refine import affinity, diffusion, dino, par, spectral
+from clip_es.refine.affinity import AffinityConfig
+from clip_es.refine.base import FullSizeRefiner, GridRefiner, Kind, Surroundings
 from clip_es.refine.crf import dense as crf
-from clip_es.refine.par import par
-from clip_es.types import ClassMaps, EncodedImage, Picture
+from clip_es.refine.crf.settings import CrfConfig
+from clip_es.refine.diffusion import DiffusionConfig
+from clip_es.refine.dino import DinoConfig
+from clip_es.refine.par import ParConfig
+from clip_es.refine.spectral import SpectralConfig
+from clip_es.types import ClassMaps
 
-GridRefiner = Callable[[Picture, EncodedImage, ClassMaps], ClassMaps]
-"""A picture, what the encoder saw in it, and its maps so far, to better maps on the same grid or one of its own."""
-
-FullSizeRefiner = Callable[[Picture, ClassMaps], ClassMaps]
-"""A picture and its maps so far to better maps of the picture's size."""
-
-ON_GRID: frozenset[RefinerName] = frozenset({"affinity", "spectral"})
-"""The refiners that work on the patch grid."""
+_KINDS: tuple[Kind, ...] = ("patches", "own", "pixels")
 
 
-ON_OWN_GRID: frozenset[RefinerName] = frozenset({"diffusion", "dino"})
-"""The refiners that have a grid of their own."""
+@dataclass(frozen=True)
+class Refiner:
+    """A refiner and what can be said of it without making it."""
+
+    name: str
+    about: str
+    """One sentence for help, errors and docs, without a full stop."""
+    grid: Kind
+    settings: type
+    """A frozen dataclass that can be made without arguments; its fields become the flags --refine.NAME.FIELD."""
+    make: Callable[[Any, Surroundings], GridRefiner | FullSizeRefiner]
+    """From settings to the refiner. Raises ConfigError: an extra is missing. WeightsError: weights cannot be had."""
+    resolve: Callable[[Any, str], Any] = lambda settings, _: settings
+    """From settings and a kind of device to settings in which nothing is left to choose."""
+    check: Callable[[Any], None] = lambda _: None
+    """Raises ConfigError: with these settings it cannot work, for reasons that its settings alone may not know."""
+    undecided_below: float | None = None
+    """Where it comes last and nothing else is asked for: confidence below which a pixel is left undecided."""
+    reads_file: bool = False
+    """Whether it looks at the picture as `ImageConfig.crf_decoder` has decoded it."""
+    off_cpu: Callable[[Any], bool] = lambda _: False
+    """Whether it works on the device of the maps under these settings, so that worker processes do not help."""
+
+    @property
+    def flag(self) -> str:
+        """The name as an attribute."""
+        return self.name.replace("-", "_")
 
 
-def split(names: tuple[RefinerName, ...]) -> tuple[list[RefinerName], list[RefinerName]]:
-    """The refiners that need a network, and those at full size. Raises ConfigError: they are not in their order."""
-    ranks = [0 if name in ON_GRID else 1 if name in ON_OWN_GRID else 2 for name in names]
+REFINERS: Table[Refiner] = Table(
+    "refiner",
+    "clip_es.refiners",
+    [
+        Refiner("affinity", "spreads maps along CLIP's own attention", "patches", AffinityConfig, affinity.make),
+        Refiner("spectral", "averages maps over segments of the picture", "patches", SpectralConfig, spectral.make),
+        Refiner("diffusion", "carries maps along Stable Diffusion's attention", "own", DiffusionConfig, diffusion.make),
+        Refiner("dino", "averages maps over patches alike to DINO", "own", DinoConfig, dino.make, check=dino.check),
+        Refiner("crf", "lets labels follow the edges of the picture", "pixels", CrfConfig, crf.make, **crf.TRAITS),
+        Refiner("par", "passes labels between like neighbours", "pixels", ParConfig, par.make, undecided_below=0.0),
+    ],
+    Refiner,
+)
+"""The one place where a refiner's name stands."""
+
+
+def in_order(names: Sequence[str]) -> tuple[list[Refiner], list[Refiner]]:
+    """The refiners before full size, and those at full size. Raises ConfigError: unknown, or not in their order."""
+    rows = [REFINERS.find(name, "--refine") for name in names]
+    ranks = [_KINDS.index(row.grid) for row in rows]
     if ranks != sorted(ranks):
+        own = ", ".join(row.name for row in REFINERS.values() if row.grid == "own")
         raise ConfigError(
-            "refiners on the patch grid come before those at full size, diffusion and dino between them",
-            expected=" ".join(name for _, name in sorted(zip(ranks, names, strict=True), key=lambda pair: pair[0])),
+            f"refiners on the patch grid come before those at full size, and those with a grid of their own ({own}) "
+            "between them",
+            expected=" ".join(row.name for _, row in sorted(zip(ranks, rows, strict=True), key=lambda pair: pair[0])),
             found=" ".join(names),
             next_step="Change the order of --refine.",
         )
-    late = ranks.count(2)
-    return list(names[: len(names) - late]), list(names[len(names) - late :])
+    late = ranks.count(_KINDS.index("pixels"))
+    return rows[: len(rows) - late], rows[len(rows) - late :]
+
+
+class Chain(Protocol):
+    """The part of the settings of a run that is about refiners."""
+
+    @property
+    def refine(self) -> tuple[str, ...]:
+        """Names, in the order in which they run."""
+        ...
+
+    @property
+    def refiners(self) -> Any:
+        """The settings of each, as attributes."""
+        ...
+
+
+def on_patches(chain: Chain) -> bool:
+    """Whether any of these refiners works on the patch grid."""
+    return any(REFINERS.find(name, "--refine").grid == "patches" for name in chain.refine)
+
+
+def on_grid(chain: Chain, around: Surroundings) -> list[tuple[str, GridRefiner]]:
+    """Names and functions of the refiners before full size.
+
+    Raises ConfigError: an extra is missing. WeightsError: the weights that a refiner needs cannot be had.
+    """
+    return [(row.name, row.make(settings_for(chain, row), around)) for row in in_order(chain.refine)[0]]  # pyright: ignore[reportReturnType]
+
+
+def at_full_size(chain: Chain) -> list[tuple[str, FullSizeRefiner]]:
+    """Names and functions of the refiners at full size."""
+    rows = in_order(chain.refine)[1]
+    return [(row.name, row.make(settings_for(chain, row), Surroundings())) for row in rows]  # pyright: ignore[reportReturnType]
+
+
+def workers_help(chain: Chain) -> bool:
+    """Whether there is a refiner at full size that works on the CPU, so that another process may run it."""
+    return any(not row.off_cpu(settings_for(chain, row)) for row in in_order(chain.refine)[1])
+
+
+def settings_for(chain: Chain, row: Refiner) -> Any:
+    """The settings of a refiner; its defaults where it was registered after the settings were made."""
+    return getattr(chain.refiners, row.flag, None) or row.settings()
 
 
 def keep_heights(before: ClassMaps, after: ClassMaps) -> ClassMaps:
@@ -57,33 +148,3 @@ def keep_heights(before: ClassMaps, after: ClassMaps) -> ClassMaps:
     reached = after.scores.amax((1, 2)).clamp(min=torch.finfo(after.scores.dtype).tiny)
     scores = (after.scores * (peaks / reached)[:, None, None]).clamp(0, 1)
     return ClassMaps(scores, after.class_ids, unscaled=after.unscaled)
-
-
-def on_grid(
-    config: RunConfig,
-    box_threshold: float,
-    spread: Callable[..., ClassMaps] = affinity.spread,
-    device: str | torch.device = "cpu",
-) -> list[tuple[RefinerName, GridRefiner]]:
-    """Names and functions of the refiners before full size; `box_threshold` is the vocabulary's.
-
-    Raises ConfigError: an extra is missing. WeightsError: the weights that a refiner needs cannot be had.
-    """
-    made: dict[RefinerName, Callable[[], GridRefiner]] = {
-        "affinity": lambda: partial(
-            affinity.refine, config=config.affinity, box_threshold=box_threshold, spread=spread
-        ),
-        "spectral": lambda: spectral.SpectralRefiner(config.spectral, device),
-        "dino": lambda: dino.Dino(config.dino.model, config.dino, device),
-        "diffusion": lambda: diffusion.DiffusionRefiner(config.diffusion, device),
-    }
-    return [(name, made[name]()) for name in split(config.refine)[0]]
-
-
-def at_full_size(config: RunConfig) -> list[tuple[RefinerName, FullSizeRefiner]]:
-    """Names and functions of the refiners at full size."""
-    made: dict[RefinerName, FullSizeRefiner] = {
-        "crf": partial(crf.crf, config=config.crf),
-        "par": partial(par, config=config.par),
-    }
-    return [(name, made[name]) for name in split(config.refine)[1]]

@@ -7,6 +7,9 @@ k-means on them gives segments. A map then takes, in part, the mean of its segme
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -17,10 +20,49 @@ from scipy.sparse.linalg import eigsh
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from clip_es.config.run import DinoConfig, SpectralConfig
+from clip_es.config.bounds import check_within
 from clip_es.errors import ShapeError
-from clip_es.refine.dino import Dino
+from clip_es.refine.base import Surroundings
+from clip_es.refine.dino import Dino, DinoConfig
 from clip_es.types import ClassMaps, EncodedImage, Picture
+
+
+@dataclass(frozen=True)
+class SpectralConfig:
+    """Segments of one picture from its patch features and colours, and the maps averaged over them."""
+
+    features: str = "clip"
+    """Whose patch features: clip, or a local folder of a DINO in transformers' layout, as the published work has it."""
+    eigenvectors: int = 5
+    """How many are used, the constant one not counted."""
+    segments: int | None = 16
+    """Into how many parts k-means divides the picture. None: as many as the largest gap between eigenvalues tells."""
+    amount: float = 0.5
+    """How much of a segment's mean a patch takes: 0 changes nothing, 1 makes maps constant on each segment."""
+    colours: Literal["hsv", "rgb", "none"] = "rgb"
+    """Who else is a neighbour. hsv: the nearest in hue, saturation, value and place, the closer the stronger, as in the
+    paper. rgb: the nearest in colour and place, counted, as in the public deep-spectral code. none: features alone."""
+    colour_weight: float = 1.0
+    """Weight of the colour neighbours against the features, whose own weights are 0..1; published: 10."""
+    neighbours: int = 20
+    """Nearest neighbours of a patch in the hsv graph, itself included. The rgb graph has its own, 20 and 10."""
+    rule: Literal["pool", "threshold"] = "pool"
+    """pool: means over k-means segments. threshold: as published, the positive side of an eigenvector, or the other,
+    takes the place of a map that it covers well enough; for comparison."""
+    overlap: float = 0.5
+    """Intersection over union above which that happens."""
+    seed: int = 0
+    """Of the k-means starts."""
+
+    def __post_init__(self) -> None:
+        check_within("eigenvectors", self.eigenvectors, 1, 100, "eigenvectors")
+        if self.segments is not None:
+            check_within("segments", self.segments, 1, 10_000, "segments")
+        check_within("amount", self.amount, 0, 1, "share of the segment's mean")
+        check_within("colour_weight", self.colour_weight, 0, 1e6, "weight")
+        check_within("neighbours", self.neighbours, 1, 10_000, "nearest patches")
+        check_within("overlap", self.overlap, 0, 1, "intersection over union")
+
 
 _DENSE_BELOW = 64
 """Graphs with fewer nodes go through the dense solver; Lanczos needs room."""
@@ -46,6 +88,11 @@ class SpectralRefiner:
         features = self.dino.features(picture.rgb)
         spread = F.interpolate(features[None], size=seen.grid_hw, mode="bilinear", align_corners=False)[0]
         return spectral(picture, spread.flatten(1).T, maps, self.config)
+
+
+def make(config: SpectralConfig, around: Surroundings) -> SpectralRefiner:
+    """The refiner of the table. Raises ConfigError, WeightsError: its network cannot be had."""
+    return SpectralRefiner(config, around.device)
 
 
 def refine(picture: Picture, seen: EncodedImage, maps: ClassMaps, config: SpectralConfig) -> ClassMaps:

@@ -21,12 +21,12 @@ from clip_es.encoder import Encoder, load_encoder
 from clip_es.errors import ConfigError, DataError
 from clip_es.images import read_picture
 from clip_es.localize.base import Localization, Localizer
-from clip_es.localize.methods import Parts, build_localizer
+from clip_es.localize.methods import METHODS, Parts, build_localizer
 from clip_es.masks import decide
 from clip_es.prompts import Synonyms, Vocabulary, build_bank, load_vocabulary
 from clip_es.prompts.bank import class_words
-from clip_es.refine import affinity, at_full_size, keep_heights, on_grid
-from clip_es.refine.crf.dense import resolve_backend
+from clip_es.refine import Surroundings, at_full_size, keep_heights, on_grid
+from clip_es.refine.registry import on_patches
 from clip_es.store.found_labels import FoundLabels
 from clip_es.tagging import tag
 from clip_es.types import ClassMaps, EncodedImage, ImageRecord, Picture, PseudoMask, TextBank
@@ -111,27 +111,29 @@ class MaskMaker:
         """
         self.encoder = encoder
         self.vocabulary = vocabulary
-        self.config = config = resolved(config, encoder.device.type)
+        self.config = config = config.resolved(encoder.device.type)
         # The published bits are those of a CPU; a GPU has its own.
         self.exact = config.arithmetic == "published" and encoder.device.type == "cpu"
         encode = partial(published.encode_text, encoder) if self.exact else None
         self.bank = bank or build_bank(encoder, vocabulary, templates=templates, synonyms=synonyms, encode=encode)
         self.labels: LabelSource = labels
         self.localizer: Localizer = build_localizer(
+            config.method,
             Parts(
                 encoder,
                 self.bank,
-                config,
+                getattr(config.methods, METHODS[config.method].flag),
                 class_words(vocabulary, synonyms),
                 templates,
                 vocabulary.class_id,
                 labelled=labels != "none",
                 exact=self.exact,
-            )
+                attention_layers=config.refiners.affinity.layers,
+                on_patches=on_patches(config),
+            ),
         )
         self.stopwatch = Stopwatch()
-        spread = published.spread if self.exact else affinity.spread
-        self._grid_refiners = on_grid(config, vocabulary.box_threshold, spread, encoder.device)
+        self._grid_refiners = on_grid(config, Surroundings(vocabulary.box_threshold, encoder.device, self.exact))
 
     @classmethod
     def load(
@@ -250,17 +252,3 @@ def _nothing(seen: EncodedImage) -> Localization:
 
 def _floats(values: Tensor) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
-
-
-def resolved(config: RunConfig, device: str) -> RunConfig:
-    """The settings with every choice made that depends on what is installed, on the device, or on what is not needed.
-
-    Raises ConfigError: the CRF's backend is not installed.
-    """
-    if config.refine and config.refine[-1] == "par" and config.mask.threshold is None:
-        # PAR averages over neighbours, so its winner is seldom near 1 and 0.95 would leave nothing decided.
-        config = replace(config, mask=replace(config.mask, threshold=0.0))
-    if "crf" not in config.refine:
-        # Nobody will look at the CRF's own reading of the file.
-        return replace(config, image=replace(config.image, crf_decoder="same"))
-    return replace(config, crf=replace(config.crf, backend=resolve_backend(config.crf.backend, device)))

@@ -25,7 +25,7 @@ from clip_es.errors import ClipEsError, ConfigError
 from clip_es.pipelines.masks.finisher import light
 from clip_es.pipelines.masks.method import Located, MaskMaker, MaskResult, Stopwatch, finish
 from clip_es.pipelines.masks.run import locate_all, make_masks, store_result
-from clip_es.refine import at_full_size
+from clip_es.refine import workers_help
 from clip_es.store.found_labels import FoundLabels
 from clip_es.store.run import KeepCams, RunStore
 from clip_es.types import ImageRecord, PseudoMask
@@ -174,7 +174,7 @@ def _submitter(
     shared = [ray.put(maker)]
     # max_calls 0: by default Ray ends a process that used a GPU after one task, and with it the model it holds.
     onto = {**once, "num_gpus": gpus, "max_calls": 0} if gpus else once
-    if not gpus or not at_full_size(maker.config) or maker.config.crf.backend == "torch":
+    if not gpus or not workers_help(maker.config):
         whole = ray.remote(**onto)(_make_unit)
         return lambda some: whole.remote(shared, some, keep, batch_size, device)
     first, second = ray.remote(**onto)(_locate_unit), ray.remote(**once)(_finish_unit)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clip_es.errors import ClipEsError
-from clip_es.localize.methods import weakly_supervised
+from clip_es.localize.methods import METHODS, weakly_supervised
 from clip_es.masks import read_mask
 from clip_es.pipelines.evaluate import Evaluation
 from clip_es.pipelines.masks.method import MaskMaker
@@ -68,7 +68,7 @@ def lead(maker: MaskMaker) -> str:
         "auto": "labels that CLIP itself found",
         "none": "the words of a vocabulary, without labels",
     }
-    method = {"clip-es": "CLIP-ES", "cliper": "CLIPer", "clipseg": "CLIPSeg"}[maker.config.method]
+    method = METHODS[maker.config.method].title
     told = f"Segmentation masks from {sources[maker.labels]} with a frozen CLIP ({method})."
     if weakly_supervised(maker.localizer):
         return told

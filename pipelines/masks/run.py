@@ -23,7 +23,7 @@ from clip_es.masks import label_scores
 from clip_es.pipelines.masks.finisher import Finisher
 from clip_es.pipelines.masks.method import Located, MaskMaker, MaskResult
 from clip_es.pipelines.parallel.threads import ahead
-from clip_es.refine import at_full_size
+from clip_es.refine import workers_help
 from clip_es.scaling import upsample
 from clip_es.store.run import KeepCams, RunStore, StoreError
 from clip_es.types import EncodedImage, ImageRecord, Picture
@@ -175,7 +175,7 @@ def _numpy(tensor: Tensor) -> np.ndarray:
 def _worker_count(asked: int | None, maker: MaskMaker, pictures: int) -> int:
     if asked is not None and asked < 0:
         raise ConfigError("the number of workers cannot be negative", found=asked)
-    if not at_full_size(maker.config) or maker.config.crf.backend == "torch":
+    if not workers_help(maker.config):
         return 0  # Nothing to hand over, or it stays on the device.
     if asked is not None:
         return asked

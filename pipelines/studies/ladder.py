@@ -123,8 +123,8 @@ def rungs(encoder: Encoder, vocabulary: Vocabulary, template: str, config: RunCo
     return {
         name: MaskMaker(encoder, vocabulary, bank, settings)
         for name, bank, settings in (
-            ("GradCAM on logits", plain, replace(bare, localize=LocalizeConfig(softmax=False))),
-            ("+ softmax over the labels", plain, replace(bare, localize=LocalizeConfig(background=False))),
+            ("GradCAM on logits", plain, bare.using(localize=LocalizeConfig(softmax=False))),
+            ("+ softmax over the labels", plain, bare.using(localize=LocalizeConfig(background=False))),
             ("+ background words", plain, bare),
             ("+ sharpest template", sharp, bare),
             ("+ synonyms", fused, bare),

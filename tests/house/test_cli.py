@@ -45,9 +45,9 @@ def test_a_command_without_its_source_lists_the_sources(capsys):
 @pytest.mark.parametrize("form", [["--preset", "reference"], ["--preset=reference"]])
 def test_a_preset_sets_the_defaults_of_the_other_flags(form):
     command = parse(Masks, "clip-es", ["--out", "run", *form, "--refine.affinity.layers", "3"], "voc12")
-    assert command.config.crf == PRESETS["reference"].crf
-    assert command.config.affinity.layers == 3
-    assert command.config.affinity.border == "drop"
+    assert command.config.refiners.crf == PRESETS["reference"].refiners.crf
+    assert command.config.refiners.affinity.layers == 3
+    assert command.config.refiners.affinity.border == "drop"
     assert command.out == Path("run")
 
 

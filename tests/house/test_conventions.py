@@ -130,7 +130,7 @@ def test_a_batch_of_one_gives_the_same_bytes_as_a_batch_of_many(encoder):
     bank = TextBank(("a", "b", "c"), torch.eye(16)[:3].contiguous(), 2, "test")
 
     def everything(seen: EncodedImage) -> list[bytes]:
-        found = localize(encoder, seen, bank, (0, 1), DEFAULT.localize)
+        found = localize(encoder, seen, bank, (0, 1), DEFAULT.methods.localize)
         arrays = (seen.tokens, seen.attention, seen.last_attention, found.maps.scores)
         return [array.numpy().tobytes() for array in arrays]
 

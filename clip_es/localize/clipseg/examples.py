@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float32, UInt8
 from torch import Tensor
 
 from clip_es.config.methods import ClipSegConfig
-from clip_es.config.run import ImageConfig
+from clip_es.config.stages import ImageConfig
 from clip_es.encoder.capture import normalised
 from clip_es.encoder.encode import Encoder
 from clip_es.errors import DataError

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clip_es.config.run import Variant
+from clip_es.config.methods import Variant
 from clip_es.encoder.vit import VisionTower
 from clip_es.errors import ConfigError
 from clip_es.localize.gradcam.closed_form import Answer, Question, Tail

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from clip_es.config.run import ImageConfig
+from clip_es.config.stages import ImageConfig
 from clip_es.errors import ClipEsError, DataError
 from clip_es.images import read_picture
 from clip_es.masks import read_mask

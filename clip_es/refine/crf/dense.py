@@ -1,21 +1,25 @@
 """Dense conditional random field: labels follow the edges of the picture.
 
 Two Potts terms between all pairs of pixels: near pixels agree (Gaussian), near pixels of like colour agree (bilateral).
-The mean-field rounds are done by pydensecrf, `native_crf` or `torch_crf`; all filter with the permutohedral lattice.
+The mean-field rounds are done by pydensecrf, `native` or `tensor`; all filter with the permutohedral lattice.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache, partial
 from importlib.util import find_spec
-from typing import Literal
+from logging import getLogger
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 
-from clip_es.config.run import Backend, CrfConfig
 from clip_es.errors import ConfigError, DataError
 from clip_es.masks import label_scores
+from clip_es.refine.base import Surroundings
+from clip_es.refine.crf.settings import Backend, CrfConfig
 from clip_es.scaling import upsample
 from clip_es.types import ClassMaps, Picture
 
@@ -81,29 +85,57 @@ def mean_field(
     return native_crf.mean_field(pixels, energy, config)
 
 
-def resolve_backend(name: Backend, device: str = "cpu") -> Literal["pydensecrf", "native", "torch"]:
-    """What `auto` means for maps on a kind of device: torch on a GPU, else native where numba is installed.
+def make(config: CrfConfig, _: Surroundings) -> partial[ClassMaps]:
+    """The refiner of the table."""
+    return partial(crf, config=config)
 
-    Raises ConfigError: what was asked for is missing.
+
+def resolved(config: CrfConfig, device: str) -> CrfConfig:
+    """The settings with the engine chosen. Raises ConfigError: the one asked for is not installed."""
+    return replace(config, backend=resolve_backend(config.backend, device))
+
+
+def on_device(config: CrfConfig) -> bool:
+    """Whether the engine works on the device of the maps."""
+    return config.backend == "torch"
+
+
+TRAITS: dict[str, Any] = {"resolve": resolved, "off_cpu": on_device, "reads_file": True}
+"""What sets the CRF apart in the table of refiners."""
+
+
+def resolve_backend(name: Backend, device: str = "cpu") -> Literal["pydensecrf", "native", "torch"]:
+    """What `auto` means for maps on a kind of device: torch on a GPU, else native where numba is installed, else
+    pydensecrf where that is, else torch on the CPU, with one line on standard error that says so.
+
+    Raises ConfigError: what was asked for by its name is missing.
     """
     if name == "torch" or (name == "auto" and device != "cpu"):
         return "torch"
-    if name != "pydensecrf":
-        if find_spec("numba"):
-            return "native"
-        if name == "native":
-            raise _missing("numba", "native")
-    if not find_spec("pydensecrf"):
-        raise _missing("pydensecrf", "crf")
-    return "pydensecrf"
+    for backend, library in _LIBRARIES.items():
+        if name in (backend, "auto") and find_spec(library):
+            return backend
+    if name != "auto":
+        raise ConfigError(
+            f"the dense CRF needs {_LIBRARIES[name]}, which is not installed",
+            where=f"--refine.crf.backend {name}",
+            next_step="pip install 'clip-es[native]' and leave the flag away (pydensecrf: extra `crf`, Python below "
+            "3.13 and a C++ compiler; torch needs nothing more and is slow on a CPU), or run without a CRF: "
+            "--refine affinity.",
+        )
+    _tell_slow()
+    return "torch"
 
 
-def _missing(library: str, extra: str) -> ConfigError:
-    return ConfigError(
-        f"the dense CRF needs {library}, which is not installed",
-        next_step=f"pip install 'clip-es[{extra}]', take the other backend (pydensecrf: extra `crf`, Python below 3.13 "
-        "and a C++ compiler; native: extra `native`; torch needs nothing more and is slow on a CPU), or run without a "
-        "CRF: --refine affinity.",
+_LIBRARIES: dict[Literal["native", "pydensecrf"], str] = {"native": "numba", "pydensecrf": "pydensecrf"}
+"""What the engines besides torch need, in the order in which `auto` looks for them."""
+
+
+@cache
+def _tell_slow() -> None:
+    """Once in a process."""
+    getLogger("clip_es").warning(
+        "The CRF runs in torch, which is slow on a CPU. Several times faster: pip install 'clip-es[native]'"
     )
 
 

@@ -18,8 +18,8 @@ import numba
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
-from clip_es.config.run import CrfConfig
 from clip_es.errors import ConfigError
+from clip_es.refine.crf.settings import CrfConfig
 from clip_es.refine.crf.vector_rows import blend, gather, scatter, softmax
 
 

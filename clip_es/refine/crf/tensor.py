@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
-from clip_es.config.run import CrfConfig
 from clip_es.errors import ConfigError
+from clip_es.refine.crf.settings import CrfConfig
 from clip_es.types import ClassMaps
 
 

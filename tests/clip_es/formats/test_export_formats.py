@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from clip_es.config.run import ImageConfig
-from clip_es.formats import FORMATS, READABLE, Names, Source, rle
+from clip_es.formats import FORMATS, Names, Source, readable, rle
 from clip_es.formats.yolo import polygons
 from clip_es.images import look_at
 from clip_es.pipelines.cli import main
@@ -300,7 +300,7 @@ def test_cvat_declares_a_colour_for_every_label_and_packs_what_cvat_uploads(made
     same(found, made.masks)
 
 
-@pytest.mark.parametrize("name", READABLE)
+@pytest.mark.parametrize("name", readable())
 def test_what_is_written_is_read_back(made, tmp_path, name):
     out = exported(made, name, tmp_path / "out")
     with Source(out) as source:

@@ -62,8 +62,8 @@ def encoder():
 @pytest.fixture
 def maker(encoder, decoder):
     def build(method, labels="given", refine=(), **settings):
-        config = replace(DEFAULT, method=method, refine=refine, clipseg=ClipSegConfig(decoder=str(decoder)))
-        return MaskMaker(encoder, VOCABULARY, config=replace(config, **settings), labels=labels)
+        config = replace(DEFAULT, method=method, refine=refine).using(clipseg=ClipSegConfig(decoder=str(decoder)))
+        return MaskMaker(encoder, VOCABULARY, config=config.using(**settings), labels=labels)
 
     return build
 
@@ -202,7 +202,7 @@ def test_only_methods_that_find_classes_work_without_labels(maker):
 
 
 def test_a_picture_file_may_go_without_names(maker, scenes):
-    result = maker("cliper", "none", cliper=find_preset("cliper-scenes").config.cliper)(first(scenes))
+    result = maker("cliper", "none", cliper=find_preset("cliper-scenes").config.methods.cliper)(first(scenes))
     labels = result.located.found_labels
     assert labels is not None
     assert labels.names == tuple(VOCABULARY.names[k] for k in result.mask.class_ids)
@@ -370,7 +370,11 @@ def test_bad_decoders_and_prompts_are_named_before_any_picture(maker, encoder, t
 
 def test_the_published_settings_are_presets(capsys):
     preset = find_preset("cliper-voc21-l14-sliding")
-    assert (preset.config.method, preset.config.cliper.select, preset.config.cliper.window) == ("cliper", -2, 336)
+    assert (preset.config.method, preset.config.methods.cliper.select, preset.config.methods.cliper.window) == (
+        "cliper",
+        -2,
+        336,
+    )
     assert (preset.template, preset.weights, preset.config.refine) == ("scene15", "ViT-L/14", ())
     assert main(["masks", "voc12", "--out", "x", "--preset", "cliper-voc12-b16"]) == 2
     assert "cliper-voc21-b16" in capsys.readouterr().err
@@ -384,7 +388,7 @@ def test_a_preset_brings_its_templates(tmp_path):
     command = parse(Masks, "clip-es", flags, "voc12")
     assert len(command.template) == 80
     assert command.weights == "ViT-B/16"
-    assert (command.config.cliper.temperature, command.config.cliper.score_threshold) == (70.0, 0.3)
+    assert (command.config.methods.cliper.temperature, command.config.methods.cliper.score_threshold) == (70.0, 0.3)
 
 
 def test_the_published_arithmetic_is_that_of_clip_es():

@@ -13,7 +13,6 @@ import torch
 from clip_es.config.run import DiffusionConfig
 from clip_es.errors import ConfigError, WeightsError
 from clip_es.pipelines.cli import main
-from clip_es.refine import split
 from clip_es.refine.diffusion import (
     Diffusion,
     DiffusionRefiner,
@@ -25,6 +24,7 @@ from clip_es.refine.diffusion import (
     self_attention,
     squared,
 )
+from clip_es.refine.registry import in_order
 from clip_es.scenes.dataset import ScenesConfig, make
 from clip_es.types import ClassMaps, EncodedImage, Picture
 
@@ -192,6 +192,7 @@ def test_a_copy_in_another_process_fetches_the_network_there(folder, golden):
 
 
 def test_it_stands_between_the_patch_grid_and_full_size():
-    assert split(("affinity", "diffusion", "crf")) == (["affinity", "diffusion"], ["crf"])
+    grids, full = in_order(("affinity", "diffusion", "crf"))
+    assert ([row.name for row in grids], [row.name for row in full]) == (["affinity", "diffusion"], ["crf"])
     with pytest.raises(ConfigError, match="affinity diffusion crf"):
-        split(("diffusion", "affinity", "crf"))
+        in_order(("diffusion", "affinity", "crf"))

@@ -116,4 +116,4 @@ def test_a_missing_library_names_its_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(ConfigError, match="extra `diffusion`"):
         load_dino(tmp_path)
-    assert DEFAULT.spectral.features == "clip"
+    assert DEFAULT.refiners.spectral.features == "clip"

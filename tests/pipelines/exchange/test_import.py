@@ -17,7 +17,7 @@ from made_up_run import make_run
 from PIL import Image
 
 from clip_es.errors import ClipEsError, ConfigError, DataError, ShapeError
-from clip_es.formats import FORMATS, READABLE, Names, Source, rle
+from clip_es.formats import FORMATS, Names, Source, readable, rle
 from clip_es.formats.labelme import read as read_labelme
 from clip_es.formats.source import LARGEST_FILE
 from clip_es.masks import read_confidence, read_mask, write_mask
@@ -61,7 +61,7 @@ def rewritten(made, name: str, out: Path, new: dict[str, np.ndarray]) -> Path:
     return out
 
 
-@pytest.mark.parametrize("name", READABLE)
+@pytest.mark.parametrize("name", readable())
 def test_edits_override_and_nothing_else_changes(made, tmp_path, name):
     new = {image_id: edited(labels) for image_id, labels in made.masks.items() if image_id != FIRST}
     source = rewritten(made, name, tmp_path / "edited", {**new, FIRST: made.masks[FIRST]})
@@ -88,7 +88,7 @@ def test_edits_override_and_nothing_else_changes(made, tmp_path, name):
 
 def test_importing_what_was_exported_changes_nothing(made, tmp_path, capsys):
     before = tree(made.run)
-    for name in READABLE:
+    for name in readable():
         for labels in ("masks", "decided"):
             out = tmp_path / f"{name}-{labels}"
             assert main(["export", str(made.run), "--format", name, "--out", str(out), "--labels", labels]) == 0
@@ -411,7 +411,7 @@ def originals(tmp_path_factory):
     root = tmp_path_factory.mktemp("originals")
     made = make_run(root, 1, side=12)
     found = {}
-    for name in READABLE:
+    for name in readable():
         export(Run.open(made.run), name, root / name, pictures="none")
         files = [
             path for path in (root / name).rglob("*") if path.is_file() and path.suffix in (".json", ".png", ".txt")
@@ -422,7 +422,7 @@ def originals(tmp_path_factory):
     return found, made.masks[FIRST].shape
 
 
-@pytest.mark.parametrize("name", READABLE)
+@pytest.mark.parametrize("name", readable())
 @settings(
     max_examples=25,
     deadline=None,

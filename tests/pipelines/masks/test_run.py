@@ -8,14 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from clip_es.config.run import RunConfig
 from clip_es.errors import ConfigError
 from clip_es.pipelines.cli import main
-from clip_es.refine import split
+from clip_es.refine.registry import in_order
 from clip_es.scenes.dataset import ScenesConfig, make
 
 
@@ -101,17 +101,17 @@ def test_the_report_stands_alone(scenes, tmp_path):
 
 
 def test_refiners_on_the_grid_come_first():
-    assert split(("affinity", "crf")) == (["affinity"], ["crf"])
-    assert split(()) == ([], [])
+    assert [[row.name for row in rows] for rows in in_order(("affinity", "crf"))] == [["affinity"], ["crf"]]
+    assert in_order(()) == ([], [])
     with pytest.raises(ConfigError, match="affinity crf"):
-        split(("crf", "affinity"))
+        in_order(("crf", "affinity"))
 
 
 def test_the_published_arithmetic_refuses_what_was_never_published():
-    from clip_es.config.run import LocalizeConfig
+    from clip_es.config.run import DEFAULT, LocalizeConfig
 
     with pytest.raises(ConfigError, match="published localizer"):
-        RunConfig(arithmetic="published", localize=LocalizeConfig(softmax=False))
+        replace(DEFAULT.using(localize=LocalizeConfig(softmax=False)), arithmetic="published")
 
 
 def test_ctrl_c_stops_cleanly_and_the_next_call_continues(tmp_path):

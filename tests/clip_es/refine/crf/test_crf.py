@@ -12,10 +12,11 @@ from clip_es.config.run import REFERENCE, CrfConfig, MaskConfig
 from clip_es.errors import ConfigError, DataError
 from clip_es.images import read_picture
 from clip_es.masks import decide, read_mask
+from clip_es.refine.crf import dense
 from clip_es.refine.crf.dense import crf, unary_energy, wrapped
 from clip_es.types import ClassMaps, ImageRecord, Picture
 
-PUBLISHED = REFERENCE.crf
+PUBLISHED = REFERENCE.refiners.crf
 
 
 @pytest.fixture(params=["pydensecrf", "native"])
@@ -169,19 +170,26 @@ def test_the_crfs_own_reading_is_what_it_sees(backend):
     assert not torch.equal(ours.scores, crf(picture_of(one), maps, CrfConfig(backend=backend)).scores)
 
 
-@pytest.mark.parametrize(
-    ("missing", "asked", "extra"),
-    [
-        (["pydensecrf"], "pydensecrf", "crf"),
-        (["numba"], "native", "native"),
-        (["pydensecrf", "numba"], "auto", "crf"),
-    ],
-)
-def test_a_missing_backend_names_the_extra_and_the_way_round(monkeypatch, missing, asked, extra):
-    for module in missing:
-        monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ConfigError, match=rf"clip-es\[{extra}\].*--refine affinity"):
+@pytest.mark.parametrize(("library", "asked"), [("pydensecrf", "pydensecrf"), ("numba", "native")])
+def test_a_missing_backend_names_native_first_and_the_way_round(monkeypatch, library, asked):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(
+        ConfigError, match=rf"{library}.*'clip-es\[native\]'.*pydensecrf: extra `crf`.*--refine affinity"
+    ):
         crf(picture_of(noise(4, 4)), ClassMaps(torch.rand(1, 1, 1), (0,)), CrfConfig(backend=asked))
+
+
+def test_auto_finds_a_crf_without_any_extra_and_says_so_once(monkeypatch, caplog):
+    for library in ("pydensecrf", "numba"):
+        monkeypatch.setitem(sys.modules, library, None)
+    dense._tell_slow.cache_clear()
+    picture, maps = picture_of(noise(9, 9)), ClassMaps(torch.rand(1, 1, 1), (0,))
+    expected = crf(picture, maps, CrfConfig(backend="torch")).scores
+    assert torch.equal(crf(picture, maps, CrfConfig(backend="auto")).scores, expected)
+    assert dense.resolve_backend("auto") == "torch"
+    assert [record.getMessage() for record in caplog.records] == [
+        "The CRF runs in torch, which is slow on a CPU. Several times faster: pip install 'clip-es[native]'"
+    ]
 
 
 def test_auto_takes_the_backend_that_is_there(monkeypatch):

@@ -1,0 +1,31 @@
+"""The joint between a refiner and everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from clip_es.types import ClassMaps, EncodedImage, Picture
+
+GridRefiner = Callable[[Picture, EncodedImage, ClassMaps], ClassMaps]
+"""A picture, what the encoder saw in it, and its maps so far, to better maps on the same grid or one of its own."""
+
+FullSizeRefiner = Callable[[Picture, ClassMaps], ClassMaps]
+"""A picture and its maps so far to better maps of the picture's size."""
+
+Kind = Literal["patches", "own", "pixels"]
+"""On which grid a refiner works: the encoder's patches, one of its own, or the picture's pixels."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a refiner on a grid may need besides its settings."""
+
+    box_threshold: float = 0.4
+    """The vocabulary's share of a map's maximum above which a patch opens a box."""
+    device: str | torch.device = "cpu"
+    exact: bool = False
+    """Whether the order of operations of the published code is wanted."""
