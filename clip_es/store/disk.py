@@ -8,8 +8,10 @@ import os
 import secrets
 import socket
 import time
-import weakref
+import warnings
 from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from clip_es.errors import ClipEsError
 
@@ -22,6 +24,9 @@ _TEMPORARY = ".tmp-"
 _LOCK = ".lock-"
 _FORGOTTEN = 3600.0
 """Seconds after which an unfinished file counts as dead where the file system knows no locks."""
+
+_KNOWS_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+"""Answers of file systems without locks."""
 
 _NEXT_STEP = {
     errno.ENOSPC: "The disk is full: free some space",
@@ -131,32 +136,29 @@ def names_in(folder: Path) -> list[str]:
 class Lock:
     """A file that one process at a time holds. The kernel takes it back when the process ends, even by SIGKILL.
 
-    Where the file system knows no locks, every process gets it.
+    Where the file system knows no locks the file itself is the lock. One that a dead process of this machine left is
+    taken over; one of another machine, whose processes cannot be asked, is refused by name until it is removed.
     """
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    def __init__(self, path: Path, lock: BaseFileLock) -> None:
         self.path = path
-        self._descriptor = descriptor
-        _locks.add(self)
+        self._lock = lock
 
     @classmethod
     def take(cls, folder: Path, name: str) -> Lock | None:
         """Hold the lock `name` of a folder; None where another process holds it. Raises StoreError."""
         path = folder / f"{_LOCK}{name}"
         try:
-            while True:
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-                if not _lock(descriptor):
-                    os.close(descriptor)
-                    return None
-                if _is(descriptor, path):
-                    with contextlib.suppress(OSError):  # On a full disk the lock holds all the same, without a name.
-                        os.ftruncate(descriptor, 0)
-                        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
-                    return cls(path, descriptor)
-                os.close(descriptor)  # Its last holder removed the file just before we got it.
+            kind = FileLock if _knows_locks(folder) else SoftFileLock
+            lock = kind(str(path), timeout=0, thread_local=False)
+            lock.acquire()
+        except Timeout:
+            return None
         except OSError as error:
             raise StoreError.of(path, error) from error
+        if not isinstance(lock, SoftFileLock):
+            _sign(path)
+        return cls(path, lock)
 
     @classmethod
     def wait_for(cls, folder: Path, name: str) -> Lock:
@@ -167,16 +169,22 @@ class Lock:
 
     @staticmethod
     def holder(folder: Path, name: str) -> str:
-        """Who holds the lock, in words."""
+        """Who holds the lock, in words, and what to do where that cannot be known."""
+        path = folder / f"{_LOCK}{name}"
         try:
-            return (folder / f"{_LOCK}{name}").read_text() or "another process"
+            told = path.read_text(errors="replace").split()
         except OSError:
             return "another process"
+        if told[:1] == ["process"]:
+            return " ".join(told)
+        if len(told) < 2:
+            return "another process"
+        return f"process {told[0]} on {told[1]}; if it has ended, remove {path}"
 
     @property
     def held(self) -> bool:
         """Whether this object still holds it."""
-        return self._descriptor >= 0
+        return self._lock.is_locked
 
     def __enter__(self) -> Lock:
         return self
@@ -187,26 +195,41 @@ class Lock:
     def release(self) -> None:
         """Give the lock back and remove its file; a second call does nothing."""
         if self.held:
-            _remove(self.path)  # While it is still held: afterwards the file may be another's.
-            self._forget()
+            if not isinstance(self._lock, SoftFileLock):
+                _remove(self.path)  # While it is still held: afterwards the file may be another's.
+            self._lock.release()
 
-    def _forget(self) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
+
+_lock_support: dict[int, bool] = {}
+"""Whether a file system knows locks, by its device."""
+
+
+def _knows_locks(folder: Path) -> bool:
+    """Try one on a file of our own."""
+    device = folder.stat().st_dev
+    if device not in _lock_support:
+        probe = folder / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
+        descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            _lock_support[device] = _lock(descriptor, supported=True)
+        except OSError as error:
+            if error.errno not in _KNOWS_NO_LOCKS:
+                raise
+            _lock_support[device] = False
+        finally:
             os.close(descriptor)
+            _remove(probe)
+    return _lock_support[device]
 
 
-_locks: weakref.WeakSet[Lock] = weakref.WeakSet()
-
-
-def _forget_all() -> None:
-    for lock in list(_locks):
-        lock._forget()
-
-
-if hasattr(os, "register_at_fork"):
-    # A worker that outlives its killed parent must not keep the parent's locks.
-    os.register_at_fork(after_in_child=_forget_all)
+def _sign(path: Path) -> None:
+    """Write into a lock who holds it, and say so where another machine did not give it back."""
+    own = f"process {os.getpid()} on {socket.gethostname()}"
+    with contextlib.suppress(OSError):  # On a full disk the lock holds all the same, without a name.
+        before = path.read_text(errors="replace")[:200]
+        path.write_text(own)
+        if before.startswith("process") and not before.endswith(f" on {socket.gethostname()}"):
+            warnings.warn(f"{path.parent}: took over the lock that {before} did not give back", stacklevel=3)
 
 
 def _write(path: Path, data: bytes, durable: bool) -> None:
@@ -238,14 +261,8 @@ def _publish(temporary: Path, path: Path, replace: bool) -> bool:
     return True
 
 
-def _is(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except OSError:
-        return False
-
-
-def _lock(descriptor: int) -> bool:
+def _lock(descriptor: int, *, supported: bool = False) -> bool:
+    """Whether the file is now ours; so it counts where the system knows no locks, which `supported` raises."""
     if fcntl is None:
         return True
     try:
@@ -253,7 +270,7 @@ def _lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+        if supported or error.errno not in _KNOWS_NO_LOCKS:
             raise
     return True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import random
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -514,6 +516,60 @@ time.sleep(60)
         os.kill(child, signal.SIGKILL)
         process.communicate()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def no_locks(monkeypatch):
+    """A file system that knows no locks, such as some network folders."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(disk, "_lock_support", {})
+
+
+def test_where_the_file_system_knows_no_locks_a_second_process_is_refused_by_name(tmp_path, no_locks):
+    lock = Lock.take(tmp_path, "x")
+    assert lock is not None
+    assert Lock.take(tmp_path, "x") is None
+    assert Lock.holder(tmp_path, "x").startswith(f"process {os.getpid()} on {socket.gethostname()}; if it has ended")
+    lock.release()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_of_another_machine_is_named_and_never_shared(tmp_path, no_locks):
+    (tmp_path / ".lock-1of1").write_text("4711\nelsewhere\n")
+    with pytest.raises(ConfigError, match=r"process 4711 on elsewhere; if it has ended, remove .*\.lock-1of1"):
+        RunStore.open(tmp_path, SETTINGS)
+
+
+def test_a_dead_process_of_this_machine_is_not_waited_for(tmp_path, no_locks):
+    script = """
+import sys, os, errno, fcntl
+from pathlib import Path
+def refuse(*_): raise OSError(errno.ENOLCK, "no locks")
+fcntl.flock = refuse
+from clip_es.store.disk import Lock
+lock = Lock.take(Path(sys.argv[1]), "x")
+os._exit(0)
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    assert (tmp_path / ".lock-x").exists()
+    for file in tmp_path.iterdir():
+        os.utime(file, (1e9, 1e9))
+    lock = Lock.take(tmp_path, "x")
+    assert lock is not None
+    lock.release()
+
+
+def test_a_lock_that_another_machine_did_not_give_back_is_taken_over_and_named(tmp_path):
+    """The kernel gives it, so nobody holds it as far as the file system tells."""
+    (tmp_path / ".lock-x").write_text("process 4711 on elsewhere")
+    with pytest.warns(UserWarning, match="the lock that process 4711 on elsewhere did not give back"):
+        lock = Lock.take(tmp_path, "x")
+    assert lock is not None
+    lock.release()
 
 
 @pytest.mark.parametrize(
