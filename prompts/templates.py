@@ -7,8 +7,12 @@ from pathlib import Path
 
 from clip_es.errors import ConfigError, nearest
 
-PACKAGED = ("imagenet80", "scene15", "drawn24")
-"""Lists that come with the package."""
+PACKAGED: dict[str, str] = {
+    "imagenet80": "the 80 sentences that CLIP was published with for ImageNet",
+    "scene15": "15 sentences for scenes, of CLIPer",
+    "drawn24": "24 sentences about drawings, for the drawn world",
+}
+"""Lists that come with the package: <name>.txt in this folder, and what it holds."""
 
 _MAX_BYTES = 1_000_000
 

@@ -33,8 +33,15 @@ from clip_es.safe_yaml import load_yaml
 from clip_es.store.manifest import Manifest
 from clip_es.types import MAX_CLASSES
 
-PACKAGED = ("voc12", "coco14", "scenes", "ade20k", "cityscapes", "context")
-"""Vocabularies that come with the package."""
+PACKAGED: dict[str, str] = {
+    "voc12": "the 20 classes of PASCAL VOC 2012 with the words of CLIP-ES",
+    "coco14": "the 80 classes of COCO 2014 and 2017 with the words of CLIP-ES",
+    "scenes": "the classes of the drawn world that ships with the package",
+    "ade20k": "the 150 classes of ADE20K's scene parsing set",
+    "cityscapes": "the 19 classes of Cityscapes that are evaluated",
+    "context": "the 59 most frequent classes of Pascal Context",
+}
+"""Vocabularies that come with the package: <name>.yaml in this folder, and what it holds."""
 
 TEMPLATE = "a clean origami {}."
 """The template of CLIP-ES."""

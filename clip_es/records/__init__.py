@@ -8,7 +8,7 @@ from clip_es.records.coco.label_list import coco14
 from clip_es.records.dataset import ClassId, Dataset, OnBadLabel, Problem, Use
 from clip_es.records.evaluation_sets import ade20k, cityscapes, context
 from clip_es.records.folder import folder
-from clip_es.records.packed import Records
+from clip_es.records.packed_records import Records
 from clip_es.records.voc import voc
 
 __all__ = [

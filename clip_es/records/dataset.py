@@ -14,10 +14,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from clip_es.errors import ClipEsError, DataError
-from clip_es.records.file_names import Listing
-from clip_es.records.packed import Records, Row, TruthOf
-from clip_es.records.packed import without_labels as bare
-from clip_es.records.text import printable, read_lines, unreadable
+from clip_es.records.file_listing import Listing
+from clip_es.records.packed_records import Records, Row, TruthOf
+from clip_es.records.packed_records import without_labels as bare
+from clip_es.records.text_files import printable, read_lines, unreadable
 from clip_es.types import ImageRecord
 
 __all__ = ["Dataset", "Labels", "Listing", "Problem", "collect", "printable", "read_lines", "unreadable"]

@@ -17,9 +17,9 @@ import numpy as np
 from clip_es.errors import ConfigError, DataError
 from clip_es.masks import read_mask
 from clip_es.records.dataset import Dataset, Entry, Labels, LeftOut, check_id, collect, refuse
-from clip_es.records.file_names import MASKS, PICTURES, Listing, Place
-from clip_es.records.packed import Records, Row
-from clip_es.records.text import printable, read_lines
+from clip_es.records.file_listing import MASKS, PICTURES, Listing, Place
+from clip_es.records.packed_records import Records, Row
+from clip_es.records.text_files import printable, read_lines
 from clip_es.types import UNDECIDED
 
 ADE20K_CLASSES = 150

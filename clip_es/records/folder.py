@@ -8,10 +8,10 @@ from pathlib import Path, PurePosixPath
 
 from clip_es.errors import DataError
 from clip_es.records.dataset import At, ClassId, Dataset, Entry, Labels, LeftOut, OnBadLabel, check_id, collect, refuse
-from clip_es.records.file_names import MASKS, PICTURES, SEPARATOR, Listing, Place, Tree, pictures_below
+from clip_es.records.file_listing import MASKS, PICTURES, SEPARATOR, Listing, Place, Tree, picture_names
 from clip_es.records.labels.files import LabelFile, Line, Lines, open_labels
-from clip_es.records.packed import Records, Row
-from clip_es.records.text import check_inside, printable
+from clip_es.records.packed_records import Records, Row
+from clip_es.records.text_files import check_inside, printable
 
 WORDS = ("subfolders", "auto", "none")
 """What may stand in place of a table: labels from the names of the sub-folders; no labels at all (the last two)."""
@@ -49,7 +49,7 @@ def folder(
     file = (
         LabelFile(_pictures(images, word), class_id, "picture")
         if word
-        else open_labels(table, class_id, class_count, partial(pictures_below, images))
+        else open_labels(table, class_id, class_count, partial(picture_names, images))
     )
     lookup = Labels(file.class_id, on_bad_label, labelled)
     records = Records()
@@ -100,7 +100,7 @@ def folder(
 
 def _pictures(images: Path, word: str) -> Lines:
     """Every picture of the folder, numbered."""
-    for number, name in enumerate(pictures_below(images), start=1):
+    for number, name in enumerate(picture_names(images), start=1):
         first, slash, _ = name.partition("/")
         if word == "subfolders" and not slash:
             yield (

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from clip_es.errors import DataError
-from clip_es.records.file_names import PICTURES
+from clip_es.records.file_listing import PICTURES
 
 _DEPTH = 4
 """The names of the stated folder and of two above it may be part of an id, or none of them."""

@@ -24,9 +24,9 @@ from clip_es.records.dataset import (
     collect,
     refuse,
 )
-from clip_es.records.file_names import MASKS, PICTURES, Listing
-from clip_es.records.packed import Records, Row
-from clip_es.records.text import printable, read_lines, unreadable
+from clip_es.records.file_listing import MASKS, PICTURES, Listing
+from clip_es.records.packed_records import Records, Row
+from clip_es.records.text_files import printable, read_lines, unreadable
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element

@@ -11,6 +11,7 @@ import tyro
 
 from clip_es.errors import ConfigError, DataError, nearest
 from clip_es.pipelines.checks.run import RunCheck, check_run
+from clip_es.pipelines.commands.flags import OwnVocabularyFlag
 from clip_es.pipelines.console import say, show_table, track
 from clip_es.segmentor.data.check import KINDS
 from clip_es.store.tables import write_csv
@@ -27,8 +28,7 @@ class CheckRun:
     """Folder of a run, as `clip-es masks ... --out RUN` makes it."""
     images: tuple[Path, ...] = ()
     """Folders of the pictures, where run.yaml does not name them or they have moved."""
-    vocabulary: str | None = None
-    """Hold the labels against this vocabulary (name or YAML file) in place of the run's own."""
+    vocabulary: OwnVocabularyFlag = None
     headers_only: bool = False
     """Look at names, kinds and sizes alone: seconds in place of minutes, and no class balance."""
     workers: int = 0

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from clip_es.errors import ConfigError, DataError
+from clip_es.pipelines.commands.flags import VocabularyFlag
 from clip_es.pipelines.console import say, show_table, track
 from clip_es.pipelines.evaluate import evaluate, masks_below, pair, read_ids
 from clip_es.prompts import load_vocabulary
@@ -26,8 +27,7 @@ class Evaluate:
     """Folder of predicted PNGs. RUN/labels has a label for every pixel, RUN/masks leaves unsure ones at 255."""
     truth: Path
     """Folder of ground-truth PNGs with the same names; in sub-folders, a/b.png is the truth of a/b.png or a__b.png."""
-    vocabulary: str = "voc12"
-    """Names of the classes: voc12, coco14, scenes, or a YAML file. Label 0 is background, k + 1 the k-th class."""
+    vocabulary: VocabularyFlag = "voc12"
     classes: str | None = None
     """In place of a vocabulary: how many labels there are, or a text file with one name a line, label 0 first."""
     list_file: Path | None = None

@@ -12,6 +12,7 @@ import tyro
 from clip_es.formats import FormatName, ReadableName, Source
 from clip_es.formats.folder import read_mark
 from clip_es.formats.pictures import PictureMode
+from clip_es.pipelines.commands.flags import OwnVocabularyFlag
 from clip_es.pipelines.console import bar, say, show_table
 from clip_es.pipelines.exchange.export import export
 from clip_es.pipelines.exchange.import_masks import import_masks, imported_ids
@@ -40,8 +41,7 @@ class Export:
     """Folder of the pictures; None: where run.yaml says they are."""
     pictures: PictureMode = "link"
     """Put the pictures beside the masks as hard links (no space; else copies), as copies, or not at all."""
-    vocabulary: str | None = None
-    """Names of the classes: a name or a YAML file; None: as run.yaml says."""
+    vocabulary: OwnVocabularyFlag = None
     split: str | None = None
     """Name of the list or sub-folder; None: train, or default for cvat."""
 
@@ -78,8 +78,7 @@ class Import:
     """What had been exported; None: what the folder's mark says, otherwise masks."""
     reviewed: bool = False
     """A person has looked at the whole of every picture: all its pixels become sure, not the edited ones alone."""
-    vocabulary: str | None = None
-    """Names of the classes: a name or a YAML file; None: as run.yaml says."""
+    vocabulary: OwnVocabularyFlag = None
 
     def run(self) -> int:
         """Write masks/, labels/ and confidence/ of the edited pictures."""
@@ -120,8 +119,7 @@ class Worst:
     """Folder of the pictures; None: where run.yaml says they are."""
     pictures: PictureMode = "link"
     """Put the pictures beside the masks as hard links (no space; else copies), as copies, or not at all."""
-    vocabulary: str | None = None
-    """Names of the classes: a name or a YAML file; None: as run.yaml says."""
+    vocabulary: OwnVocabularyFlag = None
 
     def run(self) -> int:
         """Rank, print, export."""

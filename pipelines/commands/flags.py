@@ -6,13 +6,16 @@ from typing import Annotated
 
 import tyro
 
+from clip_es.encoder.download import OFFICIAL
+from clip_es.prompts.templates import PACKAGED as TEMPLATES
 from clip_es.prompts.vocabulary import PACKAGED
 
-_WEIGHTS = "ViT-B/32, ViT-B/16, ViT-L/14, ViT-L/14@336px (each fetched once), scenes (in the package), or a file."
+_WEIGHTS = f"{', '.join(OFFICIAL)} (each fetched once), scenes (in the package), or a file."
+_KNOWN = "; ".join(f"{name}: {what}" for name, what in PACKAGED.items())
 _OTHERS = "a YAML file, a text file with one name a line, or names such as cat,dog"
 
 VocabularyFlag = Annotated[
-    str, tyro.conf.arg(help=f"Classes, prompts, background words, template: {', '.join(PACKAGED)}, {_OTHERS}.")
+    str, tyro.conf.arg(help=f"Classes, prompts, background words, template. {_KNOWN}; {_OTHERS}.")
 ]
 """Which words."""
 
@@ -20,6 +23,15 @@ OwnVocabularyFlag = Annotated[
     str | None, tyro.conf.arg(help=f"{', '.join(PACKAGED)}, {_OTHERS}; None: as run.yaml says.")
 ]
 """Which words, where a run knows its own."""
+
+TemplateListsFlag = Annotated[
+    tuple[str, ...],
+    tyro.conf.arg(
+        help=f"Lists to compare, joined: {'; '.join(f'{name}: {what}' for name, what in TEMPLATES.items())}; "
+        "or text files of one template a line."
+    ),
+]
+"""Which sentences."""
 
 WeightsFlag = Annotated[str, tyro.conf.arg(help=_WEIGHTS)]
 """Which CLIP."""

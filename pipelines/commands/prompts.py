@@ -14,6 +14,7 @@ from clip_es import records
 from clip_es.config.run import ImageConfig
 from clip_es.encoder import Encoder, load_encoder
 from clip_es.errors import ConfigError
+from clip_es.pipelines.commands.flags import VocabularyFlag, WeightsFlag
 from clip_es.pipelines.console import say, show_table, track
 from clip_es.pipelines.sweep.features import FeatureCache, pooled_features
 from clip_es.prompts.background import propose
@@ -33,10 +34,8 @@ class PromptsSuggest:
 
     class_: Annotated[str, tyro.conf.arg(name="class")]
     """A class of the vocabulary, or any other word."""
-    vocabulary: str = "voc12"
-    """voc12, coco14, scenes, or a YAML file; its other classes tell which meaning is meant."""
-    weights: str = "ViT-B/16"
-    """ViT-B/32, ViT-B/16, ViT-L/14, ViT-L/14@336px (each fetched once), scenes (in the package), or a file."""
+    vocabulary: VocabularyFlag = "voc12"
+    weights: WeightsFlag = "ViT-B/16"
     template: str | None = None
     """Sentence to compare words in; None: the vocabulary's first."""
     special: bool = False
@@ -149,8 +148,7 @@ class PromptsSuggest:
 class PromptsBackground:
     """Propose background words that go with the classes of a vocabulary and mean none of them."""
 
-    vocabulary: str
-    """voc12, coco14, scenes, or a YAML file."""
+    vocabulary: VocabularyFlag
     weights: str | None = None
     """A CLIP that orders the words and decides what ambiguous classes mean: scenes, ViT-B/16, a file; None: neither."""
     most: int = 40
@@ -190,8 +188,7 @@ class PromptsBackground:
 class PromptsCheck:
     """Find leaks, duplicates, prompts too long and names CLIP reads badly; exit code 1 where something is serious."""
 
-    vocabulary: tyro.conf.Positional[str]
-    """voc12, coco14, scenes, or a YAML file."""
+    vocabulary: tyro.conf.Positional[VocabularyFlag]
     wordnet: Path | None = None
     """Folder of WordNet's dict files; None: nltk's data, or where Debian's wordnet-base puts them."""
 

@@ -12,7 +12,7 @@ import tyro
 from clip_es.config.run import RunConfig
 from clip_es.encoder import Encoder, load_encoder
 from clip_es.errors import ConfigError
-from clip_es.pipelines.commands.flags import VocabularyFlag, WeightsFlag
+from clip_es.pipelines.commands.flags import TemplateListsFlag, VocabularyFlag, WeightsFlag
 from clip_es.pipelines.commands.sources import DataSource, OnSource, S, ScenesSource
 from clip_es.pipelines.console import bar, say, track
 from clip_es.pipelines.sweep.report import show_sweep, write_sweep
@@ -51,8 +51,7 @@ class Sweep(OnSource[S]):
 
     out: Path
     """Folder for sweep.csv, sweep.json and report.html. The same call with the same folder continues."""
-    templates: tuple[str, ...] = ("imagenet80",)
-    """Lists to compare: imagenet80, scene15, drawn24, or text files of one template a line; several are joined."""
+    templates: TemplateListsFlag = ("imagenet80",)
     weights: WeightsFlag = "ViT-B/16"
     vocabulary: VocabularyFlag = "voc12"
     synonyms: Synonyms = "sentence"

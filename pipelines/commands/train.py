@@ -13,6 +13,7 @@ from typing import Annotated
 import tyro
 
 from clip_es.errors import ConfigError, DataError
+from clip_es.pipelines.commands.flags import OwnVocabularyFlag
 from clip_es.pipelines.console import bar, say
 from clip_es.prompts.vocabulary import classes_of_run, load_vocabulary
 from clip_es.segmentor.training.launch import train
@@ -36,8 +37,7 @@ class Train:
     """Folder of the pictures. None: where the masks were made from."""
     list_file: Path | None = None
     """Ids to train on, one a line. None: every mask of the folder."""
-    vocabulary: str | None = None
-    """voc12, coco14, scenes, or a YAML file. None: the one the masks were made with."""
+    vocabulary: OwnVocabularyFlag = None
     val: Path | None = None
     """Root of a data set in the layout of VOC, with ground truth for validation."""
     val_split: str = "val"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 
 from clip_es.errors import ConfigError, DataError
 from clip_es.prompts import ClassEntry, Vocabulary, load_vocabulary
+from clip_es.prompts.vocabulary import PACKAGED
 
 VOC = [
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -234,3 +237,11 @@ def test_a_bad_list_of_names_says_what_is_wrong(tmp_path, text, message):
 def test_a_bad_list_on_the_command_line_says_what_is_wrong(names, message):
     with pytest.raises(ConfigError, match=message):
         load_vocabulary(names)
+
+
+def test_the_packaged_vocabularies_stand_in_one_table_with_what_they_hold():
+    found = {path.stem for path in (Path(__file__).parents[2] / "prompts").glob("*.yaml")}
+    assert set(PACKAGED) == found
+    for name, what in PACKAGED.items():
+        count = re.search(r"\d+", what)
+        assert count is None or len(load_vocabulary(name).classes) == int(count[0]), name

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from clip_es.errors import ConfigError, DataError
-from clip_es.records.text import printable, read_whole
+from clip_es.records.text_files import printable, read_whole
 from clip_es.types import UNDECIDED
 
 LARGEST_JSON = 2**32

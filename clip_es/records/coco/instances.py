@@ -21,10 +21,10 @@ from clip_es.records.dataset import (
     collect,
     refuse,
 )
-from clip_es.records.file_names import Place, Tree
+from clip_es.records.file_listing import Place, Tree
 from clip_es.records.folder import image_id_of
-from clip_es.records.packed import Records, Row
-from clip_es.records.text import check_inside, printable
+from clip_es.records.packed_records import Records, Row
+from clip_es.records.text_files import check_inside, printable
 
 
 def annotations_of(root: Path, split: str, year: int) -> Path | None:

@@ -23,9 +23,9 @@ import numpy as np
 
 from clip_es.errors import DataError, nearest
 from clip_es.records.dataset import ClassId
-from clip_es.records.file_names import PICTURES
+from clip_es.records.file_listing import PICTURES
 from clip_es.records.labels.pickled import pickled_rows
-from clip_es.records.text import csv_cells, printable, read_lines
+from clip_es.records.text_files import csv_cells, printable, read_lines
 
 COLUMNS = ("image", "labels")
 FOUND_COLUMNS = (*COLUMNS, "confidence", "sure")

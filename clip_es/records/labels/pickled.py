@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from clip_es.errors import DataError
-from clip_es.records.text import printable, read_whole
+from clip_es.records.text_files import printable, read_whole
 
 LARGEST = 2**29
 """Bytes. The list of COCO's 82 000 training pictures has 40 MB."""

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 from clip_es.errors import ClipEsError, DataError
 from clip_es.records.dataset import Problem
 from clip_es.records.phrases.table import Phrase, PhraseSet, read_rgb
-from clip_es.records.text import printable, unreadable
+from clip_es.records.text_files import printable, unreadable
 
 LARGEST_JSON = 2**31
 """Bytes. refer_train.json has 344 MB."""

@@ -17,7 +17,7 @@ from clip_es.errors import ClipEsError, DataError
 from clip_es.images import read_picture
 from clip_es.masks import read_mask
 from clip_es.records.dataset import Problem
-from clip_es.records.text import csv_cells, inner_path, printable, read_lines, unreadable
+from clip_es.records.text_files import csv_cells, inner_path, printable, read_lines, unreadable
 from clip_es.types import UNDECIDED, ImageRecord
 
 COLUMNS = ("image", "phrase", "mask")

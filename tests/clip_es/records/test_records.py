@@ -8,7 +8,7 @@ import pytest
 
 from clip_es.errors import DataError, nearest
 from clip_es.records import Dataset, Problem, coco14, folder, voc
-from clip_es.records.text import read_lines
+from clip_es.records.text_files import read_lines
 from clip_es.records.voc import read_annotation
 
 NAMES = ("aeroplane", "bicycle", "bird", "boat", "person")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from clip_es.records.dataset import Dataset
-from clip_es.records.file_names import MASKS, PICTURES, Listing, Place, Tree, pictures_below
-from clip_es.records.packed import Records, Row
+from clip_es.records.file_listing import MASKS, PICTURES, Listing, Place, Tree, picture_names
+from clip_es.records.packed_records import Records, Row
 from clip_es.types import ImageRecord
 
 ROWS = [
@@ -114,4 +114,4 @@ def test_a_tree_knows_its_files(tmp_path):
 def test_pictures_below_a_folder_come_in_order_and_links_to_folders_do_not_lead_in_circles(tmp_path):
     touch(tmp_path, "b.jpg", "a.JPG", "x/2.png", "x/1.png", "x/.2.png", "w/x/1.png", "n.txt")
     (tmp_path / "x/again").symlink_to(tmp_path)
-    assert list(pictures_below(tmp_path)) == ["a.JPG", "b.jpg", "w/x/1.png", "x/1.png", "x/2.png"]
+    assert list(picture_names(tmp_path)) == ["a.JPG", "b.jpg", "w/x/1.png", "x/1.png", "x/2.png"]

@@ -11,7 +11,7 @@ from typing import NamedTuple, overload
 import numpy as np
 
 from clip_es.errors import DataError
-from clip_es.records.file_names import Place
+from clip_es.records.file_listing import Place
 from clip_es.types import ImageRecord
 
 _PLACE, _SIZE = struct.Struct("<H"), struct.Struct("<ii")

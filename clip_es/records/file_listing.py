@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clip_es.records.text import unreadable
+from clip_es.records.text_files import unreadable
 
 PICTURES = (
     *(".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
@@ -131,7 +131,7 @@ class Tree:
         return (at < len(names) and names[at] == wanted) or (self.top / inner).is_file()
 
 
-def pictures_below(top: Path, suffixes: tuple[str, ...] = PICTURES) -> Iterator[str]:
+def picture_names(top: Path, suffixes: tuple[str, ...] = PICTURES) -> Iterator[str]:
     """Names of the pictures in a folder and its sub-folders, relative to it, in order; hidden ones are left out.
 
     Raises DataError: a folder cannot be listed.
