@@ -10,13 +10,17 @@ export OMP_WAIT_POLICY := PASSIVE
 # One worker for each core, one thread for each worker; every shape annotation is enforced while the tests run.
 TEST := -n logical --maxprocesses 8 --dist worksteal --jaxtyping-packages=clip_es,beartype.beartype
 
-.PHONY: demo test bench lint setup setup-tests clean
+.PHONY: demo test docs bench lint setup setup-tests clean
 
 demo: setup
 	$(BIN)/clip-es demo --out runs/demo
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q $(TEST) --durations=10
+
+# Strict, without a network; open runs/docs/site/index.html.
+docs: setup-tests
+	$(BIN)/python docs/build.py --out runs/docs
 
 bench: setup-tests
 	$(BIN)/python benchmarks/cam.py --out runs/bench
@@ -39,11 +43,11 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PIP) -e '.[crf]' || echo "pydensecrf did not build (it needs a C++ compiler and Python < 3.13): the native CRF takes its place."
 	touch $@
 
-# The libraries that other people read our files with, and those whose results ours are held against.
+# The libraries that other people read our files with, and those whose results ours are compared with.
 # grad-cam declares torchvision, which has no build beside a CPU torch; it is wanted only as an oracle in the tests.
 # Datumaro declares a second OpenCV, labelme more of a desktop than reading its files needs.
 $(VENV)/.ready-tests: $(VENV)/.ready
-	$(PIP) -e '.[dev,coco,diffusion,onnx,ray]' accelerate datasets supervision psutil
+	$(PIP) -e '.[dev,docs,coco,diffusion,onnx,ray]' accelerate datasets supervision psutil
 	$(PIP) --no-deps grad-cam ttach scikit-learn narwhals joblib threadpoolctl
 	$(PIP) --no-deps datumaro json-stream json-stream-rs-tokenizer shapely imagesize lxml orjson cachetools ruamel.yaml
 	$(PIP) --no-deps labelme imgviz loguru natsort cmap PyQt5 PyQt5-sip PyQt5-Qt5

@@ -1,8 +1,7 @@
-"""The command line as its user meets it: help, mistakes, presets, exit codes, the lines of the README."""
+"""The command line as its user meets it: help, mistakes, presets, exit codes."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,6 @@ import pytest
 from clip_es.config.run import PRESETS
 from clip_es.pipelines.cli import COMMANDS, main, parse
 from clip_es.pipelines.commands.masks import Masks
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_help_lists_every_command(capsys):
@@ -72,11 +69,3 @@ def test_more_classes_than_a_mask_holds_are_refused_before_any_picture(tmp_path,
     arguments = ["--images", str(tmp_path), "--labels", str(tmp_path / "labels.csv"), "--out", str(tmp_path / "run")]
     assert main(["masks", "folder", *arguments, "--vocabulary", str(tmp_path / "many.yaml")]) == 2
     assert "at most 254" in capsys.readouterr().err
-
-
-def test_the_lines_of_the_readme_run(tmp_path, monkeypatch):
-    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    assert code, "the README has its Python lines"
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code.group(1), "README.md", "exec"), {})
-    assert (tmp_path / "mask.png").stat().st_size > 0
