@@ -39,7 +39,7 @@ class Ladder:
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
 
     def run(self) -> int:
-        """Draw what is missing, choose the template, print the rows."""
+        """Draw what is missing, choose the template, print the rows with their standard errors."""
         make(self.root, self.scenes)
         vocabulary = load_vocabulary(self.vocabulary)
         encoder = load_encoder(self.weights, config=self.config.encoder)
@@ -51,6 +51,11 @@ class Ladder:
         (sharpest, score), (bluntest, _) = ladder.ranked[0], ladder.ranked[-1]
         say(f"Sharpest of {len(ladder.ranked)} templates: {sharpest!r} ({score:.4f}); bluntest: {bluntest!r}")
         if self.out:
-            record = {"template": sharpest, "ladder": {rung.name: rung.miou for rung in ladder.rungs}}
+            record = {
+                "template": sharpest,
+                "ladder": {rung.name: rung.miou for rung in ladder.rungs},
+                "standard_error": {rung.name: rung.error for rung in ladder.rungs},
+                "standard_error_of_gain": {rung.name: rung.gain_error for rung in ladder.rungs[1:]},
+            }
             write_json(self.out, record)
         return 0

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
+import numpy as np
 import torch
 
 from clip_es.config.run import LocalizeConfig, RunConfig
 from clip_es.encoder import Encoder
 from clip_es.localize import pooled_embedding
 from clip_es.masks import read_mask
+from clip_es.metrics.bootstrap import resampled_miou
 from clip_es.metrics.masks import ConfusionMatrix
 from clip_es.pipelines.masks.method import MaskMaker
 from clip_es.prompts import Vocabulary, build_bank
@@ -37,6 +40,10 @@ class Rung:
     name: str
     miou: float
     """Per cent, background included."""
+    error: float = float("nan")
+    """Standard error of `miou`, by bootstrap over the pictures."""
+    gain_error: float = float("nan")
+    """Standard error of the gain over the row before, on the same samples of the pictures."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +54,13 @@ class Ladder:
     ranked: list[tuple[str, float]]
     """Every template with its sharpness, the sharpest first."""
 
-    def rows(self) -> list[tuple[str, float, float]]:
-        """Step, mIoU, gain over the step before."""
-        before = [self.rungs[0], *self.rungs]
-        return [(rung.name, rung.miou, rung.miou - last.miou) for rung, last in zip(self.rungs, before, strict=False)]
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Step, mIoU and gain over the step before, both with their standard errors."""
+        rows = [(self.rungs[0].name, f"{self.rungs[0].miou:.1f} +- {self.rungs[0].error:.1f}", "")]
+        for last, rung in pairwise(self.rungs):
+            gain = f"{rung.miou - last.miou:+.1f} +- {rung.gain_error:.1f}"
+            rows.append((rung.name, f"{rung.miou:.1f} +- {rung.error:.1f}", gain))
+        return rows
 
 
 def measure(
@@ -101,7 +111,7 @@ def climb(
 ) -> list[Rung]:
     """mIoU of each row over the pictures of a data set that have a truth."""
     makers = rungs(encoder, vocabulary, template, config)
-    matrices = {name: ConfusionMatrix(len(vocabulary.classes) + 1) for name in makers}
+    matrices: dict[str, list[ConfusionMatrix]] = {name: [] for name in makers}
     records = [record for record in dataset.records if record.image_id in dataset.truth]
     first = next(iter(makers.values()))
     for record in track(records, "ladder", len(records)):
@@ -110,8 +120,27 @@ def climb(
         truth = read_mask(dataset.truth[record.image_id])
         for name, maker in makers.items():
             mask = maker.finish(maker.locate(picture, seen, record.class_ids)).mask
-            matrices[name].update(mask.decided, truth)
-    return [Rung(name, 100 * matrix.compute().miou) for name, matrix in matrices.items()]
+            matrices[name].append(ConfusionMatrix(len(vocabulary.classes) + 1))
+            matrices[name][-1].update(mask.decided, truth)
+    return _with_errors(matrices)
+
+
+def _with_errors(matrices: dict[str, list[ConfusionMatrix]]) -> list[Rung]:
+    """The rows, from one matrix for each of the same pictures."""
+    found: list[Rung] = []
+    before = None
+    for name, pictures in matrices.items():
+        if not pictures:
+            found.append(Rung(name, float("nan")))
+            continue
+        whole = ConfusionMatrix(pictures[0].num_classes, pictures[0].undecided)
+        for picture in pictures:
+            whole.merge(picture)
+        draws = 100 * resampled_miou(pictures)
+        gain_error = float("nan") if before is None else float(np.nanstd(draws - before))
+        found.append(Rung(name, 100 * whole.compute().miou, float(np.nanstd(draws)), gain_error))
+        before = draws
+    return found
 
 
 def rungs(encoder: Encoder, vocabulary: Vocabulary, template: str, config: RunConfig) -> dict[str, MaskMaker]:

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from clip_es.pipelines.studies.demo import copy_photographs, run_demo
+from clip_es.pipelines.studies.ladder import Ladder
 from clip_es.scenes.dataset import ScenesConfig
 
 # mmengine warns of its own old ways.
@@ -51,6 +52,17 @@ def test_the_method_finds_things_the_model_was_never_shown_the_place_of(demo):
     assert ladder["+ CRF"] > 45
     assert ladder["+ CRF"] > ladder["GradCAM on logits"] + 8
     assert ladder["+ affinity"] > ladder["GradCAM on logits"]
+
+
+def test_every_row_of_the_ladder_has_a_standard_error(demo):
+    first, *later = demo[1].ladder
+    assert all(0.3 < rung.error < 15 for rung in demo[1].ladder)
+    # On the same pictures a gain is surer than either of the two figures.
+    assert all(0 <= rung.gain_error < rung.error + first.error for rung in later)
+    rows = Ladder(demo[1].ladder, []).rows()
+    assert rows[0][2] == ""
+    assert rows[-1][1] == f"{later[-1].miou:.1f} +- {later[-1].error:.1f}"
+    assert rows[-1][2].startswith(f"{later[-1].miou - later[-2].miou:+.1f} +- ")
 
 
 def test_photographs_come_with_their_labels(tmp_path):
