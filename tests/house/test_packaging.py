@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from contextlib import suppress
 from fnmatch import fnmatch
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, PackagePath, files, requires
 from pathlib import Path
 
+import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from clip_es.masks import read_mask
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -80,24 +88,30 @@ def test_a_data_file_without_a_pattern_is_seen():
     assert not in_package_data(ROOT / "clip_es/deep/py.typed", patterns)
 
 
-@pytest.mark.slow
-def test_the_wheel_holds_the_tree(tmp_path):
-    # In a copy, because the build leaves folders beside the sources.
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel of a copy of the tree, because the build leaves folders beside the sources."""
+    root = tmp_path_factory.mktemp("wheel")
     for name in ("clip_es", *MAPPED):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
-        if (ROOT / name).is_file():
-            shutil.copy(ROOT / name, tmp_path)
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
-    try:
-        version("setuptools"), version("pip")
-    except PackageNotFoundError:
-        pytest.skip("needs pip and setuptools")
-    built = subprocess.run(
-        [*command, "--wheel-dir", "wheel", "."], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert built.returncode == 0, built.stdout + built.stderr
-    (wheel,) = (tmp_path / "wheel").glob("*.whl")
+        shutil.copy(ROOT / name, root)
+    build = ["wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", "dist", "."]
+    run(root, sys.executable, "-m", "pip", *build)
+    (built,) = (root / "dist").glob("*.whl")
+    return built
+
+
+def run(folder: Path, *command: str | Path) -> str:
+    """What a program prints, started in a folder outside the repository and without its settings."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_tree(wheel):
     with zipfile.ZipFile(wheel) as archive:
         found = sorted(name for name in archive.namelist() if ".dist-info/" not in name)
         scripts = archive.read(next(n for n in archive.namelist() if n.endswith("entry_points.txt"))).decode()
@@ -105,3 +119,69 @@ def test_the_wheel_holds_the_tree(tmp_path):
     wanted = sorted(f"{import_name(p.parent).replace('.', '/')}/{p.name}" for p in [*sources, *data_files()])
     assert found == wanted
     assert "clip-es = clip_es.pipelines.cli:main" in scripts
+
+
+def needed(name: str, extras: tuple[str, ...] = (), seen: dict[tuple[str, str], None] | None = None) -> list[str]:
+    """The distributions that pip would install with one, itself included; `extras` are those asked for."""
+    seen = {} if seen is None else seen
+    for extra in ("", *extras):
+        if (canonicalize_name(name), extra) in seen:
+            continue
+        seen[canonicalize_name(name), extra] = None
+        for line in requires(name) or ():
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                with suppress(PackageNotFoundError):  # Wanted on other machines only, such as CUDA's libraries.
+                    needed(requirement.name, tuple(requirement.extras), seen)
+    return sorted({name for name, _ in seen})
+
+
+@pytest.fixture(scope="module")
+def plain(wheel, tmp_path_factory) -> Path:
+    """A virtual environment as `pip install clip-es` without extras leaves it; no library beyond its needs is seen."""
+    root = tmp_path_factory.mktemp("plain")
+    run(root, sys.executable, "-m", "venv", "--without-pip", "venv")
+    python = root / "venv/bin/python"
+    home = Path(run(root, python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    run(root, sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel)
+    for name in needed("clip-es"):
+        for file in {home_of(path) for path in files(name) or ()} if name != "clip-es" else ():
+            if file.exists() and not (home / file.name).exists():
+                (home / file.name).symlink_to(file)
+    return root
+
+
+def home_of(path: PackagePath) -> Path:
+    """The entry of site-packages that holds a file."""
+    return Path(str(path.locate())).parents[len(path.parts) - 2] if len(path.parts) > 1 else Path(str(path.locate()))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="links and the place of programs are those of Unix")
+def test_the_wheel_alone_makes_masks_and_runs_the_readme(plain):
+    python, program = plain / "venv/bin/python", plain / "venv/bin/clip-es"
+    for extra in ("mmseg", "cv2", "numba", "pydensecrf", "ray", "pytest"):
+        found = run(plain, python, "-c", f"import importlib.util; print(importlib.util.find_spec({extra!r}))")
+        assert found.strip() == "None", f"{extra} comes with an extra, not with the package"
+    assert str(plain) in run(plain, python, "-c", "import clip_es; print(clip_es.__file__)")
+    run(plain, program, "scenes", "make", "--out", "scenes", "--train", "2", "--val", "4")
+    told = run(plain, program, "masks", "scenes", "--root", "scenes", "--split", "val", "--out", "run")
+    assert "4 pictures" in told
+    assert "The CRF runs in torch" in told
+    masks = [read_mask(path) for path in (plain / "run/masks").iterdir()]
+    assert len(masks) == 4
+    assert all(len(np.unique(mask)) > 1 for mask in masks)
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert code
+    run(plain, python, "-c", code.group(1))
+    assert read_mask(plain / "mask.png").size
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="links and the place of programs are those of Unix")
+def test_the_wheel_alone_runs_the_demo_without_the_segmenter(plain):
+    program = plain / "venv/bin/clip-es"
+    told = run(plain, program, "demo", "--out", "demo", "--scenes.train", "6", "--scenes.val", "6", "--iterations", "2")
+    assert "clip-es[segmentor]" in told
+    assert "Done: mIoU of the masks" in told
+    assert (plain / "demo/report.html").stat().st_size > 100_000
