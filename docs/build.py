@@ -78,7 +78,9 @@ def relinked(text: str, source: Path, target: Path) -> str:
         there = COPIED.get(inner) or (inner.removeprefix("docs/") if inner.startswith("docs/") else None)
         return f"[{name}]({os.path.relpath(there, target.parent)})" if there else name
 
-    return re.sub(r"\[([^\]]*)\]\((?!https?:|#)([^)\s]+)\)", link, text)
+    parts = re.split(r"(^ *```.*?^ *```)", text, flags=re.S | re.M)  # Code stays as it is.
+    parts[::2] = [re.sub(r"\[([^\]]*)\]\((?!https?:|#)([^)\s]+)\)", link, part) for part in parts[::2]]
+    return "".join(parts)
 
 
 def navigation(pages: Path, commands: list[Path], names: list[Path]) -> list:
