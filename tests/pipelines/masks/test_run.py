@@ -7,11 +7,11 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from clip_es.errors import ConfigError
 from clip_es.pipelines.cli import main
@@ -127,11 +127,9 @@ def test_ctrl_c_stops_cleanly_and_the_next_call_continues(tmp_path):
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    until = time.monotonic() + 60
-    while not list(out.glob("masks/*.png")) and time.monotonic() < until:
-        time.sleep(0.02)
+    until(lambda: list(out.glob("masks/*.png")), run)
     run.send_signal(signal.SIGINT)
-    _, said = run.communicate(timeout=60)
+    _, said = run.communicate()
     assert run.returncode == 130, said
     assert "the same call continues" in said
     assert "Traceback" not in said
