@@ -44,6 +44,7 @@ ALONE: dict[str, tuple[str, str, str]] = {
     "prompts check": ("prompts", "PromptsCheck", "find leaks, duplicates and badly read names in a vocabulary"),
     "export": ("export", "Export", "masks as a data set for another tool: VOC, COCO, labelme, CVAT, YOLO, ..."),
     "import": ("export", "Import", "masks that a person has edited override those of their run"),
+    "restore": ("export", "Restore", "masks as they were before an import"),
     "worst": ("export", "Worst", "the pictures a run is least sure of, exported for a person to mend"),
     "ladder": ("ladder", "Ladder", "what each step of the method is worth, on scenes it never saw"),
     "scenes make": ("scenes", "ScenesMake", "draw a scenes data set in VOC layout"),

@@ -15,7 +15,7 @@ from clip_es.formats.pictures import PictureMode
 from clip_es.pipelines.commands.flags import OwnVocabularyFlag
 from clip_es.pipelines.console import bar, say, show_table
 from clip_es.pipelines.exchange.export import export
-from clip_es.pipelines.exchange.import_masks import import_masks, imported_ids
+from clip_es.pipelines.exchange.import_masks import OnConflict, import_masks, imported_ids, restore
 from clip_es.pipelines.exchange.run_folder import FOLDERS, LabelKind, Run
 from clip_es.pipelines.exchange.worst import PictureScore, Ranking, ScoreName, all_scores, rank
 from clip_es.pipelines.exchange.worst_sheet import write_sheet
@@ -60,6 +60,8 @@ class Export:
                 done=lambda: progress.advance(progress.task_ids[0]),
             )
         _tell(made.problems, "left out")
+        if not made.recorded:
+            say("The run cannot be written, so a later import cannot tell whose edit is newer.")
         say(f"{made.pictures} pictures as {self.format} in {self.out}")
         return 1 if made.problems else 0
 
@@ -78,6 +80,9 @@ class Import:
     """What had been exported; None: what the folder's mark says, otherwise masks."""
     reviewed: bool = False
     """A person has looked at the whole of every picture: all its pixels become sure, not the edited ones alone."""
+    on_conflict: OnConflict = "refuse"
+    """A picture edited here that the run has changed since it was exported: refused, taken from here (theirs), or left
+    as the run has it (ours)."""
     vocabulary: OwnVocabularyFlag = None
 
     def run(self) -> int:
@@ -86,13 +91,37 @@ class Import:
         stated = read_mark(self.source).get("labels")
         kind: LabelKind = self.labels or ("decided" if stated == "decided" else "masks")
         with Source(self.source) as source:
-            made = import_masks(run, source, self.format, compared_with=kind, reviewed=self.reviewed)
+            made = import_masks(
+                run, source, self.format, compared_with=kind, reviewed=self.reviewed, on_conflict=self.on_conflict
+            )
         _tell(made.problems, "refused")
         say(
             f"{made.edited} pictures edited ({made.pixels} pixels differ from RUN/{FOLDERS[kind]}), "
             f"{made.unchanged} unchanged, {len(made.problems)} refused"
+            + (f", {made.kept} in conflict left as they were" if made.kept else "")
         )
+        if made.edited:
+            say(f"As they were before: clip-es restore {self.run_folder}")
         return 1 if made.problems else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restore:
+    """Masks as they were before an import; what they are now is kept in turn, so this can be undone as well."""
+
+    run_folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
+    """Folder of the run."""
+    number: int | None = None
+    """Of the import, as RUN/imports counts them; None: the last one."""
+    pictures: tuple[str, ...] = ()
+    """Ids of the pictures; none: all that this import or a later one changed."""
+
+    def run(self) -> int:
+        """Write masks/, labels/ and confidence/ as they were."""
+        found = restore(Run.open(self.run_folder), self.number, self.pictures or None)
+        which = "the last import" if self.number is None else f"import {self.number}"
+        say(f"{len(found)} picture{'s' * (len(found) != 1)} as before {which}")
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from clip_es.errors import ClipEsError, ConfigError, DataError
 from clip_es.formats import FORMATS, ExportFolder, FormatName
 from clip_es.formats.pictures import PictureMode
+from clip_es.pipelines.exchange.history import digest, note_exports
 from clip_es.pipelines.exchange.run_folder import LabelKind, Run
 from clip_es.records import Problem
 from clip_es.store.disk import StoreError
@@ -22,6 +24,8 @@ class Exported:
     pictures: int
     problems: tuple[Problem, ...] = ()
     """Pictures that were left out, and why."""
+    recorded: bool = True
+    """Whether the run could note what left it, so that an import tells edits from its own changes."""
 
 
 def export(
@@ -57,6 +61,7 @@ def export(
         **(about or {}),
     }
     problems: list[Problem] = []
+    digests: list[tuple[str, str]] = []
     with ExportFolder.open(out, what) as folder:
         writer = FORMATS[name].writer(folder, run.names, image_ids, split=split, pictures=pictures)
         for image_id in image_ids:
@@ -68,13 +73,27 @@ def export(
                         where=image_id,
                         next_step="Pass the --images with which the run was made, or --pictures none.",
                     )
-                writer.add(image_id, run.labels(image_id, labels), picture)
+                content = run.labels(image_id, labels)
+                writer.add(image_id, content, picture)
+                digests.append((image_id, digest(content)))
             except StoreError:
                 raise
             except ClipEsError as error:
                 problems.append(Problem.of(image_id, error, "export"))
             done()
         writer.finish()
+        # The same masks have the same id, so a stopped export that begins again is the same one.
+        export_id = hashlib.sha256(repr((labels, digests)).encode()).hexdigest()[:16]
+        recorded = _record(run, export_id, labels, digests)
         count = len(image_ids) - len(problems)
-        folder.finish({"exported": count, "left_out": len(problems)})
-    return Exported(count, tuple(problems))
+        folder.finish({"export": export_id, "exported": count, "left_out": len(problems)})
+    return Exported(count, tuple(problems), recorded)
+
+
+def _record(run: Run, export_id: str, labels: LabelKind, digests: Sequence[tuple[str, str]]) -> bool:
+    """Note in the run what left it; a run that cannot be written is exported all the same."""
+    try:
+        note_exports(run.folder, export_id, labels, digests)
+    except StoreError:
+        return False
+    return True

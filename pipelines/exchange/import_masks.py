@@ -9,16 +9,29 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from clip_es.errors import ClipEsError, ConfigError, DataError, ShapeError
 from clip_es.formats import FORMATS, Incoming, ReadableName, Source
-from clip_es.masks import read_confidence, write_confidence, write_mask
+from clip_es.masks import read_confidence, read_mask, write_confidence, write_mask
+from clip_es.pipelines.exchange.history import (
+    EXPORTS,
+    IMPORTS,
+    PARTS,
+    Before,
+    Seen,
+    digest,
+    folder_of,
+    kept,
+    numbers,
+)
 from clip_es.pipelines.exchange.run_folder import LabelKind, Run
 from clip_es.records import Problem
 from clip_es.store.disk import Lock, StoreError, drop_torn_line, write_atomic
@@ -28,6 +41,12 @@ from clip_es.types import UNDECIDED
 
 TABLE = "imported.csv"
 """History of a run's imports; where a picture has several rows, the last one counts."""
+
+RESTORED = "restored"
+"""Stands in the place of a format where a picture was brought back; with 0 edited pixels it is the method's own."""
+
+OnConflict = Literal["refuse", "theirs", "ours"]
+"""What becomes of a picture that the run has changed since it was exported, and that was edited there too."""
 
 COLUMNS = ("image_id", "format", "compared_with", "edited_pixels", "reviewed", "mask_sha256")
 
@@ -39,6 +58,8 @@ class Imported:
     edited: int
     """Pictures with an edited pixel, or vouched for as a whole."""
     unchanged: int
+    kept: int
+    """Edited pictures that stay as the run has them, because `on_conflict` says so."""
     pixels: int
     """Edited pixels."""
     problems: tuple[Problem, ...]
@@ -63,12 +84,15 @@ def import_masks(
     *,
     compared_with: LabelKind = "masks",
     reviewed: bool = False,
+    on_conflict: OnConflict = "refuse",
     done: Callable[[], object] = lambda: None,
 ) -> Imported:
     """Take over every edited picture of the source.
 
     `compared_with` is what had been exported. With `reviewed` a person vouches for whole pictures: every pixel counts
-    as edited. A stopped import is completed by the same call, and a second one changes nothing.
+    as edited. A picture that the run has changed since it was exported is in conflict: refused, or taken from the
+    source (theirs) or left as the run has it (ours). What a picture was before stays in RUN/imports. A stopped import
+    is completed by the same call, and a second one changes nothing.
     Raises ConfigError: another import into this run is going on. DataError: the source is not of this format, or has no
     picture. StoreError.
     """
@@ -80,18 +104,15 @@ def import_masks(
         raise ConfigError("another import is going on", where=run.folder, found=Lock.holder(run.folder, "import"))
     known, seen = set(run.image_ids), set()
     problems: list[Problem] = []
-    edited = unchanged = pixels = 0
+    counts: Counter[str] = Counter()
     with lock:
         drop_torn_line(run.folder / TABLE)
+        drop_torn_line(run.folder / EXPORTS)
+        into = _Into(run, name, compared_with, reviewed, on_conflict, Seen(run.folder, source, compared_with))
         for incoming in read(source, run.names):
             try:
                 _check(incoming, known, seen)
-                count = _take(run, incoming, name, compared_with, reviewed)
-                edited, unchanged, pixels = (
-                    edited + (count is not None),
-                    unchanged + (count is None),
-                    pixels + (count or 0),
-                )
+                counts += into.take(incoming)
             except StoreError:
                 raise
             except ClipEsError as error:
@@ -101,9 +122,9 @@ def import_masks(
             raise DataError(
                 f"holds no mask of the format {name}", where=source.path, next_step="Check --from and --format."
             )
-        if edited:
+        if counts["edited"]:
             update_summary(run.folder, {"imported": len(imported_ids(run.folder))})
-    return Imported(edited, unchanged, pixels, tuple(problems))
+    return Imported(counts["edited"], counts["unchanged"], counts["kept"], counts["pixels"], tuple(problems))
 
 
 def apply_edit(
@@ -128,8 +149,9 @@ def apply_edit(
 
 
 def imported_ids(run: Path) -> set[str]:
-    """Ids of the pictures that a person has edited. Empty where there were none."""
-    return {row["image_id"] for row in read_csv(run / TABLE, COLUMNS)}
+    """Ids of the pictures that hold a person's edits. Empty where there are none."""
+    last = {row["image_id"]: row for row in read_csv(run / TABLE, COLUMNS)}
+    return {k for k, row in last.items() if (row["format"], row["edited_pixels"]) != (RESTORED, "0")}
 
 
 def _check(incoming: Incoming, known: set[str], seen: set[str]) -> None:
@@ -146,31 +168,107 @@ def _check(incoming: Incoming, known: set[str], seen: set[str]) -> None:
     seen.add(image_id)
 
 
-def _take(run: Run, incoming: Incoming, name: str, compared_with: LabelKind, reviewed: bool) -> int | None:
-    """Write one picture; returns how many pixels were edited, None where the picture stays as it is."""
-    image_id = incoming.image_id
-    masks, decided = run.labels(image_id, "masks"), run.labels(image_id, "decided")
-    path = run.folder / "confidence" / f"{image_id}.png"
-    confidence = read_confidence(path)
-    if not masks.shape == decided.shape == confidence.shape:
-        raise ShapeError("masks, labels and confidence of the run have different sizes", where=image_id)
-    new = incoming.read((masks.shape[0], masks.shape[1]))
-    made = apply_edit(new, masks, decided, confidence, compared_with=compared_with, reviewed=reviewed)
-    count = int(made.changed.sum())
-    if not count and not reviewed:
-        return None
-    files = {
-        path: _encoded(write_confidence, made.confidence),
-        run.path(image_id, "decided"): _encoded(write_mask, made.decided),
-        run.path(image_id, "masks"): _encoded(write_mask, made.masks),
-    }
-    digest = hashlib.sha256(files[run.path(image_id, "masks")]).hexdigest()
-    append_rows(run.folder / TABLE, COLUMNS, [(image_id, name, compared_with, count, reviewed, digest)])
-    # What the edit is told by comes last: killed in between, the same call finds the same pixels edited.
-    last = run.path(image_id, compared_with)
-    for file in sorted(files, key=lambda file: file == last):
-        write_atomic(file, files[file])
-    return count
+@dataclass
+class _Into:
+    """An import that is going on."""
+
+    run: Run
+    format: str
+    compared_with: LabelKind
+    reviewed: bool
+    on_conflict: OnConflict
+    seen: Seen
+
+    def __post_init__(self) -> None:
+        self.before = Before(self.run.folder)
+        self.edited_before = imported_ids(self.run.folder)
+
+    def take(self, incoming: Incoming) -> Counter[str]:
+        """Write one picture where it was edited; returns what to count."""
+        image_id = incoming.image_id
+        masks, decided = self.run.labels(image_id, "masks"), self.run.labels(image_id, "decided")
+        confidence = read_confidence(self.run.folder / "confidence" / f"{image_id}.png")
+        if not masks.shape == decided.shape == confidence.shape:
+            raise ShapeError("masks, labels and confidence of the run have different sizes", where=image_id)
+        new = incoming.read((masks.shape[0], masks.shape[1]))
+        made = apply_edit(new, masks, decided, confidence, compared_with=self.compared_with, reviewed=self.reviewed)
+        pixels = int(made.changed.sum())
+        if not self.reviewed and not pixels:
+            self.seen.stands_for(image_id, digest(new))
+            return Counter(unchanged=1)
+        if not self.reviewed and self.seen.unedited(image_id, digest(new)):
+            return Counter(unchanged=1)
+        current = digest(masks if self.compared_with == "masks" else decided)
+        if pixels and self._in_conflict(image_id, current):
+            if self.on_conflict == "ours":
+                return Counter(kept=1)
+            if self.on_conflict == "refuse":
+                raise DataError(
+                    "the run has changed this mask since it was exported, and here it was edited too",
+                    where=incoming.where,
+                    found=f"{pixels} pixels that differ",
+                    next_step="Pass --on-conflict theirs to take this one, or ours to keep the run's.",
+                )
+        # Killed from here on, the same call finds that this source knew the mask as it was.
+        self.seen.note(image_id, current)
+        self._write(image_id, made, pixels)
+        self.seen.note(image_id, digest(made.masks if self.compared_with == "masks" else made.decided))
+        return Counter(edited=1, pixels=pixels)
+
+    def _in_conflict(self, image_id: str, current: str) -> bool:
+        """Whether the run has another version than the person saw, or a person's edit and which was seen is unknown."""
+        version = self.seen.version(image_id)
+        return image_id in self.edited_before if version is None else version != current
+
+    def _write(self, image_id: str, made: Edited, pixels: int) -> None:
+        self.before.keep(image_id)
+        files = {
+            self.run.folder / "confidence" / f"{image_id}.png": _encoded(write_confidence, made.confidence),
+            self.run.path(image_id, "decided"): _encoded(write_mask, made.decided),
+            self.run.path(image_id, "masks"): _encoded(write_mask, made.masks),
+        }
+        sha256 = hashlib.sha256(files[self.run.path(image_id, "masks")]).hexdigest()
+        row = (image_id, self.format, self.compared_with, pixels, self.reviewed, sha256)
+        append_rows(self.run.folder / TABLE, COLUMNS, [row])
+        # What the edit is told by comes last: killed in between, the same call finds the same pixels edited.
+        last = self.run.path(image_id, self.compared_with)
+        for file in sorted(files, key=lambda file: file == last):
+            write_atomic(file, files[file])
+
+
+def restore(run: Run, number: int | None = None, only: Collection[str] | None = None) -> list[str]:
+    """Bring pictures back to what they were before import `number`, or the last one; returns their ids.
+
+    What they are now is kept in turn. Raises ConfigError: nothing was imported, or not with this number, or an import
+    is going on. StoreError.
+    """
+    known = numbers(run.folder)
+    number = max(known, default=0) if number is None else number
+    if number not in known:
+        raise ConfigError(
+            "there is no such import",
+            where=run.folder / IMPORTS,
+            expected=", ".join(map(str, known)) or "an import that changed something",
+            found=number or "none",
+        )
+    lock = Lock.take(run.folder, "import")
+    if lock is None:
+        raise ConfigError("an import is going on", where=run.folder, found=Lock.holder(run.folder, "import"))
+    with lock:
+        before, first = Before(run.folder), kept(run.folder, 1)
+        found = {k: at for k, at in kept(run.folder, number).items() if only is None or k in only}
+        for image_id, at in found.items():
+            old = folder_of(run.folder, at)
+            begun = read_mask(folder_of(run.folder, first[image_id]) / "masks" / f"{image_id}.png")
+            pixels = int((read_mask(old / "masks" / f"{image_id}.png") != begun).sum())
+            before.keep(image_id)
+            content = {part: (old / part / f"{image_id}.png").read_bytes() for part in PARTS}
+            row = (image_id, RESTORED, "masks", pixels, False, hashlib.sha256(content["masks"]).hexdigest())
+            append_rows(run.folder / TABLE, COLUMNS, [row])
+            for part in PARTS:
+                write_atomic(run.folder / part / f"{image_id}.png", content[part])
+        update_summary(run.folder, {"imported": len(imported_ids(run.folder))})
+    return list(found)
 
 
 def _encoded(write, array: np.ndarray) -> bytes:
