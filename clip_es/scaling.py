@@ -23,7 +23,7 @@ def min_max(x: Float[Tensor, "class gh gw"]) -> Float[Tensor, "class gh gw"]:
     return x / (1e-7 + x.amax(dim=(-2, -1), keepdim=True))
 
 
-def even_at(x: Float[Tensor, "class gh gw"], threshold: float) -> Float[Tensor, "class gh gw"]:
+def even_at(x: Float[Tensor, "*class gh gw"], threshold: float) -> Float[Tensor, "*class gh gw"]:
     """Values in [0, 1] raised to the power that brings `threshold`, between 0 and 1, to 0.5.
 
     Order and both ends stay; against background as 1 - best, a map now wins exactly where it was above the threshold.
@@ -39,12 +39,13 @@ def upsample(maps: ClassMaps, size_hw: tuple[int, int]) -> ClassMaps:
     """
     if tuple(maps.scores.shape[1:]) == size_hw:
         return maps
-    scores = _bilinear(maps.scores, size_hw)
-    background = None if maps.background is None else _bilinear(maps.background[None], size_hw)[0]
+    scores = resized(maps.scores, size_hw)
+    background = None if maps.background is None else resized(maps.background[None], size_hw)[0]
     return ClassMaps(scores=scores, class_ids=maps.class_ids, background=background)
 
 
-def _bilinear(x: Float[Tensor, "class gh gw"], size_hw: tuple[int, int]) -> Float[Tensor, "class h w"]:
+def resized(x: Float[Tensor, "class gh gw"], size_hw: tuple[int, int]) -> Float[Tensor, "class h w"]:
+    """Maps in [0, 1] at another height and width: bilinear, half-pixel centres, edges repeated."""
     if len(x) == 0:
         return x.new_zeros((0, *size_hw))
     rows, columns = (_weights(old, new).to(x) for old, new in zip(x.shape[1:], size_hw, strict=True))

@@ -81,3 +81,9 @@ def _voc_tree(root: Path, cases: list[Path]) -> Path:
         shutil.copy(case / "gt.png", root / "SegmentationClassAug" / f"{case.name}.png")
     (root / "ImageSets/Segmentation/train.txt").write_text("".join(f"{case.name}\n" for case in cases))
     return root
+
+
+@pytest.fixture(scope="session")
+def tiny_cliper() -> Callable:
+    """tests/support/tiny_tower.py's tiny(text=False): the tower whose recordings lie in tests/golden/cliper."""
+    return beside("tiny_tower").tiny

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from clip_es.encoder.encode import PIXEL_MEAN, PIXEL_STD, Encoder
@@ -33,6 +34,12 @@ def normalised(
     """Pictures in 0..1 as a network takes them: (x - mean) / std, by channel. The default is CLIP's own scale."""
     rows = (torch.tensor(row, device=pictures.device, dtype=pictures.dtype)[:, None, None] for row in (mean, std))
     return (pictures - next(rows)) / next(rows)
+
+
+def shown_to(encoder: Encoder, patches: UInt8[np.ndarray, "ph pw 3"]) -> Float32[Tensor, "1 3 ph pw"]:
+    """A picture in CLIP's scale on the encoder's device."""
+    pixels = torch.from_numpy(np.ascontiguousarray(patches)).to(encoder.device).movedim(-1, 0).float() / 255
+    return normalised(pixels[None])
 
 
 def enter(

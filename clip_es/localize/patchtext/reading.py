@@ -1,0 +1,236 @@
+"""What each patch says in CLIP's common space, once the last blocks have been mended.
+
+CLIP's own last block carries every patch to a mixture that answers for the whole picture. Each recipe of `RECIPES`
+replaces its attention by one in which a patch attends to patches like itself; they differ in what "like" means, in
+whether the block's residual and MLP are kept, and in how many blocks are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+from clip_es.encoder.capture import enter
+from clip_es.encoder.encode import Encoder
+from clip_es.encoder.vit import Block, SelfAttention
+from clip_es.errors import ConfigError, nearest
+from clip_es.types import EncodedImage
+
+NEAR_STD = 5.0
+"""Reach of the neighbourhood of `kk-near`, in patches. Source: NACLIP."""
+
+
+class Heads(NamedTuple):
+    """Queries, keys and values of one block, each [head token channel], and the grid they come from."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    grid_hw: tuple[int, int]
+
+
+class Recipe(NamedTuple):
+    """How the patches of a picture are read."""
+
+    attention: Callable[[Heads], Float[Tensor, "head token token"]]
+    """What stands in for the attention."""
+    whole_block: bool
+    """Whether residual and MLP of the block are kept."""
+    own_path: bool
+    """Whether several blocks are read, summed in a path of their own beside the untouched one."""
+    about: str
+
+
+@dataclass(frozen=True)
+class PatchSight(EncodedImage):
+    """What the patch-text localizer keeps of a picture besides."""
+
+    embeddings: Float32[Tensor, "token embed"]
+    """Tokens in the common space, not of unit length; row 0 is the class token."""
+
+
+def similar(x: Float[Tensor, "head token channel"], y: Float[Tensor, "head token channel"]) -> Tensor:
+    """Rows that sum to one: softmax of scaled products, as attention has it."""
+    return SelfAttention.weights(x, y)
+
+
+def nearness(grid_hw: tuple[int, int], std: float = NEAR_STD) -> Float32[Tensor, "token token"]:
+    """exp(-distance^2 / (2 std^2)) between patches; row and column of the class token are 0. Source: NACLIP."""
+    rows, columns = (torch.arange(n, dtype=torch.float32) for n in grid_hw)
+    y, x = (((place[:, None] - place) ** 2) for place in (rows, columns))
+    squared = (y[:, None, :, None] + x[None, :, None, :]).reshape(len(rows) * len(columns), -1)
+    full = torch.zeros(len(squared) + 1, len(squared) + 1)
+    full[1:, 1:] = torch.exp(-squared / (2 * std**2))
+    return full
+
+
+def _kk_near(heads: Heads) -> Tensor:
+    logits = (heads.k * heads.k.shape[-1] ** -0.5) @ heads.k.mT
+    return torch.softmax(logits + nearness(heads.grid_hw).to(logits), dim=-1, dtype=torch.float32)
+
+
+def _identity(heads: Heads) -> Tensor:
+    return torch.eye(heads.v.shape[-2], device=heads.v.device).expand(len(heads.v), -1, -1)
+
+
+RECIPES: dict[str, Recipe] = {
+    "svc": Recipe(
+        lambda h: (similar(h.q, h.q) + similar(h.k, h.k) + similar(h.v, h.v)) / 3,
+        False,
+        True,
+        "self-correlation of queries, keys and values, over several blocks (ExCEL; CLIP Surgery with values)",
+    ),
+    "value": Recipe(_identity, False, False, "each patch's own value (MaskCLIP)"),
+    "kk-near": Recipe(_kk_near, False, False, "keys alike, and near (NACLIP)"),
+    "qq": Recipe(lambda h: similar(h.q, h.q), False, False, "queries alike (ClearCLIP)"),
+    "qq+kk": Recipe(
+        lambda h: similar(h.q, h.q) + similar(h.k, h.k),
+        True,
+        False,
+        "queries alike plus keys alike (SCLIP)",
+    ),
+    "vanilla": Recipe(lambda h: similar(h.q, h.k), True, False, "the block's own attention: CLIP as it is"),
+}
+"""Which readings there are. A new one: a line here."""
+
+
+@torch.no_grad()
+def look(
+    encoder: Encoder,
+    pixels: Float32[Tensor, "1 3 h w"],
+    read: str = "svc",
+    blocks: int = 1,
+    shared_heads: bool = True,
+    attention_layers: int = 8,
+    positions: Float32[Tensor, "token dim"] | None = None,
+) -> PatchSight:
+    """One picture through the tower, its patches read by a recipe; pixels in CLIP's scale, whole patches.
+
+    `blocks`: how many of the last ones `svc` reads; the others read the last one. `shared_heads`: every head of `svc`
+    has the sum over heads of the similarities, as published, in place of its own. `attention_layers`: over how many
+    of the last layers the attention for the affinity is averaged.
+    Raises ConfigError: there is no such recipe, or more blocks than the tower has. ShapeError: not whole patches.
+    Source: ExCEL (CVPR 2025), static calibration; for the other recipes the papers named in `RECIPES`.
+    """
+    recipe = find_recipe(read)
+    visual = encoder.model.visual
+    layers = visual.transformer.blocks
+    count = blocks if recipe.own_path else 1
+    if not 1 <= count <= len(layers):
+        raise ConfigError("more blocks are to be read than the tower has", expected=f"1..{len(layers)}", found=blocks)
+    grid_hw = (pixels.shape[-2] // encoder.patch, pixels.shape[-1] // encoder.patch)
+    x = enter(encoder, pixels, positions)[0]
+    mean = x.new_zeros(len(x) - 1, len(x) - 1, dtype=torch.float32)
+    averaged = min(attention_layers, len(layers))
+    own, entering, last = x, x, x.new_zeros(0)
+    for index, block in enumerate(layers):
+        x = x.to(block.ln_1.weight.dtype)
+        if index == len(layers) - count:
+            own = x.float()
+        if index == len(layers) - 1:
+            entering = x.float()
+        heads = Heads(*block.attn.project(block.ln_1(x)), grid_hw)
+        attention = similar(heads.q, heads.k)
+        if index >= len(layers) - count:
+            own = _step(recipe, block, heads, own, shared_heads)
+        if index >= len(layers) - averaged:
+            mean += attention.mean(0)[1:, 1:]
+        last = attention
+        x = x + block.attn.merge(attention.to(heads.v.dtype) @ heads.v)
+        x = x + block.mlp(block.ln_2(x))
+    if recipe.own_path:
+        own = torch.cat([x[:1].float(), own[1:]])  # the class token keeps to CLIP's own path
+    embeddings = visual.ln_post(own) @ visual.proj
+    return PatchSight(entering, mean / averaged, last, grid_hw, embeddings)
+
+
+def _step(recipe: Recipe, block: Block, heads: Heads, own: Tensor, shared_heads: bool) -> Float32[Tensor, "token dim"]:
+    """One block of the mended path."""
+    attention = recipe.attention(heads)
+    if recipe.own_path and shared_heads:
+        attention = attention.sum(0, keepdim=True)
+    mixed = block.attn.merge(attention.to(heads.v.dtype) @ heads.v).float()
+    if recipe.own_path:
+        return own + mixed
+    if not recipe.whole_block:
+        return mixed
+    mixed = own + mixed
+    return mixed + block.mlp(block.ln_2(mixed.to(block.ln_2.weight.dtype))).float()
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of a name. Raises ConfigError: there is none."""
+    if name not in RECIPES:
+        raise ConfigError(
+            "there is no such reading of patches",
+            expected=", ".join(RECIPES),
+            found=name,
+            next_step=nearest(name, RECIPES) or None,
+        )
+    return RECIPES[name]
+
+
+def enriched(
+    text: Float32[Tensor, "text embed"], attributes: Float32[Tensor, "attribute embed"], keep: float = 0.9
+) -> Float32[Tensor, "text embed"]:
+    """Class texts with what attributes add: text + softmax(text attributes^T) attributes, of unit length.
+
+    For each class the int((1 - keep) n) of the n attributes that fit it least are left out, in floating point as
+    published (of 20 one, not two); the softmax has no temperature.
+    Source: ExCEL (CVPR 2025), `attr_aggregate`. Differs: nothing.
+    """
+    affinity = text @ attributes.T
+    weakest = int((1 - keep) * len(attributes))
+    if weakest:
+        threshold = affinity.kthvalue(weakest, dim=-1, keepdim=True).values
+        affinity = affinity.masked_fill(affinity <= threshold, float("-inf"))
+    return torch.nn.functional.normalize(text + affinity.softmax(-1) @ attributes, dim=-1)
+
+
+def surgery(
+    embeddings: Float32[Tensor, "token embed"], text: Float32[Tensor, "text embed"]
+) -> Float32[Tensor, "token text"]:
+    """CLIP Surgery's scores, each text's in 0..1 over all tokens, the class token included; for parity.
+
+    Features are divided by their length over tokens, channel by channel, as the code of ExCEL does (`dim=1`).
+    Source: ExCEL, `clip_feature_surgery`. Differs: nothing.
+    """
+    features = embeddings / embeddings.norm(dim=0, keepdim=True)
+    weights = (2 * features[:1] @ text.T).softmax(-1)
+    weights = weights / weights.mean(-1, keepdim=True)
+    product = weights[..., None] * features[:, None] * text[None]
+    scores = (product - product.mean(1, keepdim=True)).sum(-1)
+    low, high = scores.amin(0), scores.amax(0)
+    return (scores - low) / (high - low)
+
+
+def words_share(
+    embeddings: Float32[Tensor, "patch embed"], text: Float32[Tensor, "text embed"], scale: float
+) -> Float32[Tensor, "text patch"]:
+    """For each patch the share of each text: softmax over texts of `scale` times the cosine."""
+    unit = torch.nn.functional.normalize(embeddings, dim=-1)
+    return (scale * torch.nn.functional.normalize(text, dim=-1) @ unit.T).softmax(0)
+
+
+def jensen_shannon(
+    shares: Float32[Tensor, "patch text"], rows: Sequence[int] | slice | None = None
+) -> Float32[Tensor, "row patch"]:
+    """Jensen-Shannon divergence in nats, 0..ln 2, between patches `rows` (all: None) and every patch.
+
+    Formed for 64 rows at a time, so that 64 x patch x text numbers are held, never patch x patch x text.
+    Source: CD-CLIP, class-aware distribution affinity. Differs: shares come from a softmax with the model's scale.
+    """
+    shares = shares.clamp(min=1e-12)
+    entropy = -(shares * shares.log()).sum(-1)
+    asked = shares if rows is None else shares[rows]
+    own = entropy if rows is None else entropy[rows]
+    parts = []
+    for some, some_own in zip(asked.split(64), own.split(64), strict=True):
+        middle = (some[:, None] + shares[None]) / 2
+        parts.append(-(middle * middle.log()).sum(-1) - (some_own[:, None] + entropy[None]) / 2)
+    return torch.cat(parts).clamp(min=0)

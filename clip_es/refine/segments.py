@@ -1,0 +1,58 @@
+"""Segments of the picture vote: each takes over part of its mean, so that borders move to where the picture changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int, UInt8
+from torch import Tensor
+
+from clip_es.config.views import SegmentsConfig
+from clip_es.scaling import upsample
+from clip_es.types import ClassMaps, Picture
+
+_MEASURED_SIDE = 200
+"""Longer side, in pixels, of the pictures for which the settings are stated; they grow with the side."""
+
+
+def segments(picture: Picture, maps: ClassMaps, config: SegmentsConfig) -> ClassMaps:
+    """Probabilities at full size, each partly replaced by its mean over the picture's segments.
+
+    d' = (1 - a) d + a * mean over scales of the mean of d over the segment of the pixel; d is background and every
+    class, so the sum stays one. Background is what the maps know of it, else 1 - the best map, and all are divided by
+    their sum. Raises nothing of its own. Source: Felzenszwalb & Huttenlocher (2004) for the segments.
+    """
+    maps = upsample(maps, picture.size_hw)
+    if not maps.class_ids:
+        return maps
+    background = maps.background
+    if background is None:
+        background = 1 - maps.scores.amax(0)
+    values = torch.cat([background[None], maps.scores])
+    values = values / values.sum(0)
+    parts = [pooled(values, torch.from_numpy(part)) for part in divide(picture.rgb, config)]
+    mixed = (1 - config.amount) * values + config.amount * torch.stack(parts).mean(0)
+    mixed = mixed.clamp(0, 1)
+    return ClassMaps(mixed[1:], maps.class_ids, background=mixed[0])
+
+
+def divide(rgb: UInt8[np.ndarray, "h w 3"], config: SegmentsConfig) -> Sequence[Int[np.ndarray, "h w"]]:
+    """The segments of a picture at each scale, numbered from 0; larger pictures have larger segments."""
+    from skimage.segmentation import felzenszwalb
+
+    grown = max(1.0, max(rgb.shape[:2]) / _MEASURED_SIDE) if config.by_size else 1.0
+    return [
+        felzenszwalb(rgb, scale=scale * grown, sigma=config.sigma, min_size=round(config.min_size * grown))
+        for scale in config.scales
+    ]
+
+
+def pooled(values: Float32[Tensor, "label h w"], part: Int[Tensor, "h w"]) -> Float32[Tensor, "label h w"]:
+    """For each pixel the mean over its segment. `part` numbers the segments from 0."""
+    index = part.reshape(-1).to(values.device, torch.int64)
+    count = int(index.max()) + 1
+    sums = values.new_zeros(len(values), count).index_add_(1, index, values.flatten(1))
+    sizes = torch.bincount(index, minlength=count).clamp(min=1).to(values)
+    return (sums / sizes)[:, index].unflatten(1, values.shape[1:])
