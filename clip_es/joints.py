@@ -12,13 +12,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import tyro
 
 from clip_es.errors import ConfigError, nearest
 
 
+@runtime_checkable
 class Row(Protocol):
     """What every row of a table has."""
 

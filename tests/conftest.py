@@ -86,4 +86,6 @@ def _voc_tree(root: Path, cases: list[Path]) -> Path:
 @pytest.fixture(scope="session")
 def tiny_cliper() -> Callable:
     """tests/support/tiny_tower.py's tiny(text=False): the tower whose recordings lie in tests/golden/cliper."""
-    return beside("tiny_tower").tiny
+    from tiny_tower import tiny
+
+    return tiny

@@ -130,3 +130,33 @@ def check_layers(layers: tuple[int, ...] | list[int]) -> None:
     """Raises ConfigError: no block numbers, or not ascending."""
     if list(layers) != sorted(set(layers)) or not layers or min(layers) < 0:
         raise ConfigError("layers are block numbers from 0 on, ascending", expected="3 6 9", found=list(layers))
+
+
+@dataclass(frozen=True)
+class PatchTextConfig:
+    """Patch-text: each patch against the words, after CLIP's last blocks have been mended."""
+
+    read: Literal["svc", "value", "kk-near", "qq", "qq+kk", "fused", "vanilla"] = "svc"
+    """How patches are read. svc: self-correlation of queries, keys and values (ExCEL). value: MaskCLIP. kk-near:
+    NACLIP. qq: ClearCLIP. qq+kk: SCLIP. fused: CLIPer's, last layer only. vanilla: CLIP as it is."""
+    blocks: int = 5
+    """How many of the last blocks `svc` reads, at most all; published 5 of 12. The others read the last one."""
+    shared_heads: bool = True
+    """svc: every head has the sum over heads, as published. Off: each head its own."""
+    scale: float | None = None
+    """Factor between a cosine and a logit. None: the one the model has learnt. Published for OpenAI's weights 40 to 65,
+    which make softer maps than the learnt 100."""
+    short_side: int | None = None
+    """The shorter side of the picture for the encoder, pixels. None: the picture's own size, in whole patches."""
+    attributes: Path | None = None
+    """A text file of sentences about the classes, one a line, which enrich their texts (ExCEL)."""
+    score_threshold: float = 0.5
+    """Without labels: classes whose largest share is not above this do not occur."""
+
+    def __post_init__(self) -> None:
+        if self.blocks < 1 or (self.short_side is not None and self.short_side < 1):
+            raise ConfigError("blocks and sides are at least 1", found=(self.blocks, self.short_side))
+        if self.scale is not None and not 0 < self.scale <= 1e4:
+            raise ConfigError("scale is a positive factor", expected="0..10000", found=self.scale)
+        if not 0 <= self.score_threshold <= 1:
+            raise ConfigError("score_threshold is a share", expected="0..1", found=self.score_threshold)

@@ -117,8 +117,9 @@ class RunConfig:
         rows = [REFINERS[name] for name in self.refine]
         chosen = {row.flag: row.resolve(settings_for(self, row), device) for row in rows}
         config = replace(self, refiners=settings_of({**vars(self.refiners), **chosen}))
-        if rows and config.mask.threshold is None and rows[-1].undecided_below is not None:
-            config = replace(config, mask=replace(config.mask, threshold=rows[-1].undecided_below))
+        last = rows[-1] if rows else METHODS[self.method]
+        if config.mask.threshold is None and last.undecided_below is not None:
+            config = replace(config, mask=replace(config.mask, threshold=last.undecided_below))
         if not any(row.reads_file for row in rows):
             config = replace(config, image=replace(config.image, crf_decoder="same"))
         return config

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_es import published
-from clip_es.config.methods import CliperConfig, ClipSegConfig, LocalizeConfig
+from clip_es.config.methods import CliperConfig, ClipSegConfig, LocalizeConfig, PatchTextConfig
 from clip_es.encoder import Encoder
 from clip_es.errors import ConfigError, WeightsError
 from clip_es.joints import Table
@@ -23,6 +23,7 @@ from clip_es.localize.clipseg.examples import class_prompts, digest, read_exampl
 from clip_es.localize.clipseg.localizer import ClipSeg
 from clip_es.localize.clipseg.weights import load_decoder
 from clip_es.localize.gradcam.localizer import ClipEs
+from clip_es.localize.patchtext.localizer import PatchText
 from clip_es.types import TextBank
 
 
@@ -67,6 +68,8 @@ class Method:
     """Of its flags, where that is not its name."""
     paper: str = ""
     """What its authors call it, where that is not its name."""
+    undecided_below: float | None = None
+    """Where no refiner follows and nothing else is asked for: confidence below which a pixel is left undecided."""
 
     @property
     def flag(self) -> str:
@@ -103,6 +106,10 @@ def _clip_es(parts: Parts) -> Localizer:
 
 def _cliper(parts: Parts) -> Localizer:
     return Cliper(parts.encoder, parts.bank, parts.settings, parts.attention_layers, known=parts.labelled)
+
+
+def _patch_text(parts: Parts) -> Localizer:
+    return PatchText(parts.encoder, parts.bank, parts.settings, parts.attention_layers)
 
 
 def _clipseg(parts: Parts) -> Localizer:
@@ -171,6 +178,14 @@ METHODS: Table[Method] = Table(
             _clipseg,
             finds_classes=True,
             paper="CLIPSeg",
+        ),
+        Method(
+            "patch-text",
+            "what each patch says in words after mending the last blocks, with labels or without",
+            PatchTextConfig,
+            _patch_text,
+            finds_classes=True,
+            undecided_below=0.0,
         ),
     ],
     Method,

@@ -19,8 +19,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from clip_es.config.bounds import check_within
-from clip_es.errors import ShapeError
+from clip_es.errors import ConfigError, ShapeError
 from clip_es.refine.base import Surroundings
+from clip_es.refine.words import carry
 from clip_es.scaling import min_max
 from clip_es.types import ClassMaps, EncodedImage, Picture
 
@@ -29,6 +30,9 @@ from clip_es.types import ClassMaps, EncodedImage, Picture
 class AffinityConfig:
     """Class-aware affinity: maps spread along CLIP's own attention, inside box masks."""
 
+    kind: Literal["attention", "words"] = "attention"
+    """Along what maps are carried: CLIP's attention inside boxes, as published, or attention between patches that give
+    the same answer to the words of the vocabulary (CD-CLIP), without boxes."""
     layers: int = 8
     """How many of the last transformer layers are averaged; all where the tower has fewer."""
     iterations: int = 3
@@ -39,6 +43,8 @@ class AffinityConfig:
     """Share of a map's maximum above which a patch opens a box. None: the vocabulary's (VOC 0.4, COCO 0.7)."""
     border: Literal["keep", "drop"] = "keep"
     """Published boxes never reach the last row and column of the grid: `drop`. `keep` lets them."""
+    words_temperature: float = 0.05
+    """For `words`: how fast the weight falls with the Jensen-Shannon divergence of two patches, nats."""
 
     def __post_init__(self) -> None:
         check_within("layers", self.layers, 1, 64, "transformer layers")
@@ -46,6 +52,7 @@ class AffinityConfig:
         check_within("squarings", self.squarings, 0, 6, "squarings")
         if self.box_threshold is not None:
             check_within("box_threshold", self.box_threshold, 0.0, 1.0, "share of the maximum")
+        check_within("words_temperature", self.words_temperature, 1e-4, 100, "nats")
 
 
 Border = Literal["keep", "drop"]
@@ -101,9 +108,23 @@ def refine(
 def make(config: AffinityConfig, around: Surroundings) -> partial[ClassMaps]:
     """The refiner of the table."""
     how = spread
+    if config.kind == "words":
+        return partial(_refine_by_words, config=config, words=around.words)
     if around.exact:
         from clip_es.published import spread as how
     return partial(refine, config=config, box_threshold=around.box_threshold, spread=how)
+
+
+def _refine_by_words(
+    picture: Picture,
+    seen: EncodedImage,
+    maps: ClassMaps,
+    config: AffinityConfig,
+    words: Callable[[EncodedImage], Float32[Tensor, "patch text"]] | None,
+) -> ClassMaps:
+    if words is None:
+        raise ConfigError("the affinity of words needs a text bank", next_step="Pass --refine.affinity.kind attention.")
+    return carry(maps, seen.attention, words(seen), config.words_temperature)
 
 
 def balance(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Float32
+from torch import Tensor
 
 from clip_es.types import ClassMaps, EncodedImage, Picture
 
@@ -29,3 +31,5 @@ class Surroundings:
     device: str | torch.device = "cpu"
     exact: bool = False
     """Whether the order of operations of the published code is wanted."""
+    words: Callable[[EncodedImage], Float32[Tensor, "patch text"]] | None = None
+    """What each patch of an encoded picture says: the share of every class and background word."""

@@ -18,7 +18,7 @@ import torch
 
 from clip_es.errors import ConfigError
 from clip_es.joints import Table
-from clip_es.refine import affinity, diffusion, dino, par, spectral
+from clip_es.refine import affinity, diffusion, dino, par, segments, spectral
 from clip_es.refine.affinity import AffinityConfig
 from clip_es.refine.base import FullSizeRefiner, GridRefiner, Kind, Surroundings
 from clip_es.refine.crf import dense as crf
@@ -26,6 +26,7 @@ from clip_es.refine.crf.settings import CrfConfig
 from clip_es.refine.diffusion import DiffusionConfig
 from clip_es.refine.dino import DinoConfig
 from clip_es.refine.par import ParConfig
+from clip_es.refine.segments import SegmentsConfig
 from clip_es.refine.spectral import SpectralConfig
 from clip_es.types import ClassMaps
 
@@ -69,6 +70,14 @@ REFINERS: Table[Refiner] = Table(
         Refiner("spectral", "averages maps over segments of the picture", "patches", SpectralConfig, spectral.make),
         Refiner("diffusion", "carries maps along Stable Diffusion's attention", "own", DiffusionConfig, diffusion.make),
         Refiner("dino", "averages maps over patches alike to DINO", "own", DinoConfig, dino.make, check=dino.check),
+        Refiner(
+            "segments",
+            "lets segments of the picture vote",
+            "pixels",
+            SegmentsConfig,
+            segments.make,
+            undecided_below=0.0,
+        ),
         Refiner("crf", "lets labels follow the edges of the picture", "pixels", CrfConfig, crf.make, **crf.TRAITS),
         Refiner("par", "passes labels between like neighbours", "pixels", ParConfig, par.make, undecided_below=0.0),
     ],

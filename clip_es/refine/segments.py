@@ -3,18 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int, UInt8
 from torch import Tensor
 
-from clip_es.config.views import SegmentsConfig
+from clip_es.errors import ConfigError
+from clip_es.refine.base import FullSizeRefiner, Surroundings
 from clip_es.scaling import upsample
 from clip_es.types import ClassMaps, Picture
 
 _MEASURED_SIDE = 200
 """Longer side, in pixels, of the pictures for which the settings are stated; they grow with the side."""
+
+
+@dataclass(frozen=True)
+class SegmentsConfig:
+    """Felzenszwalb segments of the picture vote on the maps, before the CRF."""
+
+    scales: tuple[float, ...] = (20.0, 60.0, 150.0)
+    """Larger values make larger segments; the votes of all scales are averaged."""
+    amount: float = 0.5
+    """How much of a segment's mean a pixel takes: 0 changes nothing, 1 makes maps constant on each segment."""
+    sigma: float = 0.5
+    """Blur before segmenting, pixels."""
+    min_size: int = 20
+    """Pixels a segment has at least."""
+    by_size: bool = True
+    """Scales and least size are meant for pictures of 200 pixels and grow with the longer side of larger ones."""
+
+    def __post_init__(self) -> None:
+        if not self.scales or any(not 0 < scale <= 1e6 for scale in self.scales):
+            raise ConfigError("scales of segments are positive", expected="0..1e6", found=self.scales)
+        if not 0 <= self.amount <= 1:
+            raise ConfigError("amount is a share of the segment's mean", expected="0..1", found=self.amount)
+        if not 0 <= self.sigma <= 100 or not 1 <= self.min_size <= 10**6:
+            raise ConfigError(
+                "blur and least size of segments are out of range",
+                expected="sigma 0..100, min_size 1..1000000",
+                found=(self.sigma, self.min_size),
+            )
+
+
+def make(config: SegmentsConfig, around: Surroundings) -> FullSizeRefiner:
+    """The refiner of the table."""
+    return partial(segments, config=config)
 
 
 def segments(picture: Picture, maps: ClassMaps, config: SegmentsConfig) -> ClassMaps:

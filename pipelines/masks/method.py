@@ -22,6 +22,7 @@ from clip_es.errors import ConfigError, DataError
 from clip_es.images import read_picture
 from clip_es.localize.base import Localization, Localizer
 from clip_es.localize.methods import METHODS, Parts, build_localizer
+from clip_es.localize.patchtext.reading import words_of
 from clip_es.masks import decide
 from clip_es.prompts import Synonyms, Vocabulary, build_bank, load_vocabulary
 from clip_es.prompts.bank import class_words
@@ -133,7 +134,12 @@ class MaskMaker:
             ),
         )
         self.stopwatch = Stopwatch()
-        self._grid_refiners = on_grid(config, Surroundings(vocabulary.box_threshold, encoder.device, self.exact))
+        self._grid_refiners = on_grid(
+            config,
+            Surroundings(
+                vocabulary.box_threshold, encoder.device, self.exact, words=partial(words_of, encoder, self.bank)
+            ),
+        )
 
     @classmethod
     def load(

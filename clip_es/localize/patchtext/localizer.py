@@ -14,13 +14,13 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from clip_es.config.views import PatchTextConfig
+from clip_es.config.methods import PatchTextConfig
 from clip_es.encoder.capture import shown_to
 from clip_es.encoder.encode import Encoder
 from clip_es.errors import DataError, ShapeError
 from clip_es.localize.base import Localization, check_known
-from clip_es.localize.patchtext.reading import PatchSight, enriched, look, words_share
 from clip_es.localize.cliper import comparison_set, short_side_hw
+from clip_es.localize.patchtext.reading import PatchSight, enriched, look, words_share
 from clip_es.types import ClassMaps, EncodedImage, Picture, TextBank
 
 

@@ -7,7 +7,7 @@ whether the block's residual and MLP are kept, and in how many blocks are read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,7 +19,8 @@ from clip_es.encoder.capture import enter
 from clip_es.encoder.encode import Encoder
 from clip_es.encoder.vit import Block, SelfAttention
 from clip_es.errors import ConfigError, nearest
-from clip_es.types import EncodedImage
+from clip_es.localize.cliper import comparison_set, fused_attentions
+from clip_es.types import EncodedImage, TextBank
 
 NEAR_STD = 5.0
 """Reach of the neighbourhood of `kk-near`, in patches. Source: NACLIP."""
@@ -32,6 +33,8 @@ class Heads(NamedTuple):
     k: Tensor
     v: Tensor
     grid_hw: tuple[int, int]
+    total: Float32[Tensor, "head token token"]
+    """The attentions of all blocks before, summed."""
 
 
 class Recipe(NamedTuple):
@@ -94,6 +97,9 @@ RECIPES: dict[str, Recipe] = {
         False,
         "queries alike plus keys alike (SCLIP)",
     ),
+    "fused": Recipe(
+        lambda h: next(fused_attentions(h.total)), False, False, "the attentions of all blocks before, fused (CLIPer)"
+    ),
     "vanilla": Recipe(lambda h: similar(h.q, h.k), True, False, "the block's own attention: CLIP as it is"),
 }
 """Which readings there are. A new one: a line here."""
@@ -127,19 +133,22 @@ def look(
     x = enter(encoder, pixels, positions)[0]
     mean = x.new_zeros(len(x) - 1, len(x) - 1, dtype=torch.float32)
     averaged = min(attention_layers, len(layers))
-    own, entering, last = x, x, x.new_zeros(0)
+    total = x.new_zeros(layers[0].attn.heads, len(x), len(x), dtype=torch.float32)
+    own, entering, last = x, x, total
     for index, block in enumerate(layers):
         x = x.to(block.ln_1.weight.dtype)
         if index == len(layers) - count:
             own = x.float()
         if index == len(layers) - 1:
             entering = x.float()
-        heads = Heads(*block.attn.project(block.ln_1(x)), grid_hw)
+        heads = Heads(*block.attn.project(block.ln_1(x)), grid_hw, total)
         attention = similar(heads.q, heads.k)
         if index >= len(layers) - count:
             own = _step(recipe, block, heads, own, shared_heads)
         if index >= len(layers) - averaged:
             mean += attention.mean(0)[1:, 1:]
+        if read == "fused":
+            total = total + attention
         last = attention
         x = x + block.attn.merge(attention.to(heads.v.dtype) @ heads.v)
         x = x + block.mlp(block.ln_2(x))
@@ -161,6 +170,20 @@ def _step(recipe: Recipe, block: Block, heads: Heads, own: Tensor, shared_heads:
         return mixed
     mixed = own + mixed
     return mixed + block.mlp(block.ln_2(mixed.to(block.ln_2.weight.dtype))).float()
+
+
+@torch.no_grad()
+def words_of(encoder: Encoder, bank: TextBank, seen: EncodedImage) -> Float32[Tensor, "patch text"]:
+    """What each patch of any encoded picture says: the share of every class, background word and their mean.
+
+    Read with `svc` from the tokens that enter the last block, so no block is computed again; the learned scale.
+    """
+    visual = encoder.model.visual
+    block = visual.transformer.blocks[-1]
+    heads = Heads(*block.attn.project(block.ln_1(seen.tokens)), seen.grid_hw, seen.last_attention)
+    embeddings = visual.ln_post(_step(RECIPES["svc"], block, heads, seen.tokens, True)) @ visual.proj
+    text = comparison_set(bank.vectors[: bank.class_count], bank.background).to(embeddings)
+    return words_share(embeddings[1:], text, encoder.logit_scale).T
 
 
 def find_recipe(name: str) -> Recipe:
@@ -215,22 +238,3 @@ def words_share(
     """For each patch the share of each text: softmax over texts of `scale` times the cosine."""
     unit = torch.nn.functional.normalize(embeddings, dim=-1)
     return (scale * torch.nn.functional.normalize(text, dim=-1) @ unit.T).softmax(0)
-
-
-def jensen_shannon(
-    shares: Float32[Tensor, "patch text"], rows: Sequence[int] | slice | None = None
-) -> Float32[Tensor, "row patch"]:
-    """Jensen-Shannon divergence in nats, 0..ln 2, between patches `rows` (all: None) and every patch.
-
-    Formed for 64 rows at a time, so that 64 x patch x text numbers are held, never patch x patch x text.
-    Source: CD-CLIP, class-aware distribution affinity. Differs: shares come from a softmax with the model's scale.
-    """
-    shares = shares.clamp(min=1e-12)
-    entropy = -(shares * shares.log()).sum(-1)
-    asked = shares if rows is None else shares[rows]
-    own = entropy if rows is None else entropy[rows]
-    parts = []
-    for some, some_own in zip(asked.split(64), own.split(64), strict=True):
-        middle = (some[:, None] + shares[None]) / 2
-        parts.append(-(middle * middle.log()).sum(-1) - (some_own[:, None] + entropy[None]) / 2)
-    return torch.cat(parts).clamp(min=0)

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from clip_es.config.views import SegmentsConfig
 from clip_es.errors import ConfigError
-from clip_es.refine.segments import divide, pooled, segments
+from clip_es.refine.segments import SegmentsConfig, divide, pooled, segments
 from clip_es.types import ClassMaps, Picture
 
 

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.spatial.distance
 import torch
 
 from clip_es.errors import ConfigError
 from clip_es.localize.patchtext.reading import (
     RECIPES,
     enriched,
-    jensen_shannon,
     look,
     nearness,
     surgery,
@@ -91,17 +89,6 @@ def test_an_unknown_recipe_and_too_many_blocks_are_refused(encoder):
         look(encoder, pixels, "svv")
     with pytest.raises(ConfigError, match="more blocks"):
         look(encoder, pixels, "svc", 6)
-
-
-def test_the_divergence_is_scipys_squared_distance():
-    shares = torch.from_numpy(np.random.default_rng(0).dirichlet(np.ones(9), 70).astype(np.float32))
-    found = jensen_shannon(shares)
-    expected = scipy.spatial.distance.cdist(shares.double(), shares.double(), "jensenshannon") ** 2
-    np.testing.assert_allclose(found, np.nan_to_num(expected), atol=2e-6)
-    assert torch.equal(found.diagonal() < 1e-6, torch.ones(70, dtype=torch.bool))
-    torch.testing.assert_close(found, found.T, atol=1e-6, rtol=0)
-    apart = jensen_shannon(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
-    assert apart[0, 1] == pytest.approx(np.log(2), abs=1e-6)
 
 
 def test_shares_of_the_texts_sum_to_one():
