@@ -40,7 +40,7 @@ R = TypeVar("R", bound=Row)
 class Table(Mapping[str, R], Generic[R]):
     """Rows by name: our own first, then those of other packages, which are imported when the table is first used."""
 
-    def __init__(self, kind: str, group: str, rows: Iterable[R], row_type: type[R]) -> None:
+    def __init__(self, kind: str, group: str, rows: Iterable[R], row_type: type) -> None:
         """`kind`: what a row is, in one word for messages; `group`: of the entry points."""
         self.kind, self.group, self._type = kind, group, row_type
         self._rows: dict[str, R] = {}
