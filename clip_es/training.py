@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -32,6 +32,7 @@ Report = Callable[[int, dict[str, float]], None]
 """Called after each step with the number of steps done and the figures of the last one."""
 
 
+@runtime_checkable
 class Task(Protocol):
     """What is trained."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -103,6 +103,7 @@ def in_order(names: Sequence[str]) -> tuple[list[Refiner], list[Refiner]]:
     return rows[: len(rows) - late], rows[len(rows) - late :]
 
 
+@runtime_checkable
 class Chain(Protocol):
     """The part of the settings of a run that is about refiners."""
 

@@ -17,7 +17,7 @@ _ROWS = 64
 def carry(
     maps: ClassMaps,
     attention: Float32[Tensor, "patch patch"],
-    shares: Float32[Tensor, "patch text"],
+    shares: Float32[Tensor, "row text"],
     temperature: float = 0.05,
 ) -> ClassMaps:
     """Carry each map twice to the patches that say the same and attend to each other; no box masks.
