@@ -68,7 +68,7 @@ def steps(number: int) -> None:
     after = upsample(located.refined, size).scores.cpu().numpy()
     mask, colours = result.mask, palette()
 
-    save = {"step-0-picture": [("picture", rgb), (f"mask: {', '.join(names)}", colours[mask.labels])]}
+    save = {"step-0-picture": [("picture", rgb), ("mask", colours[mask.labels])]}
     save["step-1-attention"] = [
         (f"a patch of the {name}", heat(rgb, _look(seen, truth == k + 1, size)))
         for name, k in zip(names, record.class_ids, strict=True)

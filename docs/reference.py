@@ -115,6 +115,7 @@ def _groups(name: str) -> Groups:
 def _flag(action: argparse.Action) -> Flag:
     names = ", ".join(f"`{name}`" for name in action.option_strings) or f"`{action.metavar or action.dest}`"
     metavar = action.metavar if isinstance(action.metavar, str) else " ".join(action.metavar or ())
+    metavar = metavar.replace("{None}|", "").replace("|", " or ").replace(",", ", ")
     value = "" if not action.option_strings or not metavar else f"`{metavar}`"
     return Flag(names, _cell(value), _cell(_prose(str(action.help or ""))))
 
