@@ -23,7 +23,7 @@ from PIL import Image
 from skimage import data
 
 from clip_es.config.run import DEFAULT
-from clip_es.pipelines.masks.method import MaskMaker
+from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.refine.crf.dense import crf
 from clip_es.scenes.draw import CLASSES, SceneConfig, draw_scene
 from clip_es.types import ClassMaps, Picture
@@ -153,7 +153,7 @@ def located(maker: MaskMaker, name: str, rgb: np.ndarray, ids: tuple[int, ...]) 
     rows, columns = (-(-side // patch) for side in rgb.shape[:2])
     patches = np.array(Image.fromarray(rgb).resize((columns * patch, rows * patch), Image.Resampling.BICUBIC))
     picture = Picture(name, rgb, patches, patch)
-    return picture, maker.locate(picture, maker.encode([picture])[0], ids).refined
+    return picture, maker.refine(maker.locate(picture, maker.encode([picture])[0], ids)).maps
 
 
 if __name__ == "__main__":

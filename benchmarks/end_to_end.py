@@ -35,7 +35,7 @@ from clip_es.encoder import CLIP, Encoder, TowerSizes, build_encoder
 from clip_es.localize.gradcam.closed_form import Question, explain_autograd
 from clip_es.localize.gradcam.localizer import scale_twice
 from clip_es.masks import write_mask
-from clip_es.pipelines.masks.method import MaskMaker
+from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.pipelines.masks.run import make_masks
 from clip_es.prompts import load_vocabulary
 from clip_es.refine.affinity import attention_affinity, box_mask

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from clip_es.config.run import DEFAULT, RefinerName
-from clip_es.pipelines.masks.method import MaskMaker
+from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.pipelines.masks.run import make_masks
 from clip_es.records import voc
 from clip_es.scenes.dataset import ScenesConfig, make

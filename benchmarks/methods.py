@@ -22,7 +22,8 @@ from clip_es.config.run import DEFAULT, ClipSegConfig, MethodName, RefinerName, 
 from clip_es.encoder import load_encoder
 from clip_es.masks import read_mask
 from clip_es.metrics.masks import ConfusionMatrix
-from clip_es.pipelines.masks.method import LabelSource, MaskMaker, Stopwatch
+from clip_es.pipelines.masks.maker import LabelSource, MaskMaker
+from clip_es.pipelines.stopwatch import Stopwatch
 from clip_es.prompts import load_vocabulary
 from clip_es.records import Dataset, voc
 from clip_es.refine.registry import in_order
@@ -77,11 +78,16 @@ def bench(
     encoder = load_encoder("scenes", device="cpu", config=settings.encoder)
     first = MaskMaker(encoder, vocabulary, config=replace(settings, refine=()), labels=labels)
     makers = {
-        name: MaskMaker(encoder, vocabulary, first.bank, replace(settings, refine=CHAINS[name]), labels=labels)
+        name: MaskMaker(
+            encoder,
+            vocabulary,
+            first.bank,
+            replace(settings, refine=CHAINS[name]),
+            labels=labels,
+            stopwatch=Stopwatch(time.process_time),
+        )
         for name in chains
     }
-    for maker in makers.values():
-        maker.stopwatch = Stopwatch(time.process_time)
     classes = len(vocabulary.classes) + 1
     found = Bench(makers, {name: Row(method, labels, name, ConfusionMatrix(classes)) for name in chains})
     # A localizer may answer differently where a refiner on the grid follows.
@@ -91,12 +97,12 @@ def bench(
         seen = next(iter(finders.values())).encode([picture])[0]
         truth = read_mask(dataset.truth[record.image_id])
         answers = {
-            grid: finder.find(picture, seen, record.class_ids if labels == "given" else ())
+            grid: finder.locate(picture, seen, record.class_ids if labels == "given" else ())
             for grid, finder in finders.items()
         }
         for name, maker in makers.items():
-            located = maker.refine(picture, seen, *answers[bool(in_order(CHAINS[name])[0])])
-            found.rows[name].counts.update(maker.finish(located).mask.decided, truth)
+            refined = maker.refine(answers[bool(in_order(CHAINS[name])[0])])
+            found.rows[name].counts.update(maker.decide(refined).mask.decided, truth)
         found.pictures += 1
     common = next(iter(finders.values())).stopwatch.seconds
     for name, row in found.rows.items():

@@ -23,7 +23,7 @@ from clip_es.config.run import ImageConfig, RunConfig
 from clip_es.encoder import Encoder, load_encoder
 from clip_es.metrics.ranks import spearman
 from clip_es.pipelines.commands.sweep import joined_templates
-from clip_es.pipelines.masks.method import MaskMaker
+from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.pipelines.sweep.features import FeatureCache, pooled_features
 from clip_es.pipelines.sweep.sweep import Counter, SweepResult, sweep
 from clip_es.prompts import Synonyms, Vocabulary, build_bank, load_vocabulary

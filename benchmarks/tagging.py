@@ -27,7 +27,7 @@ from clip_es.localize.gradcam.closed_form import LastBlock
 from clip_es.masks import read_mask
 from clip_es.metrics.labels import LabelScores, best_threshold, label_scores, reliability
 from clip_es.metrics.masks import ConfusionMatrix
-from clip_es.pipelines.masks.method import MaskMaker
+from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.records import Dataset, voc
 from clip_es.scenes.dataset import ScenesConfig, make
 from clip_es.tagging import TaggingConfig, decide_tags, fit_confidence, tag
@@ -206,7 +206,7 @@ def masks(maker: MaskMaker, dataset: Dataset, found: Scored, thresholds: dict[st
         for name, given in sources.items():
             ids = tuple(int(k) for k in np.flatnonzero(given[number]))
             if ids not in done:
-                done[ids] = maker.finish(maker.locate(picture, seen, ids)).mask.decided
+                done[ids] = maker.mask_of(picture, seen, ids).mask.decided
             matrices[name].update(done[ids], truth)
     print(
         f"\nmasks of {len(dataset.records)} scenes, refined by {', '.join(maker.config.refine) or 'nothing'}     mIoU"

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from clip_es import MaskMaker
 from clip_es.formats.registry import FORMATS
 from clip_es.localize.methods import METHODS
 from clip_es.masks import palette, read_mask
-from clip_es.pipelines import MaskMaker
 from clip_es.records import voc
 from clip_es.refine.registry import REFINERS
 from clip_es.scaling import upsample
@@ -61,11 +61,10 @@ def steps(number: int) -> None:
         picture = maker.read(record)
     names = [maker.vocabulary.names[k] for k in record.class_ids]
     seen = maker.encode([picture])[0]
-    located = maker.locate(picture, seen, record.class_ids)
-    result = maker.finish(located)
+    result = maker.mask_of(picture, seen, record.class_ids)
     rgb, size = picture.rgb, picture.size_hw
-    before = upsample(located.found.maps, size).scores.cpu().numpy()
-    after = upsample(located.refined, size).scores.cpu().numpy()
+    before = upsample(result.refined.found.maps, size).scores.cpu().numpy()
+    after = upsample(result.refined.maps, size).scores.cpu().numpy()
     mask, colours = result.mask, palette()
 
     save = {"step-0-picture": [("picture", rgb), ("mask", colours[mask.labels])]}

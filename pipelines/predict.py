@@ -15,14 +15,18 @@ from torch import Tensor
 from clip_es.config.run import CrfConfig, ImageConfig
 from clip_es.errors import ClipEsError, ConfigError, DataError
 from clip_es.images import look_at
-from clip_es.pipelines.masks.method import Stopwatch
-from clip_es.pipelines.parallel.threads import ahead
+from clip_es.pipelines.parallel.executor import Executor, Failure
+from clip_es.pipelines.parallel.threads import Threads
+from clip_es.pipelines.stopwatch import Stopwatch
 from clip_es.records.dataset import Problem, read_lines
 from clip_es.records.picture_files import picture_id, pictures_below
 from clip_es.refine.crf.dense import crf
 from clip_es.segmentor.inference import Segmenter, TestViews
 from clip_es.store.run import RunStore, StoreError
 from clip_es.types import UNDECIDED, ClassMaps, ImageRecord, Picture, PseudoMask
+
+Rgb = UInt8[np.ndarray, "h w 3"]
+Probabilities = Float32[Tensor, "label h w"]
 
 LEAST = 0.01
 """A label that nowhere in a picture reaches this probability is not shown to the CRF, which costs time and memory for
@@ -62,26 +66,35 @@ def predict(
     does not take the files. ConfigError: what would fail for every picture, such as a missing CRF.
     """
     image = ImageConfig(max_megapixels=config.max_megapixels)
-    for record, rgb in ahead(partial(_read, image), records, threads=2, most=4):
-        stage = "read"
-        try:
-            if isinstance(rgb, Exception):
-                raise rgb
-            stage = "predict"
-            with stopwatch("predict"):
-                probabilities = segmenter.probabilities(rgb, config.views)
-            if config.crf:
-                stage = "crf"
-                with stopwatch("crf"):
-                    probabilities = smooth(record.image_id, rgb, probabilities, config.crf)
-            stage = "store"
-            with stopwatch("store"):
-                store.save(record, decided(probabilities, config.threshold))
-        except (StoreError, ConfigError):
-            raise
-        except Exception as error:  # One picture, such as one too large for the memory, must not cost the others.
-            store.fail(record, stage, error)
+
+    def failed(failure: Failure) -> None:
+        if isinstance(failure.error, (StoreError, ConfigError)):
+            raise failure.error
+        store.fail(failure.record, failure.stage, failure.error)
         done()
+
+    def look(rgb: Rgb) -> tuple[Rgb, Probabilities]:
+        with stopwatch("predict"):
+            return rgb, segmenter.probabilities(rgb, config.views)
+
+    def sharpen(record: ImageRecord, crf: CrfConfig, rgb: Rgb, probabilities: Probabilities) -> Probabilities:
+        with stopwatch("crf"):
+            return smooth(record.image_id, rgb, probabilities, crf)
+
+    def save(record: ImageRecord, probabilities: Probabilities) -> None:
+        with stopwatch("store"):
+            store.save(record, decided(probabilities, config.threshold))
+
+    with Threads(2, most=4) as readers:
+        executor = Executor(failed, readers=readers)
+        pictures = executor.ahead("read", partial(_read, image), records)
+        flow = executor.each("predict", look, pictures)
+        if crf := config.crf:
+            flow = executor.each("crf", sharpen, ((record, (record, crf, *seen)) for record, (seen,) in flow))
+        else:
+            flow = ((record, (probabilities,)) for record, ((_, probabilities),) in flow)
+        for _ in executor.each("store", save, ((record, (record, found)) for record, (found,) in flow)):
+            done()
 
 
 def decided(probabilities: Float32[Tensor, "label h w"], threshold: float = 0.0) -> PseudoMask:

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from clip_es.masks import palette
-from clip_es.pipelines.masks.method import Located
+from clip_es.pipelines.masks.method import Refined
 from clip_es.scaling import upsample
 from clip_es.store.run import write_atomic
 from clip_es.types import UNDECIDED
@@ -136,21 +136,21 @@ class Page:
 
 
 def gallery_row(
-    located: Located,
+    refined: Refined,
     mask: UInt8[np.ndarray, "h w"],
     names: Sequence[str],
     truth: UInt8[np.ndarray, "h w"] | None = None,
 ) -> GalleryRow:
     """Picture, map of each label before and after the refiners on the grid, mask, truth."""
-    rgb = located.picture.rgb
+    rgb = refined.picture.rgb
     before, after = (
-        upsample(maps, located.picture.size_hw).scores.cpu().numpy() for maps in (located.found.maps, located.refined)
+        upsample(maps, refined.picture.size_hw).scores.cpu().numpy() for maps in (refined.found.maps, refined.maps)
     )
-    first = [(located.picture.image_id, rgb), ("mask (white: undecided)", overlay_labels(rgb, mask))]
+    first = [(refined.picture.image_id, rgb), ("mask (white: undecided)", overlay_labels(rgb, mask))]
     columns = [first]
-    for k, start, end in zip(located.refined.class_ids, before, after, strict=True):
+    for k, start, end in zip(refined.maps.class_ids, before, after, strict=True):
         column = [(f"{names[k]}: map", overlay_heat(rgb, start))]
-        if located.refined is not located.found.maps:
+        if refined.maps is not refined.found.maps:
             column.append((f"{names[k]}: refined", overlay_heat(rgb, end)))
         columns.append(column)
     if truth is not None:

@@ -19,7 +19,8 @@ from clip_es.decode import check_area
 from clip_es.errors import ClipEsError, nearest
 from clip_es.images import Look, look_at
 from clip_es.masks import read_mask
-from clip_es.pipelines.parallel.processes import Died, spread
+from clip_es.pipelines.parallel.pool import Here, Pool, ahead
+from clip_es.pipelines.parallel.processes import Processes, WorkerDied
 from clip_es.prompts import Vocabulary
 from clip_es.records import Dataset
 from clip_es.types import UNDECIDED, ImageRecord
@@ -148,9 +149,8 @@ def check_data(
     hashes = np.zeros((count, 4), dtype=np.uint64)  # of the file, then of its pixels; 0 0 where unknown
     work = partial(_look_at_all, config=config, patch=patch, names=vocabulary.names, pixels=pixels)
     steps = iter(progress(range(count), "pixels" if pixels else "headers", count))
-    for start, chunk, result in spread(work, _chunks(dataset), workers):
-        seen = _one_by_one(work, chunk) if isinstance(result, Died) else result
-        for place, one in enumerate(seen, start=start):
+    with Processes(workers, tries=1) if workers else Here() as pool:
+        for place, one in enumerate(_seen(dataset, work, pool)):
             findings += one.findings
             sizes[place] = one.size_hw
             hashes[place] = np.frombuffer(one.hashes, dtype=np.uint64)
@@ -196,20 +196,29 @@ class _Seen(NamedTuple):
     findings: tuple[Finding, ...] = ()
 
 
-def _chunks(dataset: Dataset) -> Iterator[tuple[int, list[_Job]]]:
-    for start in range(0, len(dataset.records), _CHUNK):
-        records = dataset.records[start : start + _CHUNK]
-        yield start, [_Job(r, dataset.truth.get(r.image_id), dataset.truth_table) for r in records]
+def _seen(dataset: Dataset, work: Callable[[list[_Job]], list[_Seen]], pool: Pool) -> Iterator[_Seen]:
+    """What each picture and its files tell, in order."""
+    for chunk, future in ahead(lambda jobs: pool.submit(work, jobs), _chunks(dataset), pool.most):
+        try:
+            yield from future.result()
+        except WorkerDied:
+            yield from _one_by_one(chunk, work, pool)
 
 
-def _one_by_one(work: Callable[[list[_Job]], list[_Seen]], jobs: list[_Job]) -> Iterator[_Seen]:
+def _one_by_one(jobs: list[_Job], work: Callable[[list[_Job]], list[_Seen]], pool: Pool) -> Iterator[_Seen]:
     """A process has died over these; find out over which."""
-    for _, (job,), result in spread(work, ((i, [job]) for i, job in enumerate(jobs)), workers=1, alone=True):
-        if isinstance(result, Died):
+    for job in jobs:
+        try:
+            yield from pool.submit(work, [job]).result()
+        except WorkerDied:
             detail = "the process that read it was killed: out of memory, or a fault in the decoder"
             yield _Seen(findings=(Finding("picture", job.record.image_id, str(job.record.path), detail),))
-        else:
-            yield from result
+
+
+def _chunks(dataset: Dataset) -> Iterator[list[_Job]]:
+    for start in range(0, len(dataset.records), _CHUNK):
+        records = dataset.records[start : start + _CHUNK]
+        yield [_Job(r, dataset.truth.get(r.image_id), dataset.truth_table) for r in records]
 
 
 def _look_at_all(

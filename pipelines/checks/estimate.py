@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from jaxtyping import Int32
 
 from clip_es.errors import DataError
-from clip_es.pipelines.masks.method import MaskMaker
-from clip_es.pipelines.masks.run import WORTH_WORKERS, make_masks
-from clip_es.pipelines.parallel.processes import cores
+from clip_es.pipelines.masks.maker import MaskMaker
+from clip_es.pipelines.masks.run import make_masks, worker_count
 from clip_es.refine import at_full_size
 from clip_es.store.run import KeepCams, RunStore
 from clip_es.types import ImageRecord
@@ -108,7 +108,7 @@ def estimate(
     after = maker.stopwatch.seconds
     stages = {stage: (after[stage] - before.get(stage, 0.0)) / len(chosen) for stage in after}
     stages["rest"] = max(0.0, elapsed / len(chosen) - sum(stages.values()))
-    workers = cores() if cores() > 1 and len(order) >= WORTH_WORKERS and at_full_size(maker.config) else 0
+    workers = worker_count(None, maker, len(order))
     height, width = sizes_hw[order[-1]].tolist()
     free = shutil.disk_usage(_existing(Path(out))).free
     return Estimate(
@@ -149,15 +149,14 @@ def _memory(
     largest, tried = int(order[-1]), False
     for number in dict.fromkeys((int(order[len(order) // 2]), largest)):
         scale = _patches(sizes_hw[largest], maker) / max(_patches(sizes_hw[number], maker), 1)
-        if number == largest and extra * scale > (_free_mib() or float("inf")) / 2:
+        if number == largest and extra * scale > _free_mib() / 2:
             break
         if on_gpu:
             torch.cuda.reset_peak_memory_stats()
-        _reset_peak()
-        with _store(folder, f"memory-{number}", "none") as store:
+        with _store(folder, f"memory-{number}", "none") as store, _Peak() as peak:
             make_masks([records[number]], maker, store, batch_size=1, workers=0)
         # Attention grows with the square of the patches, all else more slowly.
-        extra = max(_peak_mib() - base, 0.0) * scale**2
+        extra = max(peak.mib - base, 0.0) * scale**2
         gpu = torch.cuda.max_memory_allocated() / 2**20 * scale**2 if on_gpu else 0.0
         tried = number == largest
     tokens = _patches(sizes_hw[largest], maker) + 1
@@ -184,36 +183,28 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _status(key: str, file: str = "/proc/self/status") -> float | None:
-    """MiB of a line of the kernel's tables; None where there are none."""
-    try:
-        lines = Path(file).read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{key}:")), None)
-
-
 def _resident_mib() -> float:
-    return _status("VmRSS") or _peak_mib()
+    return psutil.Process().memory_info().rss / 2**20
 
 
-def _free_mib() -> float | None:
-    return _status("MemAvailable", "/proc/meminfo")
+def _free_mib() -> float:
+    return psutil.virtual_memory().available / 2**20
 
 
-def _peak_mib() -> float:
-    if (peak := _status("VmHWM")) is not None:
-        return peak
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0.0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
+class _Peak:
+    """The most memory this process holds in the meantime, looked at every few milliseconds: no system tells the mark
+    of a part of a process's life."""
 
+    def __enter__(self) -> _Peak:
+        self.mib, self._left = _resident_mib(), threading.Event()
+        self._watch = threading.Thread(target=self._look, daemon=True)
+        self._watch.start()
+        return self
 
-def _reset_peak() -> None:
-    """Linux forgets its high-water mark on request; elsewhere the mark of the whole process has to do."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
+    def __exit__(self, *_: object) -> None:
+        self._left.set()
+        self._watch.join()
+
+    def _look(self) -> None:
+        while not self._left.wait(0.002):
+            self.mib = max(self.mib, _resident_mib())

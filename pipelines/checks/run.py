@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from clip_es.errors import ConfigError, DataError
+from clip_es.pipelines.parallel.pool import Here, ahead
+from clip_es.pipelines.parallel.processes import Processes
 from clip_es.prompts.vocabulary import classes_of_run
 from clip_es.records.picture_files import pictures_below
 from clip_es.segmentor.data.check import (
@@ -137,17 +137,15 @@ def _all_pixels(
 ) -> Iterator[Counts]:
     """Counts of the pictures in chunks, in their order, however many processes there are."""
     work = partial(_pixels, run, parts, None if names is None else len(names))
-    if not workers:
-        yield from (work([name]) for name in progress(ids, "pixels", len(ids)))
-        return
-    chunks = [ids[start : start + 32] for start in range(0, len(ids), 32)]
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        steps = iter(progress(ids, "pixels", len(ids)))
-        for chunk, counts in zip(chunks, pool.map(work, chunks), strict=True):
+    size = 32 if workers else 1
+    chunks = (ids[start : start + size] for start in range(0, len(ids), size))
+    steps = iter(progress(ids, "pixels", len(ids)))
+    with Processes(workers) if workers else Here() as pool:
+        for chunk, future in ahead(lambda some: pool.submit(work, some), chunks, pool.most):
+            yield future.result()
             for _ in chunk:
                 next(steps, None)
-            yield counts
-        next(steps, None)
+    next(steps, None)
 
 
 def _parts(run: Path, parts: list[str], name: str) -> dict[str, Path]:

@@ -21,8 +21,8 @@ from clip_es.pipelines.commands.flags import VocabularyFlag
 from clip_es.pipelines.commands.masks import OnPresets
 from clip_es.pipelines.commands.sources import S
 from clip_es.pipelines.console import say, show_table, track
-from clip_es.pipelines.masks.method import MaskMaker
-from clip_es.pipelines.parallel.processes import cores
+from clip_es.pipelines.masks.maker import MaskMaker
+from clip_es.pipelines.parallel.cores import cores
 from clip_es.prompts import Vocabulary, load_vocabulary
 from clip_es.records import Dataset, OnBadLabel
 from clip_es.store.run import KeepCams

@@ -22,7 +22,7 @@ from clip_es.pipelines.commands.flags import VocabularyFlag, WeightsFlag
 from clip_es.pipelines.commands.sources import LabelSource, OnSource, S
 from clip_es.pipelines.console import bar, say, show_table
 from clip_es.pipelines.evaluate import Evaluation, evaluate
-from clip_es.pipelines.masks.method import MaskMaker
+from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.pipelines.masks.ray import run_on_ray
 from clip_es.pipelines.masks.report import write_run_report
 from clip_es.pipelines.masks.run import make_masks

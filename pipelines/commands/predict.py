@@ -11,8 +11,8 @@ import tyro
 from clip_es.config.run import CrfConfig
 from clip_es.pipelines.commands.masks import versions
 from clip_es.pipelines.console import bar, say
-from clip_es.pipelines.masks.method import Stopwatch
 from clip_es.pipelines.predict import PredictConfig, pictures_to_predict, predict
+from clip_es.pipelines.stopwatch import Stopwatch
 from clip_es.refine.crf.dense import resolve_backend
 from clip_es.segmentor.inference import Segmenter, TestViews
 from clip_es.segmentor.onnx_export import OPSET, TOLERANCE, Way, export_onnx

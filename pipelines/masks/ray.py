@@ -22,9 +22,11 @@ import torch
 
 from clip_es.config.run import RunConfig
 from clip_es.errors import ClipEsError, ConfigError
-from clip_es.pipelines.masks.finisher import light
-from clip_es.pipelines.masks.method import Located, MaskMaker, MaskResult, Stopwatch, finish
-from clip_es.pipelines.masks.run import locate_all, make_masks, store_result
+from clip_es.pipelines.masks.maker import MaskMaker
+from clip_es.pipelines.masks.method import Decide, Refined, masks
+from clip_es.pipelines.masks.run import Shelf, make_masks
+from clip_es.pipelines.parallel.executor import Executor, Failure, Flow, Portable
+from clip_es.pipelines.stopwatch import Stopwatch
 from clip_es.refine import workers_help
 from clip_es.store.found_labels import FoundLabels
 from clip_es.store.run import KeepCams, RunStore
@@ -35,7 +37,7 @@ TRIES = 2
 
 
 @dataclass
-class Spread:
+class Shares:
     """Who did what."""
 
     pictures: Counter[str] = field(default_factory=Counter)
@@ -87,7 +89,7 @@ def run_on_ray(
     batch_size: int = 8,
     unit: int = 32,
     done: Callable[[], object] = lambda: None,
-) -> Spread:
+) -> Shares:
     """`make_masks` on a Ray cluster: make and store the masks of records that the store does not have yet.
 
     `maker` must be on the CPU here; `device` says where the workers put it: cpu, cuda, or auto, which is cuda where the
@@ -105,7 +107,7 @@ def run_on_ray(
         raise ConfigError("a unit holds at least one picture", expected="unit >= 1", found=unit)
     if maker.encoder.device.type != "cpu":
         raise ConfigError("the model travels to the workers from the CPU", found=maker.encoder.device)
-    spread, tries = Spread(), Counter[str]()
+    shares, tries = Shares(), Counter[str]()
     waiting = deque(tuple(records[start : start + unit]) for start in range(0, len(records), unit))
     under_way: dict[Any, tuple[ImageRecord, ...]] = {}
     with _cluster(address) as ray:
@@ -127,19 +129,19 @@ def run_on_ray(
                         cause = getattr(error, "cause", None) or error
                         if isinstance(error, ray.exceptions.RayTaskError) and not _lost(ray, cause):
                             raise (cause if isinstance(cause, ClipEsError) else error) from error
-                        spread.lost += 1
+                        shares.lost += 1
                         for record in _again(some, tries, waiting):
                             store.fail(record, "worker", _died(cause))
                             done()
                         continue
                     _keep(result, store, maker)
-                    spread.pictures[result.node] += len(some)
+                    shares.pictures[result.node] += len(some)
                     for _ in some:
                         done()
         finally:
             for reference in under_way:
                 ray.cancel(reference, force=True)
-    return spread
+    return shares
 
 
 def _workers(ray: Any, maker: MaskMaker, device: str, gpus: float | None) -> tuple[str, float]:
@@ -177,7 +179,7 @@ def _submitter(
     if not gpus or not workers_help(maker.config):
         whole = ray.remote(**onto)(_make_unit)
         return lambda some: whole.remote(shared, some, keep, batch_size, device)
-    first, second = ray.remote(**onto)(_locate_unit), ray.remote(**once)(_finish_unit)
+    first, second = ray.remote(**onto)(_refined_unit), ray.remote(**once)(_decided_unit)
     return lambda some: second.remote(first.remote(shared, some, batch_size, device), maker.config, keep)
 
 
@@ -224,50 +226,59 @@ def _make_unit(
     maker = _held(shared[0], device)
     before = dict(maker.stopwatch.seconds)
     result = UnitResult(keep, node=_node())
-    make_masks(some, maker, result, batch_size=batch_size, workers=0)  # pyright: ignore[reportArgumentType]
-    result.seconds = _since(before, maker.stopwatch)
+    make_masks(some, maker, result, batch_size=batch_size, workers=0)
+    result.seconds = maker.stopwatch.since(before)
     return result
 
 
 @dataclass
-class LocatedUnit:
-    """What a GPU hands on: pictures whose labels are found on the patch grid, in CPU memory."""
+class RefinedUnit:
+    """What a GPU hands on: pictures that need no network any more, in CPU memory."""
 
-    found: list[tuple[ImageRecord, Located]] = field(default_factory=list)
+    refined: list[tuple[ImageRecord, Refined]] = field(default_factory=list)
     failed: list[tuple[ImageRecord, str, Exception]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     node: str = ""
 
 
-def _locate_unit(shared: list[Any], some: tuple[ImageRecord, ...], batch_size: int, device: str) -> LocatedUnit:
+class _HandOver(Executor):
+    """Leaves the last step to another machine."""
+
+    def __init__(self, unit: RefinedUnit) -> None:
+        super().__init__(lambda one: unit.failed.append((one.record, one.stage, one.error)))
+        self.unit = unit
+
+    def apart(self, stage: str, step: Portable[Any, Any], flow: Flow) -> Flow:
+        """Take the pictures out of the flow."""
+        for record, (refined,) in flow:
+            self.unit.refined.append((record, refined.light()))
+        return ()
+
+
+def _refined_unit(shared: list[Any], some: tuple[ImageRecord, ...], batch_size: int, device: str) -> RefinedUnit:
     """The first half of a unit: all that needs the model."""
     maker = _held(shared[0], device)
     before = dict(maker.stopwatch.seconds)
-    unit = LocatedUnit(node=_node())
-    for record, located in locate_all(some, maker, batch_size, lambda *failure: unit.failed.append(failure)):
-        unit.found.append((record, light(located)))
-    unit.seconds = _since(before, maker.stopwatch)
+    unit = RefinedUnit(node=_node())
+    list(masks(some, maker, _HandOver(unit), batch_size))
+    unit.seconds = maker.stopwatch.since(before)
     return unit
 
 
-def _finish_unit(unit: LocatedUnit, config: RunConfig, keep: KeepCams) -> UnitResult:
+def _decided_unit(unit: RefinedUnit, config: RunConfig, keep: KeepCams) -> UnitResult:
     """The second half: full size, on any core."""
     torch.set_num_threads(1)
     stopwatch = Stopwatch()
     stopwatch.add(unit.seconds)
-    result = UnitResult(keep, node=unit.node, failed=unit.failed)
-    for record, located in unit.found:
-        try:
-            mask: MaskResult | Exception = finish(located, config, stopwatch)
-        except Exception as error:
-            mask = error
-        store_result(result, record, located, mask, config.mask)  # pyright: ignore[reportArgumentType]
+    result = UnitResult(keep, node=unit.node)
+    shelf = Shelf(result, config.mask, stopwatch)
+    for failure in unit.failed:
+        shelf.failed(Failure(*failure))
+    executor = Executor(shelf.failed)
+    decided = executor.apart("refine", Decide(config, stopwatch), ((record, (one,)) for record, one in unit.refined))
+    shelf.keep(((record, made) for record, (made,) in decided), executor)
     result.seconds = dict(stopwatch.seconds)
     return result
-
-
-def _since(before: dict[str, float], stopwatch: Stopwatch) -> dict[str, float]:
-    return {stage: seconds - before.get(stage, 0.0) for stage, seconds in stopwatch.seconds.items()}
 
 
 def _node() -> str:

@@ -9,7 +9,7 @@ from clip_es.errors import ClipEsError
 from clip_es.localize.methods import METHODS, weakly_supervised
 from clip_es.masks import read_mask
 from clip_es.pipelines.evaluate import Evaluation
-from clip_es.pipelines.masks.method import MaskMaker
+from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.pipelines.report import GalleryRow, Page, gallery_row
 from clip_es.records import Dataset
 from clip_es.store.run import read_failures
@@ -80,14 +80,14 @@ def gallery(out: Path, dataset: Dataset, maker: MaskMaker, count: int) -> list[G
     names = [entry.name for entry in maker.vocabulary.classes]
     done = [record for record in dataset.records if (out / "masks" / f"{record.image_id}.png").is_file()]
     rows: list[GalleryRow] = []
-    for record in spread(done, count):
+    for record in evenly(done, count):
         try:
             picture = maker.read(record)
-            located = maker.locate(picture, maker.encode([picture])[0], record.class_ids)
+            refined = maker.refine(maker.locate(picture, maker.encode([picture])[0], record.class_ids))
             truth = dataset.truth.get(record.image_id)
             rows.append(
                 gallery_row(
-                    located,
+                    refined,
                     read_mask(out / "masks" / f"{record.image_id}.png"),
                     names,
                     None if truth is None else dataset.read_truth(record.image_id),
@@ -99,7 +99,7 @@ def gallery(out: Path, dataset: Dataset, maker: MaskMaker, count: int) -> list[G
     return rows
 
 
-def spread(items: Sequence[ImageRecord], count: int) -> list[ImageRecord]:
+def evenly(items: Sequence[ImageRecord], count: int) -> list[ImageRecord]:
     """At most `count` of the items, evenly spread."""
     count = min(count, len(items))
     return [items[i * len(items) // count] for i in range(count)]

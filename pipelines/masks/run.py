@@ -6,10 +6,9 @@ meanwhile. A picture that fails becomes a row of failures.csv; the others are st
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,16 +16,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clip_es.config.run import MaskConfig
-from clip_es.errors import ClipEsError, ConfigError
-from clip_es.images import buckets
+from clip_es.errors import ConfigError
 from clip_es.masks import label_scores
-from clip_es.pipelines.masks.finisher import Finisher
-from clip_es.pipelines.masks.method import Located, MaskMaker, MaskResult
-from clip_es.pipelines.parallel.threads import ahead
+from clip_es.pipelines.masks.maker import MaskMaker
+from clip_es.pipelines.masks.method import MaskResult, Refined, masks
+from clip_es.pipelines.parallel.cores import cores
+from clip_es.pipelines.parallel.executor import Executor, Failure
+from clip_es.pipelines.parallel.pool import Here, Pool
+from clip_es.pipelines.parallel.processes import Processes
+from clip_es.pipelines.parallel.threads import Threads
+from clip_es.pipelines.stopwatch import Stopwatch
 from clip_es.refine import workers_help
 from clip_es.scaling import upsample
-from clip_es.store.run import KeepCams, RunStore, StoreError
-from clip_es.types import EncodedImage, ImageRecord, Picture
+from clip_es.store.found_labels import FoundLabels
+from clip_es.store.run import KeepCams, StoreError
+from clip_es.types import ImageRecord, PseudoMask
 
 WORTH_WORKERS = 24
 """Pictures from which on starting worker processes (some seconds) pays."""
@@ -35,10 +39,35 @@ MOST_READERS = 8
 """Threads that decode pictures ahead of the encoder."""
 
 
+@runtime_checkable
+class Store(Protocol):
+    """Where masks go: a `RunStore`, or what stands for it on another machine."""
+
+    keep: KeepCams
+
+    def save(
+        self,
+        record: ImageRecord,
+        mask: PseudoMask,
+        cams: dict[str, np.ndarray] | None = None,
+        found: FoundLabels | None = None,
+    ) -> None:
+        """Keep a mask."""
+        ...
+
+    def save_cams(self, record: ImageRecord, cams: dict[str, np.ndarray]) -> None:
+        """Keep the maps of a picture that failed after them."""
+        ...
+
+    def fail(self, record: ImageRecord, stage: str, error: Exception) -> None:
+        """Note a picture that failed."""
+        ...
+
+
 def make_masks(
     records: Sequence[ImageRecord],
     maker: MaskMaker,
-    store: RunStore,
+    store: Store,
     *,
     batch_size: int = 8,
     workers: int | None = None,
@@ -51,136 +80,96 @@ def make_masks(
     Raises StoreError: the disk does not take the files. ConfigError: a refiner that cannot run at all. Nothing that was
     finished is lost, and the same call continues.
     """
-
-    def keep(record: ImageRecord, located: Located, result: MaskResult | Exception) -> None:
-        with maker.stopwatch("store"):
-            store_result(store, record, located, result, maker.config.mask)
-        done()
-
-    def give_up(record: ImageRecord, stage: str, error: Exception) -> None:
-        _fail(store, record, stage, error)
-        done()
-
-    with Finisher(maker, _worker_count(workers, maker, len(records))) as finisher:
-        for record, located in locate_all(records, maker, batch_size, give_up):
-            for ready in finisher.submit(record, located):
-                keep(*ready)
-        for ready in finisher.rest():
-            keep(*ready)
+    shelf = Shelf(store, maker.config.mask, maker.stopwatch, done)
+    with _readers(2 * batch_size) as readers, _workers(workers, maker, len(records)) as processes:
+        executor = Executor(shelf.failed, readers=readers, workers=processes)
+        shelf.keep(masks(records, maker, executor, batch_size), executor)
 
 
-def locate_all(
-    records: Sequence[ImageRecord],
-    maker: MaskMaker,
-    batch_size: int,
-    give_up: Callable[[ImageRecord, str, Exception], None],
-) -> Iterator[tuple[ImageRecord, Located]]:
-    """The pictures with their maps on the patch grid; `give_up` is called for each of the others."""
-    by_id = {record.image_id: record for record in records}
-    for batch in buckets(_read(records, maker, give_up, 2 * batch_size), batch_size):
-        for picture, seen in _encode(batch, maker, lambda p, e: give_up(by_id[p.image_id], "encode", e)):
-            record = by_id[picture.image_id]
-            try:
-                located = maker.locate(picture, seen, record.class_ids)
-            except Exception as error:
-                give_up(record, "localize", error)
-            else:
-                # Where labels were found and not given, they are the record's from here on.
-                yield replace(record, class_ids=located.refined.class_ids), located
+class Shelf:
+    """Puts results where they belong: masks into the store, failures beside them."""
+
+    def __init__(
+        self, store: Store, config: MaskConfig, stopwatch: Stopwatch, done: Callable[[], object] = lambda: None
+    ) -> None:
+        self.store, self.config, self.stopwatch, self.done = store, config, stopwatch, done
+
+    def keep(self, results: Iterable[tuple[ImageRecord, MaskResult]], executor: Executor) -> None:
+        """Store every mask, as the last step of the flow."""
+        flow = ((record, (record, result)) for record, result in results)
+        for _ in executor.each("store", self._save, flow):
+            self.done()
+
+    def failed(self, failure: Failure) -> None:
+        """Note the picture and go on, unless the error would meet every other picture too."""
+        if isinstance(failure.error, (StoreError, ConfigError)):
+            raise failure.error
+        self.store.fail(failure.record, failure.stage, failure.error)
+        refined = failure.reached[0] if failure.reached else None
+        if isinstance(refined, Refined) and self.store.keep != "none":
+            self.store.save_cams(_with_classes(failure.record, refined), grid_cams(refined))
+        self.done()
+
+    def _save(self, record: ImageRecord, result: MaskResult) -> None:
+        with self.stopwatch("store"):
+            refined = result.refined
+            arrays = cams(result, self.store.keep, self.config)
+            self.store.save(_with_classes(record, refined), result.mask, arrays, refined.found_labels)
 
 
-def store_result(
-    store: RunStore, record: ImageRecord, located: Located, result: MaskResult | Exception, config: MaskConfig
-) -> None:
-    """Save the mask, or note why there is none; the maps are kept either way where the run keeps them."""
-    try:
-        if isinstance(result, MaskResult):
-            store.save(record, result.mask, cams(result, store.keep, config), located.found_labels)
-        else:
-            _fail(store, record, "refine", result)
-            if store.keep != "none":
-                store.save_cams(record, grid_cams(located))
-    except ClipEsError as error:
-        _fail(store, record, "store", error)
+def _with_classes(record: ImageRecord, refined: Refined) -> ImageRecord:
+    """Where labels were found and not given, they are the record's from here on."""
+    return replace(record, class_ids=refined.maps.class_ids)
 
 
 def cams(result: MaskResult, keep: KeepCams, config: MaskConfig) -> dict[str, np.ndarray] | None:
     """The arrays of cams/<id>.npz, as the run folder's contract names them; None where none are kept."""
     if keep == "none":
         return None
-    arrays = grid_cams(result.located)
+    arrays = grid_cams(result.refined)
     if keep == "full":
-        at_size = upsample(result.maps, result.located.picture.size_hw)
+        at_size = upsample(result.maps, result.refined.picture.size_hw)
         arrays["probabilities"] = label_scores(at_size, config.background_power, config.half).astype(np.float32)
     return arrays
 
 
-def grid_cams(located: Located) -> dict[str, np.ndarray]:
+def grid_cams(refined: Refined) -> dict[str, np.ndarray]:
     """Those of the arrays that are known on the patch grid."""
-    refined = located.refined.scores if located.refined.unscaled is None else located.refined.unscaled
-    grid_hw = located.found.maps.scores.shape[1:]
-    if refined.shape[1:] != grid_hw and len(refined):  # Diffusion has a grid of its own.
-        refined = F.interpolate(refined[None], size=grid_hw, mode="area")[0]
+    maps = refined.maps.scores if refined.maps.unscaled is None else refined.maps.unscaled
+    grid_hw = refined.found.maps.scores.shape[1:]
+    if maps.shape[1:] != grid_hw and len(maps):  # Diffusion has a grid of its own.
+        maps = F.interpolate(maps[None], size=grid_hw, mode="area")[0]
     return {
-        "class_ids": np.asarray(located.refined.class_ids, dtype=np.int64),
-        "scores": _numpy(located.found.scores),
-        "cam": _numpy(located.found.maps.scores),
-        "refined": _numpy(refined),
+        "class_ids": np.asarray(refined.maps.class_ids, dtype=np.int64),
+        "scores": _numpy(refined.found.scores),
+        "cam": _numpy(refined.found.maps.scores),
+        "refined": _numpy(maps),
     }
 
 
-def _read(
-    records: Iterable[ImageRecord],
-    maker: MaskMaker,
-    give_up: Callable[[ImageRecord, str, Exception], None],
-    most: int,
-) -> Iterator[Picture]:
-    """The pictures that can be read, decoded by threads ahead of the encoder, `most` of them at a time."""
-    readers = min(_cores(), MOST_READERS) if _cores() > 1 else 0
-    with closing(ahead(maker.read, records, readers, most)) as pictures:
-        for record, picture in pictures:
-            if isinstance(picture, Exception):
-                give_up(record, "read", picture)
-            else:
-                yield picture
-
-
-def _encode(
-    batch: Sequence[Picture], maker: MaskMaker, give_up: Callable[[Picture, Exception], None]
-) -> Iterator[tuple[Picture, EncodedImage]]:
-    try:
-        yield from zip(batch, maker.encode(batch), strict=True)
-    except (RuntimeError, MemoryError):
-        # Most likely the batch was too large for the memory: one by one, so that only what cannot be done is lost.
-        for picture in batch:
-            try:
-                seen = maker.encode([picture])[0]
-            except Exception as error:
-                give_up(picture, error)
-            else:
-                yield picture, seen
-
-
-def _fail(store: RunStore, record: ImageRecord, stage: str, error: BaseException) -> None:
-    """Note the picture and go on, unless the error would meet every other picture too."""
-    if isinstance(error, (StoreError, ConfigError)):
-        raise error
-    store.fail(record, stage, error)
-
-
-def _numpy(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().to("cpu", torch.float32).numpy()
-
-
-def _worker_count(asked: int | None, maker: MaskMaker, pictures: int) -> int:
+def worker_count(asked: int | None, maker: MaskMaker, pictures: int) -> int:
+    """Processes for what follows at full size. Raises ConfigError: fewer than none are asked for."""
     if asked is not None and asked < 0:
-        raise ConfigError("the number of workers cannot be negative", found=asked)
+        raise ConfigError("--workers cannot be negative", expected="0 or more", found=asked)
     if not workers_help(maker.config):
         return 0  # Nothing to hand over, or it stays on the device.
     if asked is not None:
         return asked
-    return _cores() if _cores() > 1 and pictures >= WORTH_WORKERS else 0
+    return cores() if cores() > 1 and pictures >= WORTH_WORKERS else 0
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _readers(most: int) -> Pool:
+    return Threads(min(cores(), MOST_READERS), most) if cores() > 1 else Here()
+
+
+def _workers(asked: int | None, maker: MaskMaker, pictures: int) -> Pool:
+    count = worker_count(asked, maker, pictures)
+    return Processes(count, start=_one_thread) if count else Here()
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # since there is one worker for each core
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().to("cpu", torch.float32).numpy()

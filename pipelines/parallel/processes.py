@@ -1,70 +1,209 @@
-"""Work spread over processes, with a bounded number of tasks under way and none lost when a process dies."""
+"""The one way to spread work over processes: nothing is lost when one of them dies, and none is left behind.
+
+                          one thread for each process
+    submit -> queue -> +- thread <-- pipe --> process   a death is the end of this pipe, so it belongs to the one task
+                       +- thread <-- pipe --> process   that was on it: that task is done again, its neighbours go on
+                       +- ...
+
+The standard library's ProcessPoolExecutor and loky share one queue among the processes. When the kernel kills one (out
+of memory, most often) both give up everything under way and cannot tell which task was deadly; and both leave their
+processes alive when their parent is killed, waiting for work that never comes. Here a process ends with its parent,
+however that ended: an idle one reads the end of its pipe, a busy one watches the parent from a thread.
+"""
 
 from __future__ import annotations
 
 import os
+import pickle
 import signal
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
-from typing import TypeVar
+import threading
+import traceback
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, TypeVar
 
-Task = TypeVar("Task")
+from clip_es.errors import ClipEsError
+
 Result = TypeVar("Result")
 
+# Forking a process whose libraries already run threads can hang it, so workers start afresh.
+_CONTEXT = get_context("spawn")
 
-class Died:
-    """In place of a result: a process died while this task was under way, perhaps over another one."""
+_DYING = 5.0
+"""Seconds that a process has to end by itself when there is no more work."""
 
 
-def spread(
-    work: Callable[[Task], Result], tasks: Iterable[tuple[int, Task]], workers: int, *, alone: bool = False
-) -> Iterator[tuple[int, Task, Result | Died]]:
-    """Each numbered task with its result, in order; `tasks` is read as far as processes need it.
+class WorkerDied(ClipEsError):
+    """A process was killed over a task as often as it was tried."""
 
-    `workers` 0 does the work here. `alone`: one task at a time, so that a death belongs to its task.
+
+class Processes:
+    """A `Pool` of processes, each started when it is first needed. `with Processes(4) as pool:`.
+
+    Leaving it drops what has not begun and waits for the rest; leaving it by an exception, Ctrl-C among them, ends the
+    processes at once.
     """
-    if not workers:
-        for number, task in tasks:
-            yield number, task, work(task)
-        return
-    pool = _pool(workers)
-    waiting: deque[tuple[int, Task, Future[Result]]] = deque()
-    most = 1 if alone else 3 * workers
-    try:
-        source = iter(tasks)
-        while True:
-            while len(waiting) < most and (item := next(source, None)) is not None:
-                try:
-                    future = pool.submit(work, item[1])
-                except BrokenProcessPool:
-                    pool = _pool(workers)
-                    future = pool.submit(work, item[1])
-                waiting.append((*item, future))
-            if not waiting:
-                return
-            number, task, future = waiting.popleft()
+
+    def __init__(self, workers: int, *, start: Callable[[], object] | None = None, tries: int = 2) -> None:
+        """`start` is called once in each new process. `tries`: how often a task is given to a process before it counts
+        as deadly."""
+        self.most = 3 * workers
+        self._start, self._tries = start, tries
+        self._threads = ThreadPoolExecutor(workers, "worker", initializer=_keep_interrupts_out)
+        self._mine = threading.local()
+        self._lock = threading.Lock()
+        self._workers: set[_Worker] = set()
+        self._stopped = False
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the processes that are there."""
+        with self._lock:
+            return [worker.pid for worker in self._workers]
+
+    def submit(self, work: Callable[..., Result], /, *args: Any) -> Future[Result]:
+        """Begin `work(*args)` as soon as a process is free; it and what it returns must be picklable.
+
+        The future raises what the work raised; WorkerDied: it ended its process, each time.
+        """
+        return self._threads.submit(self._ask, work, args)
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            with self._lock:
+                self._stopped = True
+                for worker in self._workers:
+                    worker.kill()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for worker in self._workers:
+            worker.close()
+        for worker in self._workers:
+            worker.end()
+
+    def _ask(self, work: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        for _ in range(self._tries):
+            worker = self._worker()
             try:
-                result = future.result()
-            except BrokenProcessPool:
-                result = Died()
-            yield number, task, result
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+                return worker.ask(work, args)
+            except _Gone:
+                with self._lock:
+                    self._workers.discard(worker)
+                self._mine.worker = None
+                worker.end()
+        raise WorkerDied(
+            f"a worker process died with this, {'twice' if self._tries == 2 else f'{self._tries} times'}",
+            found="killed from outside, probably out of memory",
+            next_step="Call again where there is more memory, or with --workers 0; what was finished is kept.",
+        )
+
+    def _worker(self) -> _Worker:
+        """That of the calling thread; a new one where there is none."""
+        if self._stopped:
+            raise CancelledError
+        worker = getattr(self._mine, "worker", None)
+        if worker is None:
+            worker = self._mine.worker = _Worker(self._start)
+            with self._lock:
+                self._workers.add(worker)
+                if self._stopped:
+                    worker.kill()
+        return worker
 
 
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+class _Gone(Exception):
+    """The process has ended in the middle of a task."""
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    # Forking a process whose libraries already run threads can hang it, so workers start afresh.
-    return ProcessPoolExecutor(workers, get_context("spawn"), initializer=_ignore_interrupts)
+class _There(Exception):
+    """The traceback of an error in the process where it was raised."""
 
 
-def _ignore_interrupts() -> None:
-    # Ctrl-C is the main process's to handle.
+class _Worker:
+    """A process and our end of the pipe to it."""
+
+    def __init__(self, start: Callable[[], object] | None) -> None:
+        self._pipe, theirs = _CONTEXT.Pipe()
+        self._process = _CONTEXT.Process(target=_serve, args=(theirs, start), daemon=True)
+        self._process.start()
+        theirs.close()  # or its end would never be the end of the pipe
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid or 0
+
+    def ask(self, work: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        try:
+            self._pipe.send((work, args))
+            answer, error, trace = self._pipe.recv()
+        except (EOFError, ConnectionError) as gone:
+            raise _Gone from gone
+        if error is not None:
+            raise error from _There(trace)
+        return answer
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def close(self) -> None:
+        self._pipe.close()
+
+    def end(self) -> None:
+        self._pipe.close()
+        self._process.join(_DYING)
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
+
+
+def _serve(pipe: Connection, start: Callable[[], object] | None) -> None:
+    """What a process does: one task after the other, until its pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if start is not None:
+        start()
+    while True:
+        try:
+            task = pipe.recv_bytes()
+        except EOFError:
+            return
+        answer = _answer(task)
+        del task
+        try:
+            pipe.send_bytes(answer)
+        except ConnectionError:
+            return
+        del answer
+
+
+def _answer(task: bytes) -> memoryview:
+    """Result, error and its traceback, as bytes."""
+    try:
+        work, args = pickle.loads(task)
+        return ForkingPickler.dumps((work(*args), None, ""))
+    except Exception as error:
+        trace = f'\n"""\n{traceback.format_exc()}"""'
+        try:
+            return ForkingPickler.dumps((None, error, trace))
+        except Exception:  # Not even the error can be pickled.
+            return ForkingPickler.dumps((None, RuntimeError(f"{type(error).__name__}: {error}"), trace))
+
+
+def _end_with_parent() -> None:
+    """End this process, whatever it is doing, once its parent is gone."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _keep_interrupts_out() -> None:
+    """Ctrl-C is the main process's to handle: processes inherit the mask of the thread that starts them, so that not
+    even one that is still importing hears it."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -1,50 +1,28 @@
-"""Work done ahead of the one who needs it: pictures are decoded while the encoder is busy with others."""
+"""The one way to spread work over threads: decoding, resizing, anything that leaves Python's lock."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
-Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ahead(
-    work: Callable[[Item], Result], items: Iterable[Item], threads: int, most: int
-) -> Generator[tuple[Item, Result | Exception], None, None]:
-    """Each item with its result, or with the exception it met, in order.
+class Threads:
+    """A `Pool` of threads. `with Threads(4) as pool:`; leaving it drops what has not begun and waits for the rest."""
 
-    At most `most` items are under way or waiting to be taken, so memory does not grow with their number. Decoding and
-    resizing leave Python's lock, so threads are enough. `threads` 0: everything here, one by one.
-    """
-    if threads < 1:
-        for item in items:
-            yield item, _tried(work, item)
-        return
-    source = iter(items)
-    with ThreadPoolExecutor(threads, thread_name_prefix="ahead") as pool:
-        waiting: deque[tuple[Item, Future[Result | Exception]]] = deque()
+    def __init__(self, threads: int, most: int | None = None) -> None:
+        """`most`: tasks under way at a time; None: two for each thread."""
+        self.most = 2 * threads if most is None else most
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="ahead")
 
-        def fill() -> None:
-            for item in islice(source, max(1, most) - len(waiting)):
-                waiting.append((item, pool.submit(_tried, work, item)))
+    def submit(self, work: Callable[..., Result], /, *args: Any) -> Future[Result]:
+        """Begin `work(*args)` as soon as a thread is free."""
+        return self._pool.submit(work, *args)
 
-        try:
-            fill()
-            while waiting:
-                item, future = waiting.popleft()
-                result = future.result()
-                fill()
-                yield item, result
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    def __enter__(self) -> Threads:
+        return self
 
-
-def _tried(work: Callable[[Item], Result], item: Item) -> Result | Exception:
-    try:
-        return work(item)
-    except Exception as error:
-        return error
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)

@@ -12,7 +12,7 @@ from clip_es.encoder import load_encoder
 from clip_es.pipelines.commands.masks import Masks, score_run
 from clip_es.pipelines.commands.sources import FolderSource, ScenesSource
 from clip_es.pipelines.console import bar, say, show_table, track
-from clip_es.pipelines.masks.method import MaskMaker
+from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.pipelines.masks.report import gallery, run_page
 from clip_es.pipelines.studies.demo_segmenter import TrainedSegmenter, show_segmenter, train_segmenter
 from clip_es.pipelines.studies.ladder import Rung, measure

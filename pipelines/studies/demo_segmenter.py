@@ -14,7 +14,7 @@ from clip_es.pipelines.commands.masks import Masks
 from clip_es.pipelines.commands.sources import ScenesSource
 from clip_es.pipelines.commands.train import Train
 from clip_es.pipelines.console import say
-from clip_es.pipelines.masks.report import spread
+from clip_es.pipelines.masks.report import evenly
 from clip_es.pipelines.report import GalleryRow, Page, overlay_labels
 from clip_es.records import Dataset
 from clip_es.segmentor import prepare
@@ -74,7 +74,7 @@ def _rows(out: Path, val: Dataset, trained: TrainedSegmenter, count: int) -> lis
 
     segmenter = Segmenter.load(trained.model, device="cpu")
     rows = []
-    for record in spread(val.records, count):
+    for record in evenly(val.records, count):
         with Image.open(record.path) as image:
             rgb = np.array(image.convert("RGB"))
         found = segmenter.probabilities(rgb).argmax(dim=0).numpy().astype(np.uint8)

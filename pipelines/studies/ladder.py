@@ -20,7 +20,7 @@ from clip_es.localize import pooled_embedding
 from clip_es.masks import read_mask
 from clip_es.metrics.bootstrap import resampled_miou
 from clip_es.metrics.masks import ConfusionMatrix
-from clip_es.pipelines.masks.method import MaskMaker
+from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.prompts import Vocabulary, build_bank
 from clip_es.prompts.sharpness import sharpness
 from clip_es.prompts.templates import load_templates
@@ -119,7 +119,7 @@ def climb(
         seen = first.encode([picture])[0]
         truth = read_mask(dataset.truth[record.image_id])
         for name, maker in makers.items():
-            mask = maker.finish(maker.locate(picture, seen, record.class_ids)).mask
+            mask = maker.mask_of(picture, seen, record.class_ids).mask
             matrices[name].append(ConfusionMatrix(len(vocabulary.classes) + 1))
             matrices[name][-1].update(mask.decided, truth)
     return _with_errors(matrices)

@@ -24,7 +24,7 @@ from clip_es.encoder import Encoder
 from clip_es.errors import ConfigError, DataError
 from clip_es.masks import read_mask
 from clip_es.metrics.ranks import RankCorrelation, spearman, with_interval
-from clip_es.pipelines.masks.method import MaskMaker
+from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.pipelines.sweep.features import FeatureCache, SavedArrays, digest, picture_digest, pooled_features
 from clip_es.prompts.bank import Synonyms, build_bank
 from clip_es.prompts.sharpness import SharpnessConfig, several_labels, sharpness_terms
@@ -232,7 +232,7 @@ class Counter:
         seen = self.makers[0].encode([picture])[0]
         right, predicted = [], []
         for maker in self.makers:
-            mask = maker.finish(maker.locate(picture, seen, record.class_ids)).mask.decided
+            mask = maker.mask_of(picture, seen, record.class_ids).mask.decided
             predicted.append([np.count_nonzero(mask[known] == k) for k in classes])
             right.append([np.count_nonzero((mask == k) & (truth == k)) for k in classes])
         true = np.array([np.count_nonzero(truth == k) for k in classes])

@@ -28,7 +28,7 @@ from clip_es.localize.gradcam.localizer import ClipEs
 from clip_es.localize.methods import METHODS
 from clip_es.masks import decide, read_mask
 from clip_es.pipelines.cli import main
-from clip_es.pipelines.masks.method import MaskMaker
+from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.prompts import load_vocabulary
 from clip_es.refine import keep_heights
 from clip_es.scaling import even_at
@@ -101,9 +101,9 @@ def test_what_is_seen_has_one_grid_for_tokens_attention_and_maps(maker, scenes, 
     seen = made.encode([picture])[0]
     assert seen.grid_hw == picture.grid_hw
     assert torch.allclose(seen.last_attention.sum(-1), torch.ones(()), atol=1e-5)
-    located = made.locate(picture, seen, (0, 3))
-    assert located.refined.scores.shape == (2, *seen.grid_hw)
-    assert located.refined.class_ids == (0, 3)
+    refined = made.refine(made.locate(picture, seen, (0, 3)))
+    assert refined.maps.scores.shape == (2, *seen.grid_hw)
+    assert refined.maps.class_ids == (0, 3)
 
 
 def test_cliper_sees_the_short_side_and_clipseg_a_square(maker, scenes):
@@ -166,10 +166,10 @@ def test_without_labels_the_common_rule_is_the_published_one(maker, scenes):
     config = CliperConfig(score_threshold=0.8, background_threshold=0.6, temperature=30.0)
     made = maker("cliper", "none", cliper=config)
     picture = made.read(ImageRecord("a", first(scenes), ()))
-    located = made.locate(picture, made.encode([picture])[0])
-    raw, ids = located.found.raw, located.refined.class_ids
+    refined = made.refine(made.locate(picture, made.encode([picture])[0]))
+    raw, ids = refined.found.raw, refined.maps.class_ids
     assert len(ids) > 1
-    ours = decide(picture.grid_hw, located.refined, DEFAULT.mask).decided
+    ours = decide(picture.grid_hw, refined.maps, DEFAULT.mask).decided
     full, scores = weighted(raw, raw, picture.grid_hw)
     published = np.array([0, *(k + 1 for k in ids)])[label_map(full, scores, config)]
     assert (ours != published).mean() < 0.01  # weighted() divides by the maximum plus 1e-5
@@ -203,7 +203,7 @@ def test_only_methods_that_find_classes_work_without_labels(maker):
 
 def test_a_picture_file_may_go_without_names(maker, scenes):
     result = maker("cliper", "none", cliper=find_preset("cliper-scenes").config.methods.cliper)(first(scenes))
-    labels = result.located.found_labels
+    labels = result.refined.found_labels
     assert labels is not None
     assert labels.names == tuple(VOCABULARY.names[k] for k in result.mask.class_ids)
     with pytest.raises(ConfigError, match="not given"):
@@ -214,7 +214,7 @@ def test_names_that_are_given_count_in_any_case(maker, scenes):
     for labels in ("none", "auto"):
         result = maker("cliper", labels)(first(scenes), ["car"])
         assert result.mask.class_ids == (VOCABULARY.class_id("car"),)
-        assert result.located.found_labels is None
+        assert result.refined.found_labels is None
 
 
 @pytest.mark.parametrize(("method", "labels"), [("cliper", "none"), ("clip-es", "auto"), ("cliper", "auto")])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 import tracemalloc
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +18,12 @@ from PIL import Image
 
 from clip_es.config.run import DEFAULT, ImageConfig
 from clip_es.errors import DataError
-from clip_es.pipelines.checks.dataset import KINDS, SERIOUS, DataCheck, check_data
+from clip_es.pipelines.checks.dataset import KINDS, SERIOUS, DataCheck, _Job, _look_at_all, _one_by_one, check_data
 from clip_es.pipelines.checks.estimate import Estimate, estimate
 from clip_es.pipelines.cli import COMMANDS, main
-from clip_es.pipelines.masks.method import MaskMaker
+from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.pipelines.masks.run import make_masks
-from clip_es.pipelines.parallel.processes import Died, spread
+from clip_es.pipelines.parallel.processes import Processes
 from clip_es.prompts import load_vocabulary
 from clip_es.prompts.vocabulary import ClassEntry, Vocabulary
 from clip_es.records import Dataset, folder, voc
@@ -171,26 +173,23 @@ def test_processes_find_the_same(messy):
     assert np.array_equal(here.sizes_hw, elsewhere.sizes_hw)
 
 
-def test_a_process_that_is_killed_costs_only_its_task():
-    kill = "__import__('os').kill(__import__('os').getpid(), 9)"
-    tasks = list(enumerate(["6 * 7", kill, "2 + 2", "1 + 1"]))
-    results = [result for _, _, result in spread(eval, iter(tasks), workers=1, alone=True)]
-    assert results[0] == 42
-    assert isinstance(results[1], Died)
-    assert results[2:] == [4, 2]
+class Deadly(np.ndarray):
+    """A table that ends the process that receives it."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
 
 
-def test_tasks_are_taken_as_they_are_needed():
-    taken = 0
-
-    def source():
-        nonlocal taken
-        for number in range(40):
-            taken += 1
-            yield number, "0"
-
-    for number, _, _ in spread(eval, source(), workers=1):
-        assert taken <= number + 4
+def test_a_picture_that_kills_its_process_costs_only_itself(messy):
+    record = ImageRecord("good", messy / "good.png", (0,))
+    deadly = np.zeros(256, np.uint8).view(Deadly)
+    jobs = [_Job(record, None, None), _Job(record, None, deadly), _Job(record, None, None)]
+    work = partial(_look_at_all, config=ImageConfig(), patch=16, names=("cat",), pixels=False)
+    with Processes(1, tries=1) as pool:
+        first, lost, last = _one_by_one(jobs, work, pool)
+    assert first == last
+    assert [finding.kind for finding in lost.findings] == ["picture"]
+    assert "was killed" in lost.findings[0].detail
 
 
 def test_labels_are_counted_and_company_is_noticed():

@@ -13,7 +13,7 @@ import pytest
 from clip_es.config.run import DEFAULT
 from clip_es.errors import ConfigError
 from clip_es.pipelines.masks import ray as cluster
-from clip_es.pipelines.masks.method import MaskMaker
+from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.pipelines.masks.ray import run_on_ray
 from clip_es.pipelines.masks.run import make_masks
 from clip_es.records import voc

@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from waiting import until
 
@@ -114,7 +115,8 @@ def test_the_published_arithmetic_refuses_what_was_never_published():
         replace(DEFAULT.using(localize=LocalizeConfig(softmax=False)), arithmetic="published")
 
 
-def test_ctrl_c_stops_cleanly_and_the_next_call_continues(tmp_path):
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_stop_cleanly_and_the_next_call_continues(tmp_path, stop):
     root = make(tmp_path / "scenes", ScenesConfig(train=1, val=60, side=(112, 128)))
     out = tmp_path / "run"
     command = [sys.executable, "-m", "clip_es.pipelines.cli", "masks", "scenes", "--root", str(root), "--out", str(out)]
@@ -128,8 +130,12 @@ def test_ctrl_c_stops_cleanly_and_the_next_call_continues(tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     until(lambda: list(out.glob("masks/*.png")), run)
-    run.send_signal(signal.SIGINT)
+    below = psutil.Process(run.pid).children(recursive=True)
+    run.send_signal(stop)
     _, said = run.communicate()
+    gone, alive = psutil.wait_procs(below, timeout=30)
+    assert len(gone) >= 2
+    assert not alive
     assert run.returncode == 130, said
     assert "the same call continues" in said
     assert "Traceback" not in said

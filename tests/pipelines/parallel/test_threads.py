@@ -1,14 +1,18 @@
-"""Work ahead: in order, bounded, and an exception is a result."""
+"""Work ahead in threads: in order, bounded, and an exception is a result."""
 
 from __future__ import annotations
 
 import threading
 import time
-from contextlib import closing
 
 import pytest
 
-from clip_es.pipelines.parallel.threads import ahead
+from clip_es.pipelines.parallel.pool import Here, ahead
+from clip_es.pipelines.parallel.threads import Threads
+
+
+def pool_of(threads: int, most: int):
+    return Threads(threads, most) if threads else Here()
 
 
 @pytest.mark.parametrize("threads", [0, 1, 4])
@@ -17,17 +21,21 @@ def test_results_come_in_order_with_their_items(threads):
         time.sleep(0.02 if n == 0 else 0)
         return n * n
 
-    assert list(ahead(slow_first, range(6), threads, 3)) == [(n, n * n) for n in range(6)]
+    with pool_of(threads, 3) as pool:
+        found = [(n, future.result()) for n, future in ahead(lambda n: pool.submit(slow_first, n), range(6), pool.most)]
+    assert found == [(n, n * n) for n in range(6)]
 
 
 @pytest.mark.parametrize("threads", [0, 2])
 def test_an_exception_takes_the_place_of_a_result(threads):
-    found = dict(ahead(lambda n: 6 // n, [3, 0, 2], threads, 2))
-    assert (found[3], found[2]) == (2, 3)
-    assert isinstance(found[0], ZeroDivisionError)
+    with pool_of(threads, 2) as pool:
+        found = dict(ahead(lambda n: pool.submit(lambda: 6 // n), [3, 0, 2], pool.most))
+    assert (found[3].result(), found[2].result()) == (2, 3)
+    assert isinstance(found[0].exception(), ZeroDivisionError)
 
 
-def test_no_more_than_most_are_taken_from_the_source():
+@pytest.mark.parametrize("early", [False, True])
+def test_no_more_than_most_are_taken_from_the_source(early):
     taken: list[int] = []
 
     def source():
@@ -35,15 +43,32 @@ def test_no_more_than_most_are_taken_from_the_source():
             taken.append(n)
             yield n
 
-    with closing(ahead(lambda n: n, source(), 2, 5)) as results:
+    gate = threading.Event()
+    with Threads(2, 5) as pool:
+        results = ahead(lambda n: pool.submit(gate.wait), source(), pool.most, early=early)
         next(results)
-        assert len(taken) == 6
+        gate.set()
+        assert len(taken) == 5
+
+
+def test_what_is_done_early_is_handed_out_before_more_is_read():
+    taken: list[int] = []
+
+    def source():
+        for n in range(10):
+            taken.append(n)
+            yield n
+
+    pool = Here()
+    results = ahead(lambda n: pool.submit(abs, n), source(), 5, early=True)
+    assert next(results)[0] == 0
+    assert taken == [0]
 
 
 def test_leaving_early_leaves_no_thread():
     before = threading.active_count()
-    with closing(ahead(lambda n: n, range(100), 3, 5)) as results:
-        next(results)
+    with Threads(3, 5) as pool:
+        next(ahead(lambda n: pool.submit(abs, n), range(100), pool.most))
     assert threading.active_count() == before
 
 
@@ -55,6 +80,6 @@ def test_the_next_ones_are_done_while_the_first_is_looked_at():
             done.set()
         return n
 
-    with closing(ahead(work, range(3), 1, 3)) as results:
-        next(results)
+    with Threads(1, 3) as pool:
+        next(ahead(lambda n: pool.submit(work, n), range(3), pool.most))
         assert done.wait(5)

@@ -20,7 +20,7 @@ from clip_es.metrics.ranks import spearman, with_interval
 from clip_es.pipelines import cli
 from clip_es.pipelines.commands.sources import FolderSource
 from clip_es.pipelines.commands.sweep import DrawnScenes, Sweep, joined_templates, thinned
-from clip_es.pipelines.masks.method import MaskMaker
+from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.pipelines.sweep.features import FeatureCache
 from clip_es.pipelines.sweep.report import ORACLE
 from clip_es.pipelines.sweep.sweep import Counter, Groups, PictureCounts, sweep
@@ -94,7 +94,7 @@ def test_miou_is_that_of_masks_made_with_the_template(swept, encoder, vocabulary
         matrix = ConfusionMatrix(13)
         for record in dataset.records:
             picture = maker.read(record)
-            mask = maker.finish(maker.locate(picture, maker.encode([picture])[0], record.class_ids)).mask
+            mask = maker.mask_of(picture, maker.encode([picture])[0], record.class_ids).mask
             matrix.update(mask.decided, read_mask(dataset.truth[record.image_id]))
         assert row.miou == pytest.approx(100 * matrix.compute().miou, rel=1e-9)
 
