@@ -22,7 +22,6 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
-from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeVar
 
 from clip_es.errors import ClipEsError
@@ -139,8 +138,10 @@ class _Worker:
 
     def ask(self, work: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         try:
-            self._pipe.send((work, args))
-            answer, error, trace = self._pipe.recv()
+            # Plain pickles: multiprocessing's own would pass tensors through shared memory, of which containers have
+            # little, and by a helper thread that does not take a kill well.
+            self._pipe.send_bytes(pickle.dumps((work, args), pickle.HIGHEST_PROTOCOL))
+            answer, error, trace = pickle.loads(self._pipe.recv_bytes())
         except (EOFError, ConnectionError) as gone:
             raise _Gone from gone
         if error is not None:
@@ -181,17 +182,17 @@ def _serve(pipe: Connection, start: Callable[[], object] | None) -> None:
         del answer
 
 
-def _answer(task: bytes) -> memoryview:
+def _answer(task: bytes) -> bytes:
     """Result, error and its traceback, as bytes."""
     try:
         work, args = pickle.loads(task)
-        return ForkingPickler.dumps((work(*args), None, ""))
+        return pickle.dumps((work(*args), None, ""), pickle.HIGHEST_PROTOCOL)
     except Exception as error:
         trace = f'\n"""\n{traceback.format_exc()}"""'
         try:
-            return ForkingPickler.dumps((None, error, trace))
+            return pickle.dumps((None, error, trace))
         except Exception:  # Not even the error can be pickled.
-            return ForkingPickler.dumps((None, RuntimeError(f"{type(error).__name__}: {error}"), trace))
+            return pickle.dumps((None, RuntimeError(f"{type(error).__name__}: {error}"), trace))
 
 
 def _end_with_parent() -> None:
