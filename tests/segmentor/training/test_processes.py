@@ -35,13 +35,13 @@ def weights(out):
 
 
 def test_a_killed_training_that_is_resumed_ends_with_the_same_weights(tmp_path, tiny_training):
-    """Three kills here; benchmarks/kill_training.py has ten and prints what they did."""
+    """Two kills here; benchmarks/kill_training.py has ten and prints what they did."""
     folder = tiny_training.make_run(tmp_path / "data")
     config = tiny_training.write_config(folder)
     flags = (folder / "run", "--config", config, "--iterations", 40, "--checkpoint-interval", 3)
     finish(start(*flags, "--out", tmp_path / "whole"))
     chance, killed = random.Random(0), 0
-    while killed < 3:
+    while killed < 2:
         process = start(*flags, "--out", tmp_path / "killed")
         before = len(list((tmp_path / "killed").glob("iter_*.pth")))
         # Wait for the first checkpoint of this call, or every call would die while it imports.
@@ -62,7 +62,7 @@ def test_two_processes_with_half_the_batch_give_the_weights_of_one(tmp_path, tin
     """Group norm and neither dropout nor augmentation: what is left is the arithmetic of batch and loss."""
     folder = tiny_training.make_run(tmp_path / "data")
     config = tiny_training.write_config(folder, norm="GN", augment=False)
-    flags = (folder / "run", "--config", config, "--iterations", 8, "--loss", "soft", "--balanced", "--lr", 0.02)
+    flags = (folder / "run", "--config", config, "--iterations", 4, "--loss", "soft", "--balanced", "--lr", 0.02)
     finish(start(*flags, "--batch-size", 4, "--out", tmp_path / "one"))
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *CLI[1:])
     finish(start(*flags, "--batch-size", 2, "--launcher", "pytorch", "--out", tmp_path / "two", launcher=torchrun))
