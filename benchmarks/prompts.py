@@ -1,12 +1,12 @@
-"""Does sharpness find good templates, and are synonyms worth it? On scenes the model never saw, over several seeds.
+"""Does sharpness find good templates, and do synonyms help? On scenes the model never saw, over several seeds.
 
     python benchmarks/prompts.py --seeds 5 --pictures 80
 
 Prints, for 80 ImageNet templates and 24 of our own: sharpness and mIoU of the maps before refinement; their rank
 correlation, and that of other label-only scores, with the 95 % interval of the mean over seeds; the gain of the
-sharpest template over `a photo of a {}.` and over the mean template; and the IoU of classes with a common and with a
-rare or ambiguous name, without synonyms, with them in one sentence, and as the mean of their vectors. Calling again
-continues.
+template of the lowest sharpness over `a photo of a {}.` and over the mean template; and the IoU of classes with a
+common and with a rare or ambiguous name, without synonyms, with them in one sentence, and as the mean of their vectors.
+Calling again continues.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Seed:
     predictors: dict[str, np.ndarray]
     """Label-only scores of each template, in the order of `templates`."""
     iou: dict[str, np.ndarray]
-    """IoU of each class by form of synonyms, per cent, with the sharpest template."""
+    """IoU of each class by form of synonyms, per cent, with the template of the lowest sharpness."""
 
 
 def main() -> None:
@@ -163,7 +163,7 @@ def report(templates: tuple[str, ...], seeds: list[Seed], vocabulary: Vocabulary
 
     rows, chosen = range(len(seeds)), sharp.argmin(1)
     best, top = miou[rows, chosen], miou.max(1)
-    print("\nmIoU of the template that each seed finds sharpest")
+    print("\nmIoU of the template of the lowest sharpness of each seed")
     print(f"  chosen                      {interval(best)}   {sorted({templates[i] for i in chosen})}")
     print(f"  gain over {PLAIN!r} {interval(best - miou[:, plain])}")
     print(f"  gain over the mean template {interval(best - miou.mean(1))}")

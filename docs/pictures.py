@@ -114,7 +114,7 @@ def architecture() -> None:
     boxes = [
         ("encode", "clip_es/encoder", "frozen CLIP ViT", "tokens, attention"),
         ("locate", "clip_es/localize", " · ".join(METHODS), "one map a label"),
-        ("refine", "clip_es/refine", " · ".join(REFINERS), "sharper maps"),
+        ("refine", "clip_es/refine", " · ".join(REFINERS), "better maps"),
         ("decide", "clip_es/masks.py", "label + confidence", "mask, 255 undecided"),
         ("store", "clip_es/store", "a run's folder", "labels, confidence"),
         ("train", "segmentor", "mmsegmentation", "a segmenter"),

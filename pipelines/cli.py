@@ -31,15 +31,15 @@ SOURCES: dict[str, tuple[str, str]] = {
 ON_SOURCES: dict[str, tuple[str, str, str]] = {
     "masks": ("masks", "Masks", "masks for {}"),
     "truth": ("truth", "Truth", "ground-truth masks with our values from {}"),
-    "check": ("check_data", "CheckData", "look for problems before a run on {}"),
+    "check": ("check_data", "CheckData", "find every problem before a run on {}"),
     "sweep": ("sweep", "Sweep", "rank sentence templates by sharpness on {}"),
-    "oracle": ("oracle", "Oracle", "a bound that looks at the truth: spectral segments on {}"),
+    "oracle": ("oracle", "Oracle", "an upper bound that uses the ground truth: spectral segments on {}"),
 }
 """Commands that read a data set, `clip-es masks voc12`: name -> (module, class, what it does with a source)."""
 
 ALONE: dict[str, tuple[str, str, str]] = {
-    "evaluate": ("evaluate", "Evaluate", "compare a folder of masks with the truth: IoU, mIoU, accuracies"),
-    "check": ("check_run", "CheckRun", "look at a run's files before training: labels, sizes, damage, class balance"),
+    "evaluate": ("evaluate", "Evaluate", "compare masks with the ground truth: IoU, mIoU, accuracies"),
+    "check": ("check_run", "CheckRun", "check a run's files before training: labels, sizes, damage, class balance"),
     "train": ("train", "Train", "train a segmenter on the masks of a run"),
     "predict": ("predict", "Predict", "masks for any pictures with a trained segmenter"),
     "export-onnx": ("predict", "ExportOnnx", "write a trained segmenter as ONNX, checked against PyTorch"),
@@ -47,10 +47,10 @@ ALONE: dict[str, tuple[str, str, str]] = {
     "prompts background": ("prompts", "PromptsBackground", "propose background words for a vocabulary"),
     "prompts check": ("prompts", "PromptsCheck", "find leaks, duplicates and badly read names in a vocabulary"),
     "export": ("export", "Export", "masks as a data set for another tool: VOC, COCO, labelme, CVAT, YOLO, ..."),
-    "import": ("export", "Import", "masks that a person has edited override those of their run"),
+    "import": ("export", "Import", "bring edited masks back into their run"),
     "restore": ("export", "Restore", "masks as they were before an import"),
-    "worst": ("export", "Worst", "the pictures a run is least sure of, exported for a person to mend"),
-    "ladder": ("ladder", "Ladder", "what each step of the method is worth, on scenes it never saw"),
+    "worst": ("export", "Worst", "export the pictures a run is least sure of, to be corrected by hand"),
+    "ladder": ("ladder", "Ladder", "what each step of the method adds, on scenes it never saw"),
     "scenes make": ("scenes", "ScenesMake", "draw a scenes data set in VOC layout"),
     "scenes train-clip": ("scenes", "ScenesTrainClip", "train the small CLIP of the drawn world again"),
     "train-clipseg scenes": ("train_clipseg", "TrainClipSegScenes", "train CLIPSeg's decoder on drawn scenes"),
@@ -59,7 +59,7 @@ ALONE: dict[str, tuple[str, str, str]] = {
     "evaluate-clipseg referring": ("clipseg", "EvaluateReferring", "phrases against masks: mIoU, IoU_FG, IoU_BIN, AP"),
     "evaluate-clipseg zero-shot": ("clipseg", "EvaluateZeroShot", "seen and unseen classes asked by name"),
     "evaluate-clipseg one-shot": ("clipseg", "EvaluateOneShot", "folds of classes, each shown by one example"),
-    "prompt": ("clipseg", "Prompt", "where is it? words or an example picture, asked of one picture"),
+    "prompt": ("clipseg", "Prompt", "where is it? find words or an example in one picture"),
     "demo": ("demo", "Demo", "draw scenes, make masks, evaluate, write the report"),
 }
 """The other commands: name -> (module, class, what it does)."""

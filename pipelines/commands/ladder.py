@@ -1,4 +1,4 @@
-"""`clip-es ladder`: what each step of the method is worth, on scenes the model never saw."""
+"""`clip-es ladder`: what each step of the method adds, on scenes the model never saw."""
 
 from __future__ import annotations
 
@@ -48,11 +48,12 @@ class Ladder:
         show_table(
             f"Ladder over {len(splits['val'].records)} scenes (mIoU, per cent)", ("step", "mIoU", "gain"), ladder.rows()
         )
-        (sharpest, score), (bluntest, _) = ladder.ranked[0], ladder.ranked[-1]
-        say(f"Sharpest of {len(ladder.ranked)} templates: {sharpest!r} ({score:.4f}); bluntest: {bluntest!r}")
+        (lowest, score), (highest, most) = ladder.ranked[0], ladder.ranked[-1]
+        say(f"Sharpness of {len(ladder.ranked)} templates (lower is better): lowest {score:.4f}, {lowest!r}, used here")
+        say(f"highest {most:.4f}, {highest!r}")
         if self.out:
             record = {
-                "template": sharpest,
+                "template": lowest,
                 "ladder": {rung.name: rung.miou for rung in ladder.rungs},
                 "standard_error": {rung.name: rung.error for rung in ladder.rungs},
                 "standard_error_of_gain": {rung.name: rung.gain_error for rung in ladder.rungs[1:]},

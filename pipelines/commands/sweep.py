@@ -158,10 +158,10 @@ def write_winner(
     encoder: Encoder,
     definition: str,
 ) -> None:
-    """A copy of the vocabulary with the sharpest template, and where that comes from. Raises StoreError."""
+    """A copy of the vocabulary with the template of the lowest sharpness and its origin. Raises StoreError."""
     chosen = replace(vocabulary, templates=(result.best.template,))
     remark = (
-        f"template: sharpest of {len(result.scores)}, sharpness {result.best.sharpness:.5f} ({definition}), measured "
+        f"template: lowest sharpness of {len(result.scores)}, {result.best.sharpness:.5f} ({definition}), measured "
         f"on {result.pictures} pictures of {dataset.name} with {weights} (SHA-256 {encoder.source[:16]}...). "
         f"Before: {', '.join(map(repr, vocabulary.templates))}."
     )

@@ -60,13 +60,13 @@ def run_demo(out: Path, scenes: ScenesConfig, iterations: int = 300) -> DemoResu
     say("2. Masks from their labels, with the CLIP that ships with the package")
     Masks.of(ScenesSource(root=data), out=out, report_pictures=0).run()
 
-    say("3. What each step is worth")
+    say("3. What each step adds")
     vocabulary, encoder = load_vocabulary("scenes"), load_encoder("scenes")
     train, val = (voc(data, split, class_id=vocabulary.class_id) for split in ("train", "val"))
     ladder = measure(encoder, vocabulary, replace(train, records=train.records[:RANKED_ON]), val, DEFAULT, track)
     show_table("Ladder (mIoU, per cent)", ("step", "mIoU", "gain"), ladder.rows())
-    sharpest = ladder.ranked[0][0]
-    say(f"Sharpest of {len(ladder.ranked)} templates, chosen without truth: {sharpest!r}")
+    template = ladder.ranked[0][0]
+    say(f"Template of the lowest sharpness of {len(ladder.ranked)}, chosen without ground truth: {template!r}")
 
     say("4. The same command on photographs that scikit-image ships")
     pictures = copy_photographs(photographs)
@@ -84,14 +84,14 @@ def run_demo(out: Path, scenes: ScenesConfig, iterations: int = 300) -> DemoResu
     maker = MaskMaker(encoder, vocabulary)
     scores = score_run(out, val, vocabulary)
     miou = 100 * scores.scores.miou if scores else float("nan")
-    _add_to_summary(out / "summary.json", miou, ladder.rungs, sharpest, trained)
+    _add_to_summary(out / "summary.json", miou, ladder.rungs, template, trained)
     page = run_page(out, replace(val, name="scenes"), maker, scores, pictures=10, title="Demo")
-    page.heading("The ladder: what each step is worth")
+    page.heading("The ladder: what each step adds")
     page.paragraph(
-        f"mIoU over {len(val.records)} scenes the model never saw. The template {sharpest!r} is the sharpest of "
-        f"{len(ladder.ranked)}, measured on other scenes and from labels alone. "
+        f"mIoU over {len(val.records)} scenes the model never saw. The template {template!r} has the lowest sharpness "
+        f"of {len(ladder.ranked)}, measured on other scenes and from labels alone. "
         "The model saw pictures and sentences only, but its training also draws its attention and its GradCAM maps to "
-        "its own readings of the patches (clip_es/scenes/data/CARD.md): the rows show what each step is worth here, "
+        "its own readings of the patches (clip_es/scenes/data/CARD.md): the rows show what each step adds here, "
         "not for a CLIP of photographs."
     )
     page.bars([row.name for row in ladder.rungs], [row.miou for row in ladder.rungs], "mIoU, per cent")
@@ -99,7 +99,7 @@ def run_demo(out: Path, scenes: ScenesConfig, iterations: int = 300) -> DemoResu
         show_segmenter(page, out, val, trained, miou, pictures=6)
     page.heading("Real photographs")
     page.paragraph(
-        "They show that real files go through. The model knows drawn scenes only, so the masks mean nothing here: for "
+        "They show that real files are processed. The model knows drawn scenes only, so the masks are meaningless here: for "
         "photographs pass --weights ViT-B/16."
     )
     page.gallery(gallery(photographs / "run", _photograph_dataset(pictures, vocabulary.class_id), maker, 4))
@@ -132,7 +132,7 @@ def _add_to_summary(
     path: Path, miou: float, ladder: list[Rung], template: str, trained: TrainedSegmenter | None
 ) -> None:
     summary = read_json(path)
-    summary |= {"miou": miou, "ladder": {row.name: row.miou for row in ladder}, "sharpest_template": template}
+    summary |= {"miou": miou, "ladder": {row.name: row.miou for row in ladder}, "template": template}
     if trained:
         summary |= {"segmenter_miou": trained.miou, "segmenter_trained_on_miou": trained.masks_miou}
     write_json(path, summary)

@@ -1,8 +1,8 @@
-"""What each step of CLIP-ES is worth: the same pictures, one step more in each row.
+"""What each step of CLIP-ES adds: the same pictures, one step more in each row.
 
-GradCAM on plain logits, + softmax over the labels, + background words, + the sharpest template, + synonyms,
-+ affinity, + CRF. No row uses the truth to choose anything: the template is chosen by sharpness on pictures with labels
-alone, and the background score has the same fixed power in all rows.
+GradCAM on plain logits, + softmax over the labels, + background words, + the template of the lowest sharpness,
++ synonyms, + affinity, + CRF. No row uses the ground truth to choose anything: the template is chosen by sharpness on
+pictures with labels alone, and the background score has the same fixed power in all rows.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from clip_es.prompts.templates import load_templates
 from clip_es.records import Dataset
 
 PLAIN_TEMPLATE = "a photo of a {}."
-"""What the rows before `+ sharpest template` use."""
+"""What the rows before `+ template of lowest sharpness` use."""
 
 TEMPLATE_LISTS = ("imagenet80", "drawn24")
-"""The packaged lists among which the sharpest template is looked for."""
+"""The packaged lists among which the template of the lowest sharpness is looked for."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Rung:
 
 @dataclass(frozen=True)
 class Ladder:
-    """The rows, and the template that `+ sharpest template` took."""
+    """The rows, and the template that `+ template of lowest sharpness` took."""
 
     rungs: list[Rung]
     ranked: list[tuple[str, float]]
-    """Every template with its sharpness, the sharpest first."""
+    """Every template with its sharpness, the lowest first."""
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Step, mIoU and gain over the step before, both with their standard errors."""
@@ -71,20 +71,20 @@ def measure(
     config: RunConfig,
     track: Callable[[Iterable, str, int], Iterable] = lambda items, what, total: items,
 ) -> Ladder:
-    """Choose the sharpest packaged template on `train`, from labels alone, and climb on `val`."""
+    """Choose the packaged template of the lowest sharpness on `train`, from labels alone, and climb on `val`."""
     templates = list(dict.fromkeys(t for name in TEMPLATE_LISTS for t in load_templates(name)))
-    ranked = sharpest_template(encoder, vocabulary, train, templates, track)
+    ranked = templates_by_sharpness(encoder, vocabulary, train, templates, track)
     return Ladder(climb(encoder, vocabulary, val, ranked[0][0], config, track), ranked)
 
 
-def sharpest_template(
+def templates_by_sharpness(
     encoder: Encoder,
     vocabulary: Vocabulary,
     dataset: Dataset,
     templates: Sequence[str],
     track: Callable[[Iterable, str, int], Iterable] = lambda items, what, total: items,
 ) -> list[tuple[str, float]]:
-    """Templates with their sharpness on the multi-label pictures of a data set, the sharpest (lowest) first.
+    """Templates with their sharpness on the multi-label pictures of a data set, the lowest first.
 
     Bare class names stand in the templates, so that synonyms cannot stand in for a bad one.
     """
@@ -155,7 +155,7 @@ def rungs(encoder: Encoder, vocabulary: Vocabulary, template: str, config: RunCo
             ("GradCAM on logits", plain, bare.using(localize=LocalizeConfig(softmax=False))),
             ("+ softmax over the labels", plain, bare.using(localize=LocalizeConfig(background=False))),
             ("+ background words", plain, bare),
-            ("+ sharpest template", sharp, bare),
+            ("+ template of lowest sharpness", sharp, bare),
             ("+ synonyms", fused, bare),
             ("+ affinity", fused, replace(config, refine=("affinity",))),
             ("+ CRF", fused, replace(config, refine=("affinity", "crf"))),

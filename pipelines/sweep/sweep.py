@@ -63,11 +63,11 @@ class TemplateScore:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """The templates, the sharpest first, and how well their order agrees with that by mIoU."""
+    """The templates, that of the lowest sharpness first, and how well their order agrees with that by mIoU."""
 
     scores: tuple[TemplateScore, ...]
     correlation: RankCorrelation | None
-    """Between sharpness and mIoU: negative where sharper templates make better masks. None without truth."""
+    """Between sharpness and mIoU: negative where templates of lower sharpness make better masks. None without truth."""
     pictures: int
     """Pictures with several labels, which sharpness is measured on."""
     with_truth: int
@@ -76,7 +76,7 @@ class SweepResult:
 
     @property
     def best(self) -> TemplateScore:
-        """The sharpest template."""
+        """The template of the lowest sharpness."""
         return self.scores[0]
 
 

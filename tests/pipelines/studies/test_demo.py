@@ -17,7 +17,7 @@ ROWS = [
     "GradCAM on logits",
     "+ softmax over the labels",
     "+ background words",
-    "+ sharpest template",
+    "+ template of lowest sharpness",
     "+ synonyms",
     "+ affinity",
     "+ CRF",

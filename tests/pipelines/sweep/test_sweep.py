@@ -81,7 +81,7 @@ def test_sharpness_is_that_of_the_bank_the_masks_use(swept, encoder, vocabulary,
         assert row.sharpness == pytest.approx(by_hand, rel=1e-4)
 
 
-def test_the_sharpest_template_comes_first(swept):
+def test_the_template_of_the_lowest_sharpness_comes_first(swept):
     values = [row.sharpness for row in swept[1].scores]
     assert values == sorted(values)
     assert len(set(values)) == 3
@@ -241,7 +241,7 @@ def test_the_command_writes_table_json_report_and_vocabulary(root, weights, tmp_
     assert applied.templates == (found["best"],)
     assert (applied.classes, applied.background) == (original.classes, original.background)
     head = (tmp_path / "best.yaml").read_text()
-    assert head.startswith("# template: sharpest of 3")
+    assert head.startswith("# template: lowest sharpness of 3")
     assert "'a photo of a {}.'" in " ".join(head.split())
 
 
