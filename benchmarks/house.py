@@ -1,4 +1,4 @@
-"""How the tree reads, in figures; one column for each tree (default: this one): `python benchmarks/house.py [TREE ...]`"""
+"""How the tree reads, in figures, one column for each tree (default: this): `python benchmarks/house.py [TREE ...]`."""
 
 from __future__ import annotations
 
