@@ -99,8 +99,8 @@ def run_demo(out: Path, scenes: ScenesConfig, iterations: int = 300) -> DemoResu
         show_segmenter(page, out, val, trained, miou, pictures=6)
     page.heading("Real photographs")
     page.paragraph(
-        "They show that real files are processed. The model knows drawn scenes only, so the masks are meaningless here: for "
-        "photographs pass --weights ViT-B/16."
+        "They show that real files are processed. The model knows drawn scenes only, so the masks are meaningless "
+        "here: for photographs pass --weights ViT-B/16."
     )
     page.gallery(gallery(photographs / "run", _photograph_dataset(pictures, vocabulary.class_id), maker, 4))
     page.write(out / "report.html")
