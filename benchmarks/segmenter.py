@@ -1,4 +1,5 @@
-"""What a segmenter learns from the masks: drawn truth against pseudo masks with and without the confidence-guided loss.
+"""What a segmenter learns from the masks: ground truth compared with pseudo masks with and without the
+confidence-guided loss.
 
     python benchmarks/segmenter.py --out runs/bench-segmenter --jobs 2
 
@@ -20,10 +21,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 CONDITIONS = {
-    "drawn truth": ("truth", ["--loss", "plain", "--balanced"]),
+    "ground truth": ("truth", ["--loss", "plain", "--balanced"]),
     "masks, hard": ("run", ["--loss", "hard", "--balanced"]),
     "masks, plain": ("run", ["--loss", "plain", "--balanced"]),
-    "drawn truth, unbalanced": ("truth", ["--loss", "plain"]),
+    "ground truth, unbalanced": ("truth", ["--loss", "plain"]),
     "masks, soft": ("run", ["--loss", "soft", "--balanced"]),
 }
 """Name: what it is trained on, and the flags of `clip-es train` it differs in."""
@@ -82,10 +83,10 @@ def table(out: Path, seeds: int, masks: Path, val_masks: Path) -> None:
             spread = statistics.stdev(found) if len(found) > 1 else float("nan")
             each = ", ".join(f"{value:.2f}" for value in found)
             print(f"{name:23} mIoU {statistics.mean(found):6.2f} +- {spread:.2f}   ({each})")
-    truth = result.get("drawn truth")
+    truth = result.get("ground truth")
     for name, found in result.items():
-        if truth and name != "drawn truth":
-            print(f"{name:23} over drawn truth: {statistics.mean(found) / statistics.mean(truth):.3f}")
+        if truth and name != "ground truth":
+            print(f"{name:23} over ground truth: {statistics.mean(found) / statistics.mean(truth):.3f}")
     if "masks, hard" in result and "masks, plain" in result:
         gain = statistics.mean(result["masks, hard"]) - statistics.mean(result["masks, plain"])
         print(f"hard over plain: {gain:+.2f} points")

@@ -1,4 +1,4 @@
-"""What labels from CLIP itself are worth: the ladder of steps, honest confidences, and masks without any label given.
+"""How good labels from CLIP itself are: the ladder of steps, honest confidences, and masks without any label given.
 
     python benchmarks/tagging.py --pictures 300
 

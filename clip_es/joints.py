@@ -45,7 +45,7 @@ class Table(Mapping[str, R], Generic[R]):
         self.kind, self.group, self._type = kind, group, row_type
         self._rows: dict[str, R] = {}
         self.broken: dict[str, str] = {}
-        """Rows of other packages that could not be had, and why."""
+        """Rows of other packages that could not be loaded, and why."""
         self._complete = False
         for row in rows:
             self._rows[row.name] = row

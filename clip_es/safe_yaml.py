@@ -1,4 +1,4 @@
-"""YAML of a file that nobody vouches for: plain values, no references, no repeated keys, one kind of error."""
+"""YAML of an untrusted file: plain values, no references, no repeated keys, one kind of error."""
 
 from __future__ import annotations
 

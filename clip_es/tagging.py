@@ -42,7 +42,7 @@ class Tags:
     confidences: Float32[Tensor, " class"]
     """The same scores as confidence."""
     sure: float
-    """0..1: how likely all classes are judged rightly, were they independent: the product of max(p, 1 - p)."""
+    """0..1: how likely all classes are judged correctly, were they independent: the product of max(p, 1 - p)."""
 
     def __post_init__(self) -> None:
         if len(self.class_ids) != len(self.confidence) or self.scores.shape != self.confidences.shape:

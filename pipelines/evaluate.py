@@ -88,7 +88,7 @@ def read_ids(path: Path) -> list[str]:
             raise line
         found[line.split()[0]] = None
     if not found:
-        raise DataError("lists no picture", where=path, expected="one id a line")
+        raise DataError("lists no picture", where=path, expected="one id per line")
     return list(found)
 
 

@@ -43,7 +43,7 @@ class PredictConfig:
     threshold: float = 0.0
     """Pixels less confident than this become 255."""
     max_megapixels: float = 100.0
-    """Pictures with more million pixels are refused before they are decoded."""
+    """Pictures with more than this many million pixels are refused before they are decoded."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:

@@ -40,7 +40,7 @@ class Proposal:
     nearest: str = ""
     """The class it agrees with most in CLIP's text space."""
     agreement: float | None = None
-    """Cosine with that class; None where nobody asked."""
+    """Cosine with that class; None where it was not asked for."""
 
 
 def general_words() -> tuple[str, ...]:

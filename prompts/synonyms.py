@@ -44,7 +44,7 @@ class Meaning:
     supported: int = 0
     """How many of the class's synonyms and aliases share it or are kinds of it."""
     agreement: float | None = None
-    """Cosine of the sense with the class and its company, in CLIP's text space; None where nobody asked."""
+    """Cosine of the sense with the class and its company, in CLIP's text space; None where it was not asked for."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Sentence templates: text files with one template a line, `{}` where the class stands, `#` for remarks."""
+"""Sentence templates: text files with one template per line, `{}` where the class stands, `#` for remarks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_template(template: str, where: object) -> str:
 
 
 def load_templates(name_or_path: str | Path) -> tuple[str, ...]:
-    """A packaged list by name, or a text file of one template a line.
+    """A packaged list by name, or a text file of one template per line.
 
     Raises ConfigError: unknown name, unreadable file, a line without `{}`, a template twice, no template at all.
     """

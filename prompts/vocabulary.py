@@ -11,8 +11,8 @@ A vocabulary is a YAML file:
       - {name: bee, prompt: bee insect, synonyms: [insect], aliases: [honey bee]}
     background: [grass, sky]            # default: the words of voc12 that are no class here
 
-A plain list of names is a vocabulary too: in YAML, in a text file with one name a line (.txt, .names, .lst; a line that
-begins with # is a remark), or as it is: `cat,dog,tree`.
+A plain list of names is a vocabulary too: in YAML, in a text file with one name per line (.txt, .names, .lst; a line
+that begins with # is a remark), or as it is: `cat,dog,tree`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ TEMPLATE = "a clean origami {}."
 """The template of CLIP-ES."""
 
 LISTS = (".txt", ".names", ".lst")
-"""Suffixes of files with one name a line."""
+"""Suffixes of files with one name per line."""
 
 _LARGEST_FILE = 2**20
 _KEYS = ("name", "source", "template", "templates", "box_threshold", "classes", "background")
@@ -163,7 +163,7 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
         raise ConfigError(
             "there is no such vocabulary",
             where=path,
-            expected=f"a YAML file, a text file with one name a line, names such as cat,dog, or one of "
+            expected=f"a YAML file, a text file with one name per line, names such as cat,dog, or one of "
             f"{', '.join(PACKAGED)}",
             next_step=nearest(str(name_or_path), PACKAGED) or None,
         )

@@ -1,4 +1,4 @@
-"""A trained segmenter as one ONNX file, held against PyTorch before it gets its name."""
+"""A trained segmenter as one ONNX file, compared with PyTorch before it is saved under its name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from clip_es.store.disk import make_folder, write_atomic
 
 OPSET = 18
 TOLERANCE = 1e-3
-"""Largest difference of a probability that is taken for rounding."""
+"""Largest difference of a probability that counts as rounding."""
 
 Way = Literal["auto", "torch.export", "tracing"]
 """Which of torch's exporters: torch.export follows sizes through reshapes, tracing is quicker and the older one."""
@@ -42,7 +42,7 @@ class Exported:
     free: str
     """Which of batch, height and width are free; the others are those it was exported with."""
     checked: tuple[tuple[int, ...], ...]
-    """Shapes [n 3 h w] at which it was held against PyTorch."""
+    """Shapes [n 3 h w] at which it was compared with PyTorch."""
     difference: float
     """Largest difference of a probability."""
     other_labels: float

@@ -24,7 +24,7 @@ class LocalizeConfig:
     variant: Variant = "gradcam"
     """gradcam is CLIP-ES. The others come from pytorch-grad-cam (extra `gradcam`)."""
     softmax: bool = True
-    """Explain softmax scores. Off: plain logits, in which nothing competes."""
+    """Explain softmax scores. Off: plain logits, without competition."""
     background: bool = True
     """Let the background words compete. Off: only the labels of the picture do."""
 

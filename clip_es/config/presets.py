@@ -12,7 +12,7 @@ _SLIDING = "-sliding"
 
 
 CLIPER_SCENES = CliperConfig(short_side=192, temperature=30.0, score_threshold=1.0, background_threshold=0.7)
-"""For drawn scenes and their small CLIP, chosen on 60 scenes that no figure is told of."""
+"""For drawn scenes and their small CLIP, chosen on 60 scenes that no figure uses."""
 
 
 @dataclass(frozen=True)

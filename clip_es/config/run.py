@@ -80,7 +80,7 @@ class RunConfig:
     refiners: Annotated[Settings, tyro.conf.arg(name="refine")] = field(default_factory=refiner_defaults)
     mask: MaskConfig = field(default_factory=MaskConfig)
     arithmetic: Literal["fast", "published"] = "fast"
-    """published: the order of operations of the published code, for its very bits on a CPU; slower. A GPU is fast."""
+    """published: the order of operations of the published code, bit for bit on a CPU; slower. On a GPU always fast."""
 
     def __post_init__(self) -> None:
         METHODS.find(self.method, "--method")

@@ -14,19 +14,20 @@ class ImageConfig:
     """From a file to a picture."""
 
     max_megapixels: float = 100.0
-    """Pictures with more million pixels are refused before they are decoded."""
+    """Pictures with more than this many million pixels are refused before they are decoded."""
     exif: bool = True
     """Turn the picture as its EXIF orientation says. Off in the published code's first stage."""
     resize: Literal["rgb", "own-mode"] = "rgb"
-    """Convert to RGB before resizing, or resize in the file's own mode first, as published (palettes lose by it)."""
+    """Convert to RGB before resizing, or resize in the file's own mode first, as published (which degrades palette
+    pictures)."""
     size_from: Literal["picture", "annotation"] = "picture"
     """Whose height and width count where they differ. Published: the annotation's."""
     crf_decoder: Literal["same", "opencv"] = "same"
     """Who decodes the picture for the CRF: the same picture, or OpenCV once more, as published."""
     max_patches: int | None = 4096
-    """The encoder sees larger pictures scaled down to this many patches; masks keep the picture's size. Attention takes
-    memory by the square: for ViT-B/16 2 GB at 4096 patches (1024 x 1024 pixels), 200 GB for a telephone's 12 million
-    pixels. None: as published, no limit."""
+    """The encoder sees larger pictures scaled down to this many patches; masks keep the picture's size. The memory of
+    attention grows with the square of their number: for ViT-B/16 2 GB at 4096 patches (1024 x 1024 pixels), 200 GB for
+    a phone's 12 million pixels. None: as published, no limit."""
 
     def __post_init__(self) -> None:
         if self.max_patches is not None:
@@ -44,7 +45,8 @@ class EncoderConfig:
     """Arithmetic of all blocks but the last. From the softmax over labels on it is always float32."""
     activation: Literal["auto", "quick_gelu", "gelu"] = "auto"
     """quick_gelu: x sigmoid(1.702 x), OpenAI's. gelu: the plain one, of most CLIPs that open_clip has trained (LAION).
-    Keys do not tell it. auto: as a config.json or open_clip_config.json beside the file says, else OpenAI's."""
+    The keys of a file do not show which. auto: as a config.json or open_clip_config.json beside the file says, else
+    OpenAI's."""
     half_weights: bool = True
     """Round the weights to float16 values first, as OpenAI's loader does."""
     half_positions: bool = True

@@ -31,7 +31,7 @@ def load_encoder(weights: str | Path, *, device: str = "auto", config: EncoderCo
     """The encoder for an official name (`ViT-B/16`, ...), the packaged `scenes`, or a weights file.
 
     `device` is `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, ...
-    Raises WeightsError: the weights cannot be had or used. ConfigError: no such device.
+    Raises WeightsError: the weights cannot be found or used. ConfigError: no such device.
     """
     if config.activation == "auto" and (told := told_activation(weights)):
         config = replace(config, activation=told)
@@ -163,7 +163,7 @@ class Encoder:
         attention = torch.zeros(len(pixels), patch_count, patch_count, device=self.device)
         for index, block in enumerate(blocks[:-1]):
             if index < len(blocks) - layers:
-                tokens = block(tokens)  # fused: nobody will look at this layer's attention
+                tokens = block(tokens)  # fused: this layer's attention is not used
             else:
                 tokens, weights = block.forward_with_weights(tokens)
                 attention += weights.mean(1)[:, 1:, 1:]

@@ -1,7 +1,7 @@
 """COCO's run-length masks: column by column, the lengths of 0, 1, 0, ... as text of six-bit letters.
 
 Source: the COCO API's description of its mask format. Written in numpy, so that exporting needs no further library and
-reading refuses what would make compiled code write outside its memory; tests hold it against pycocotools.
+reading refuses what would make compiled code write outside its memory; tests compare it with pycocotools.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Method:
     settings: type
     """A frozen dataclass that can be made without arguments; its fields become flags."""
     make: Callable[[Parts], Localizer]
-    """Raises ConfigError, WeightsError, DataError: what it needs cannot be had."""
+    """Raises ConfigError, WeightsError, DataError: what it needs cannot be loaded."""
     finds_classes: bool = False
     """Whether it works without labels."""
     prefix: str = ""

@@ -29,8 +29,8 @@ class DiffusionConfig:
     """Maps carried along Stable Diffusion's self-attention (extra `diffusion`)."""
 
     model: str = "stabilityai/stable-diffusion-2-1-base"
-    """A folder in the diffusers layout, or a hub name. The 2.1-base weights have left that hub name; mirrors exist, and
-    1.5 and 1.4 work too."""
+    """A folder in the diffusers layout, or a hub name. The 2.1-base weights are no longer at that hub name; mirrors
+    exist, and 1.5 and 1.4 work too."""
     threshold: float = 0.1
     """Entries of an attention below this share of their column's maximum are dropped."""
     mode: Literal["chain", "mean", "single"] = "chain"
@@ -190,7 +190,7 @@ class DiffusionRefiner:
 
 
 def make(config: DiffusionConfig, around: Surroundings) -> DiffusionRefiner:
-    """The refiner of the table. Raises ConfigError, WeightsError: its network cannot be had."""
+    """The refiner of the table. Raises ConfigError, WeightsError: its network cannot be loaded."""
     return DiffusionRefiner(config, around.device)
 
 

@@ -99,7 +99,7 @@ class Dino:
 
 
 def make(config: DinoConfig, around: Surroundings) -> Dino:
-    """The refiner of the table. Raises ConfigError, WeightsError: the network cannot be had."""
+    """The refiner of the table. Raises ConfigError, WeightsError: the network cannot be loaded."""
     return Dino(config.model, config, around.device)
 
 

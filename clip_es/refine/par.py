@@ -33,7 +33,7 @@ class ParConfig:
     colour: float = 0.3
     """Colour reach, in standard deviations of the neighbours' colours."""
     position_weight: float = 0.01
-    """What nearness alone counts, beside 1 for colour."""
+    """Weight of the distance, relative to 1 for colour."""
     background_power: float = 1.0
     """The background score is (1 - best map) to this power."""
 

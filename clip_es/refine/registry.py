@@ -44,7 +44,7 @@ class Refiner:
     settings: type
     """A frozen dataclass that can be made without arguments; its fields become the flags --refine.NAME.FIELD."""
     make: Callable[[Any, Surroundings], GridRefiner | FullSizeRefiner]
-    """From settings to the refiner. Raises ConfigError: an extra is missing. WeightsError: weights cannot be had."""
+    """From settings to the refiner. Raises ConfigError: an extra is missing. WeightsError: weights cannot be loaded."""
     resolve: Callable[[Any, str], Any] = lambda settings, _: settings
     """From settings and a kind of device to settings in which nothing is left to choose."""
     check: Callable[[Any], None] = lambda _: None
@@ -126,7 +126,7 @@ def on_patches(chain: Chain) -> bool:
 def on_grid(chain: Chain, around: Surroundings) -> list[tuple[str, GridRefiner]]:
     """Names and functions of the refiners before full size.
 
-    Raises ConfigError: an extra is missing. WeightsError: the weights that a refiner needs cannot be had.
+    Raises ConfigError: an extra is missing. WeightsError: the weights that a refiner needs cannot be loaded.
     """
     return [(row.name, row.make(settings_for(chain, row), around)) for row in in_order(chain.refine)[0]]  # pyright: ignore[reportReturnType]
 

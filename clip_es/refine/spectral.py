@@ -40,8 +40,9 @@ class SpectralConfig:
     amount: float = 0.5
     """How much of a segment's mean a patch takes: 0 changes nothing, 1 makes maps constant on each segment."""
     colours: Literal["hsv", "rgb", "none"] = "rgb"
-    """Who else is a neighbour. hsv: the nearest in hue, saturation, value and place, the closer the stronger, as in the
-    paper. rgb: the nearest in colour and place, counted, as in the public deep-spectral code. none: features alone."""
+    """What else makes patches neighbours. hsv: the nearest in hue, saturation, value and place, the closer the
+    stronger, as in the paper. rgb: the nearest in colour and place, counted, as in the public deep-spectral code. none:
+    features alone."""
     colour_weight: float = 1.0
     """Weight of the colour neighbours against the features, whose own weights are 0..1; published: 10."""
     neighbours: int = 20
@@ -72,7 +73,7 @@ class SpectralRefiner:
     """`refine`, or the same with features of a DINO."""
 
     def __init__(self, config: SpectralConfig, device: str | torch.device = "cpu") -> None:
-        """Raises ConfigError, WeightsError: a DINO was asked for that cannot be had."""
+        """Raises ConfigError, WeightsError: the DINO named cannot be loaded."""
         self.config = config
         self.dino = None if config.features == "clip" else Dino(config.features, DinoConfig(), device)
 
@@ -91,7 +92,7 @@ class SpectralRefiner:
 
 
 def make(config: SpectralConfig, around: Surroundings) -> SpectralRefiner:
-    """The refiner of the table. Raises ConfigError, WeightsError: its network cannot be had."""
+    """The refiner of the table. Raises ConfigError, WeightsError: its network cannot be loaded."""
     return SpectralRefiner(config, around.device)
 
 

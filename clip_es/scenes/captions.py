@@ -80,7 +80,7 @@ def caption(
     """A sentence about a scene.
 
     `class_ids` and `colours` have one entry for each object. Every class is named once, with its number where there
-    are several. `background_rate` is the share of captions that speak of the background; such a caption names each
+    are several. `background_rate` is the share of captions that mention the background; such a caption names each
     visible word with probability 0.85.
     """
     things, nouns = [], []

@@ -63,7 +63,7 @@ class ScenePhrasesConfig:
     side: tuple[int, int] = (192, 256)
     """Shortest and longest side of a scene, pixels."""
     without: tuple[str, ...] = ()
-    """Classes that are never spoken of; they stay in the pictures, where a decoder learns to pass them over."""
+    """Classes that are never named; they stay in the pictures, where a decoder learns to pass them over."""
     hide: bool = False
     """Take other scenes in place of those that show such a class."""
     part: Part = "train"

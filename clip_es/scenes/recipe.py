@@ -26,7 +26,7 @@ class Phase:
     batch: int = 256
     """Pairs in a batch."""
     background_rate: float = 0.75
-    """Share of the captions that speak of the background."""
+    """Share of the captions that mention the background."""
     patch: float = 1.0
     """Weight of the term in which single patches and nouns explain each other."""
     agree: float = 1.0

@@ -190,9 +190,9 @@ def _notes(run: Path, folders: list[Path] | None, names: tuple[str, ...] | None)
     if failed := read_failures(run / "failures.csv"):
         yield f"{len(failed)} rows in failures.csv: these pictures have no mask and will not be trained on"
     if folders is None:
-        yield "sizes were not held against the pictures: run.yaml does not name their folder; pass --images"
+        yield "sizes were not compared with the pictures: run.yaml does not name their folder; pass --images"
     if names is None:
-        yield "labels were not held against a vocabulary: run.yaml does not name its classes; pass --vocabulary"
+        yield "labels were not compared with a vocabulary: run.yaml does not name its classes; pass --vocabulary"
 
 
 def _folders(images: str | Path | Sequence[Path] | None, run: Manifest) -> list[Path] | None:

@@ -68,7 +68,7 @@ def zero_shot(
     threshold: float = 0.3,
     track: Track = iter,
 ) -> ZeroShotScores:
-    """Every class and the word background are asked of every picture; the most probable one wins each pixel.
+    """Every class and the word background are prompts on every picture; the most probable one wins each pixel.
 
     Pictures and labels are stretched to a square of `side` (labels by nearest pixel). `background_factor` multiplies
     the probability of "background"; None leaves that word out, and pixels where no class is above `threshold` are
@@ -100,7 +100,7 @@ class OneShotConfig:
     """Which episodes, and how their pictures are fitted. The defaults are those of Pascal-5i."""
 
     prompt: Literal["example", "text"] = "example"
-    """What the class is asked for with: another picture and its mask, or its name."""
+    """The prompt: another picture with its mask, or the name of the class."""
     folds: Literal["blocks", "interleaved"] = "blocks"
     """Fold k holds the classes k n .. k n + n - 1 (Pascal-5i), or k, k + folds, ... (COCO-20i)."""
     fold_count: int = 4

@@ -37,13 +37,14 @@ _COLUMNS = ("severity", "kind", "image_id", "file", "detail", "remedy")
 
 @dataclass(frozen=True, kw_only=True)
 class CheckData(OnPresets[S]):
-    """Look for whatever would stop or spoil a run."""
+    """Find whatever would stop or spoil a run."""
 
     vocabulary: VocabularyFlag = "voc12"
     fast: bool = False
-    """Read headers only: a thousand pictures a second or more, but damage, masks and repeated pictures stay unseen."""
+    """Read headers only: a thousand pictures a second or more, but damage, bad masks and repeated pictures go
+    unnoticed."""
     workers: int | None = None
-    """Further processes that decode; None: chosen by cores and number of pictures."""
+    """Additional processes that decode pictures; None: chosen by cores and number of pictures."""
     estimate: bool = True
     """Make the masks of a few pictures and say what the run will take in time, memory and disk."""
     measure: int = 4

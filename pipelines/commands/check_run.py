@@ -19,7 +19,7 @@ from clip_es.store.tables import write_csv
 
 @dataclass(frozen=True, kw_only=True)
 class CheckRun:
-    """Look for whatever would stop or spoil a training: labels out of range, wrong sizes, missing or damaged files.
+    """Find whatever would stop or spoil a training: labels out of range, wrong sizes, missing or damaged files.
 
     Reads every file of the run and lists all problems at once; exit code 1 where there are any.
     """
@@ -32,7 +32,7 @@ class CheckRun:
     headers_only: bool = False
     """Look at names, kinds and sizes alone: seconds in place of minutes, and no class balance."""
     workers: int = 0
-    """Further processes that decode."""
+    """Additional processes that decode pictures."""
     shown: int = 5
     """Files shown of each kind of problem."""
     out: Path | None = None

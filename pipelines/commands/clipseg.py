@@ -54,7 +54,7 @@ class _Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt(_Model):
-    """Where is what I ask for? A map and a mask for each prompt, words or an example, of one picture.
+    """Find words or an example in one picture: a map and a mask for each prompt.
 
     Writes for each prompt N map (grey), mask (0 or 255) and overlay as PNG, and report.html.
     """
@@ -124,7 +124,7 @@ class EvaluateReferring(_Model):
     table: Path | None = None
     """CSV with the header `image,phrase,mask`."""
     by: Literal["text", "example"] = "text"
-    """Ask in words, or by another picture of the same phrase with its mask."""
+    """Prompt with words, or with another picture of the same phrase and its mask."""
     prompt: str = "{}"
     """Sentence around a phrase."""
     side: int | None = None
@@ -202,12 +202,12 @@ class _Labelled(_Model):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateZeroShot(_Labelled):
-    """All classes asked of every picture; IoU of those the decoder saw masks of and of the others."""
+    """All classes as prompts on every picture; IoU of seen and of unseen classes."""
 
     unseen: tuple[str, ...]
-    """Classes the decoder saw no mask of."""
+    """Classes the decoder was trained without."""
     prompt: str = "{}"
-    """Sentence around a name; the word background is asked bare."""
+    """Sentence around a name; the word background is used alone."""
     background_factor: float | None = 3.0
     """Factor on the probability of "background", as published. None: pixels below --threshold are background."""
     threshold: float = 0.3

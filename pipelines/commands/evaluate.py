@@ -18,20 +18,20 @@ from clip_es.types import UNDECIDED
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Compare masks with the truth, file by file, in one pass that holds one pair at a time.
+    """Compare masks with the ground truth, file by file, in one pass that holds one pair at a time.
 
-    Truth outside the classes (255) is ignored. Classes without ground-truth pixels do not enter the mIoU.
+    Ground truth outside the classes (255) is ignored. Classes without ground-truth pixels do not enter the mIoU.
     """
 
     masks: Path
     """Folder of predicted PNGs. RUN/labels has a label for every pixel, RUN/masks leaves unsure ones at 255."""
     truth: Path
-    """Folder of ground-truth PNGs with the same names; in sub-folders, a/b.png is the truth of a/b.png or a__b.png."""
+    """Folder of ground-truth PNGs with the same names; in sub-folders, a/b.png belongs to a/b.png or a__b.png."""
     vocabulary: VocabularyFlag = "voc12"
     classes: str | None = None
-    """In place of a vocabulary: how many labels there are, or a text file with one name a line, label 0 first."""
+    """In place of a vocabulary: how many labels there are, or a text file with one name per line, label 0 first."""
     list_file: Path | None = None
-    """Only these pictures, one id a line; one without a mask is reported, and the exit code is 1."""
+    """Only these pictures, one id per line; one without a mask is reported, and the exit code is 1."""
     undecided: Literal["miss", "ignore"] = "miss"
     """A predicted 255 counts against the true class, or not at all."""
     out: Path | None = None
@@ -67,7 +67,7 @@ class Evaluate:
         return 1 if result.failures else 0
 
     def names(self) -> tuple[str, ...]:
-        """Name of each label, 0 first. Raises ConfigError, DataError: none can be had."""
+        """Name of each label, 0 first. Raises ConfigError, DataError: none are known."""
         if self.classes is None:
             return ("background", *load_vocabulary(self.vocabulary).names)
         if self.classes.isascii() and self.classes.isdigit():

@@ -68,7 +68,7 @@ class Export:
 
 @dataclass(frozen=True, kw_only=True)
 class Import:
-    """Masks that a person has edited override those of their run."""
+    """Bring edited masks back: they replace those of their run."""
 
     run_folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
     """Folder of the run they came from."""
@@ -79,7 +79,7 @@ class Import:
     labels: LabelKind | None = None
     """What had been exported; None: what the folder's mark says, otherwise masks."""
     reviewed: bool = False
-    """A person has looked at the whole of every picture: all its pixels become sure, not the edited ones alone."""
+    """Every picture was checked as a whole: all its pixels become certain, not only the edited ones."""
     on_conflict: OnConflict = "refuse"
     """A picture edited here that the run has changed since it was exported: refused, taken from here (theirs), or left
     as the run has it (ours)."""
@@ -107,7 +107,7 @@ class Import:
 
 @dataclass(frozen=True, kw_only=True)
 class Restore:
-    """Masks as they were before an import; what they are now is kept in turn, so this can be undone as well."""
+    """Restore masks as they were before an import; the present ones are kept, so this can be undone too."""
 
     run_folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
     """Folder of the run."""
@@ -126,7 +126,7 @@ class Restore:
 
 @dataclass(frozen=True, kw_only=True)
 class Worst:
-    """The pictures a run is least sure of, exported for a person to mend."""
+    """Export the pictures a run is least sure of, to be corrected by hand."""
 
     run_folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
     """Folder of a run."""
@@ -139,11 +139,11 @@ class Worst:
     by: ScoreName = "expected-miou"
     """expected-miou: the mIoU that the confidences promise. mean-confidence: of all pixels. decided-share: not 255."""
     labels: LabelKind = "decided"
-    """decided: the likeliest labels, to be mended. masks: unsure pixels are marked as undecided, to be filled."""
+    """decided: the likeliest labels, to be corrected. masks: unsure pixels are marked as undecided, to be filled."""
     again: bool = False
-    """Also those that came back from a person before."""
+    """Include pictures that were corrected before."""
     truth: Path | None = None
-    """Folder of ground-truth PNGs: tells how well each score predicts the true mIoU of a picture."""
+    """Folder of ground-truth PNGs: shows how well each score predicts the true mIoU of a picture."""
     images: Path | None = None
     """Folder of the pictures; None: where run.yaml says they are."""
     pictures: PictureMode = "link"

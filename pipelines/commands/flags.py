@@ -12,7 +12,7 @@ from clip_es.prompts.vocabulary import PACKAGED
 
 _WEIGHTS = f"{', '.join(OFFICIAL)} (each fetched once), scenes (in the package), or a file."
 _KNOWN = "; ".join(f"{name}: {what}" for name, what in PACKAGED.items())
-_OTHERS = "a YAML file, a text file with one name a line, or names such as cat,dog"
+_OTHERS = "a YAML file, a text file with one name per line, or names such as cat,dog"
 
 VocabularyFlag = Annotated[
     str, tyro.conf.arg(help=f"Classes, prompts, background words, template. {_KNOWN}; {_OTHERS}.")
@@ -28,7 +28,7 @@ TemplateListsFlag = Annotated[
     tuple[str, ...],
     tyro.conf.arg(
         help=f"Lists to compare, joined: {'; '.join(f'{name}: {what}' for name, what in TEMPLATES.items())}; "
-        "or text files of one template a line."
+        "or text files of one template per line."
     ),
 ]
 """Which sentences."""

@@ -21,7 +21,7 @@ from clip_es.store.tables import write_json
 
 @dataclass(frozen=True, kw_only=True)
 class Oracle(OnSource[S]):
-    """A bound for a run: segments chosen by looking at the truth."""
+    """An upper bound for a run: segments chosen with the ground truth."""
 
     run_folder: Annotated[Path, tyro.conf.arg(name="run")]
     """Folder of a run of `clip-es masks` on these pictures; its labels/ are compared."""
@@ -31,7 +31,7 @@ class Oracle(OnSource[S]):
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     out: Path | None = None
-    """Also write the figures to this folder: oracle.json and oracle.html, both stamped as what they are."""
+    """Also write the figures to this folder: oracle.json and oracle.html, both marked as an oracle's."""
     image: ImageConfig = field(default_factory=ImageConfig)
     spectral: SpectralConfig = field(default_factory=SpectralConfig)
 

@@ -31,17 +31,17 @@ class Predict:
     checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
     """final.pth of a training, or any checkpoint of mmengine or mmsegmentation."""
     images: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
-    """Folder of pictures (sub-folders too: a/b.jpg becomes a__b.png), a .txt with one path a line, or one picture."""
+    """Folder of pictures (sub-folders too: a/b.jpg becomes a__b.png), a .txt with one path per line, or one picture."""
     out: Path
     """Folder of the results. The same call with the same folder continues."""
     config: Path | None = None
-    """Config of the model, an mmengine file that is run as such. None: config.py beside the checkpoint, never run."""
+    """Config of the model, an mmengine file, which is executed. None: config.py beside the checkpoint, never run."""
     list_file: Path | None = None
     """Only these pictures of the folder, one id or path a line."""
     scales: tuple[float, ...] = (1.0,)
-    """Look at the picture at several sizes, such as 0.5 0.75 1.0 1.25 1.5 1.75, and average."""
+    """Predict at several sizes, such as 0.5 0.75 1.0 1.25 1.5 1.75, and average."""
     flip: bool = False
-    """Look at the mirrored picture as well, and average."""
+    """Predict on the mirrored picture as well, and average."""
     crf: bool = False
     """Sharpen borders with the dense CRF, whose settings are the --refine.crf flags."""
     threshold: float = 0.0
@@ -55,7 +55,7 @@ class Predict:
     shard: str = "1/1"
     """i/n: do every n-th picture, beginning with the i-th. All shards may share one --out."""
     max_megapixels: float = 100.0
-    """Pictures with more million pixels are refused before they are decoded."""
+    """Pictures with more than this many million pixels are refused before they are decoded."""
     crf_config: Annotated[CrfConfig, tyro.conf.arg(name="refine.crf")] = field(default_factory=CrfConfig)
 
     def run(self) -> int:
@@ -114,7 +114,7 @@ class ExportOnnx:
     """Write a trained segmenter as ONNX: `image` float32 [n 3 h w], RGB 0..255, to `logits` [n label h w].
 
     Normalisation is part of the file; resizing, sliding windows and the CRF are not. The file is run with onnxruntime
-    and held against PyTorch before it gets its name; if they differ, nothing is written and the exit code is 2.
+    and compared with PyTorch before it is saved under its name; if they differ, nothing is written: exit code 2.
     """
 
     checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
@@ -122,7 +122,7 @@ class ExportOnnx:
     out: Path
     """The file to write."""
     config: Path | None = None
-    """Config of the model, an mmengine file that is run as such. None: config.py beside the checkpoint, never run."""
+    """Config of the model, an mmengine file, which is executed. None: config.py beside the checkpoint, never run."""
     size: tuple[int, int] = (512, 512)
     """Height and width the model is traced with; the only ones it then takes where sizes cannot be free."""
     fixed: bool = False
@@ -133,7 +133,7 @@ class ExportOnnx:
     opset: int = OPSET
     """Version of ONNX's operators."""
     tolerance: float = TOLERANCE
-    """Largest difference of a probability that is taken for rounding."""
+    """Largest difference of a probability that counts as rounding."""
 
     def run(self) -> int:
         """Export, compare, say how well they agree."""

@@ -18,7 +18,7 @@ class ScenesMake:
     """Draw a data set in VOC layout: JPEGImages, Annotations, SegmentationClass, ImageSets."""
 
     out: Path = Path("runs/scenes")
-    """Where to. Calling again draws only what is missing."""
+    """Folder of the data set. Calling again draws only what is missing."""
     scenes: Annotated[ScenesConfig, tyro.conf.arg(name="")] = field(default_factory=ScenesConfig)
 
     def run(self) -> int:

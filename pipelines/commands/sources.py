@@ -32,7 +32,7 @@ class DataSource:
     """The weights that its commands have where none are named."""
 
     labels: LabelSource = "given"
-    """Who says what is in a picture: the data set, CLIP's own reading of the picture, or the method itself."""
+    """Where the labels come from: the data set, CLIP's own reading of the picture, or the method itself."""
 
     @property
     def label_source(self) -> LabelSource:
@@ -145,7 +145,7 @@ class Voc12Source(DataSource):
     split: str = "train"
     """Name of a list in ImageSets/Segmentation; train_aug is derived from SegmentationClassAug where there is none."""
     list_file: Path | None = None
-    """A list of your own in place of --split: one id a line."""
+    """Your own list instead of --split: one id per line."""
     difficult: Use = "keep"
     """Whether objects marked difficult count as labels, as published."""
     truncated: Use = "keep"

@@ -34,7 +34,7 @@ class Train:
     out: Path
     """Folder of checkpoints, log, TensorBoard's events and final.pth."""
     images: Path | None = None
-    """Folder of the pictures. None: where the masks were made from."""
+    """Folder of the pictures. None: those the masks were made from."""
     list_file: Path | None = None
     """Ids to train on, one a line. None: every mask of the folder."""
     vocabulary: OwnVocabularyFlag = None

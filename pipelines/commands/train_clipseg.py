@@ -121,7 +121,7 @@ class TrainClipSegPhraseCut(_Train):
     val_split: str | None = "miniv"
     """Split that is scored now and then; None: none."""
     without: tuple[str, ...] = ()
-    """Words: phrases that speak of them are left out, in singular or plural, to keep classes unseen."""
+    """Words: phrases that mention them are left out, in singular or plural, to keep classes unseen."""
 
     def data(self) -> tuple[PhraseSet, PhraseSet | None]:
         """The splits."""

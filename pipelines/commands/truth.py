@@ -105,7 +105,7 @@ class AnnotatedCoco17(_AnnotatedCoco):
 
 @dataclass(frozen=True, kw_only=True)
 class Truth(OnSource[S]):
-    """Ground-truth masks with the values of our own: 0 background, k + 1 class k, 255 ignored."""
+    """Ground-truth masks with this package's values: 0 background, k + 1 class k, 255 ignored."""
 
     variants: ClassVar[Mapping[str, type[DataSource]]] = {"coco14": AnnotatedCoco14, "coco17": AnnotatedCoco17}
 

@@ -50,7 +50,7 @@ class MaskMaker:
         """`templates` and `synonyms` say how the bank is made where none is given, `labels` where the classes of a
         picture come from.
 
-        Raises ConfigError, DataError; WeightsError: weights that the method or a refiner needs cannot be had.
+        Raises ConfigError, DataError; WeightsError: weights that the method or a refiner needs cannot be loaded.
         """
         self.encoder = encoder
         self.vocabulary = vocabulary

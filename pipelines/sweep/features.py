@@ -85,7 +85,7 @@ class FeatureCache:
         if known is not None and known.shape == (self.encoder.sizes.embed,):
             return torch.from_numpy(known), False
         picture = read_picture(record, self.encoder.patch, self.config)
-        # Nobody asks for attention here, so only the layer that must form it does.
+        # No attention is needed here, so only the layer that must form it does.
         vector = pooled_embedding(self.encoder, self.encoder.encode([picture.patches], attention_layers=1)[0]).cpu()
         self.saved.save(key, vector.numpy())
         return vector, True

@@ -1,4 +1,4 @@
-"""PASCAL VOC 2012: masks of `clip-es masks voc12 --split train_aug --out runs/voc`, drawn truth of val."""
+"""PASCAL VOC 2012: masks of `clip-es masks voc12 --split train_aug --out runs/voc`, ground truth of val."""
 
 # fmt: off
 metainfo = dict(

@@ -224,7 +224,7 @@ def png_header(path: Path) -> tuple[int, int, int, int]:
 
 
 def check_crc(path: Path) -> None:
-    """Hold every chunk of a PNG against its checksum, which Pillow does not do for pixels. Raises DataError."""
+    """Compare every chunk of a PNG with its checksum, which Pillow does not do for pixels. Raises DataError."""
     try:
         data = path.read_bytes()
     except OSError as error:

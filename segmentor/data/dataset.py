@@ -25,7 +25,7 @@ class PseudoMaskDataset(BaseSegDataset):
 
     `run` is a folder made by `clip-es masks`: labels before the 255 rule, with confidence, so that the threshold is the
     loss's to choose; its pictures are looked for where its run.yaml says, or in `images`. Without a run, `masks` is a
-    folder of PNGs as `clip-es masks` writes them, palette or grey, such as the drawn truth, and `images` has their
+    folder of PNGs as `clip-es masks` writes them, palette or grey, such as ground truth, and `images` has their
     pictures. `list_file` names the ids to use, one a line. `metainfo=dict(classes=(...))` are the names, background
     first.
 

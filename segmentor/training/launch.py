@@ -72,7 +72,7 @@ def train(
     backbones from the network are read with `weights_only=True`, and what cannot be read so is refused.
 
     Raises ConfigError: settings or config cannot work, or `out` holds another training. DataError: masks that do not
-    fit. WeightsError: a checkpoint or `init` cannot be used, or the backbone's weights cannot be had.
+    fit. WeightsError: a checkpoint or `init` cannot be used, or the backbone's weights cannot be loaded.
     """
     prepare()
     cfg = build_config(settings, data, out)

@@ -19,7 +19,7 @@ class TrainSettings:
     config: str = "deeplabv2_r101_voc"
     """deeplabv2_r101_voc, deeplabv2_r101_coco, deeplabv3plus_r50_voc, segformer_b2_voc, scenes_small, or a file."""
     loss: LossMode = "hard"
-    """hard: pixels below --threshold are left out (the paper's); soft: pixels count as much as they are sure; plain."""
+    """hard: pixels below --threshold are left out (the paper's); soft: weighted by their confidence; plain."""
     threshold: float = CRF_THRESHOLD
     """Confidence below which the hard loss leaves a pixel out, 0..1."""
     balanced: bool = False

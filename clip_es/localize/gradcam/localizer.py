@@ -46,7 +46,7 @@ class ClipEs:
         return localize(self.encoder, seen, self.bank, self.asked(class_ids), self.config)
 
     def asked(self, class_ids: Sequence[int] | None) -> Sequence[int]:
-        """The labels. Raises ConfigError: there are none to be had."""
+        """The labels. Raises ConfigError: there are none."""
         if class_ids is None:
             raise ConfigError(
                 "CLIP-ES explains labels, so it cannot work without any",
