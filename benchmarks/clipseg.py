@@ -21,8 +21,9 @@ import numpy as np
 import torch
 
 from clip_es.encoder import Encoder, load_encoder
-from clip_es.localize.clipseg.localizer import Decoder, block_outputs, prepare, text_prompts
+from clip_es.localize.clipseg.decoder import Decoder
 from clip_es.localize.clipseg.scores import score_phrases
+from clip_es.localize.clipseg.sight import block_outputs, prepare, text_prompts
 from clip_es.localize.clipseg.weights import load_decoder
 from clip_es.pipelines.clipseg.evaluate import OneShotConfig, one_shot, zero_shot
 from clip_es.prompts import load_vocabulary

@@ -32,7 +32,7 @@ from clip_es.encoder import CLIP, TowerSizes, build_encoder, read_state_dict
 from clip_es.errors import ClipEsError
 from clip_es.formats import FORMATS, Source
 from clip_es.images import look_at, read_picture
-from clip_es.localize.clipseg.localizer import Decoder, DecoderSizes
+from clip_es.localize.clipseg.decoder import Decoder, DecoderSizes
 from clip_es.localize.clipseg.weights import load_decoder
 from clip_es.masks import read_confidence, read_mask, write_confidence, write_mask
 from clip_es.pipelines.checks.run import check_run

@@ -22,7 +22,7 @@ from clip_es.encoder import Encoder
 from clip_es.encoder.tokenize import tokenize
 from clip_es.encoder.vit import SelfAttention
 from clip_es.errors import ConfigError
-from clip_es.localize.base import Localization
+from clip_es.localize.base import Localization, Settled
 from clip_es.localize.gradcam.localizer import ClipEs
 from clip_es.refine.affinity import AffinityConfig, box_mask
 from clip_es.types import ClassMaps, EncodedImage, Picture, TextBank
@@ -104,6 +104,11 @@ class PublishedClipEs(ClipEs):
     def locate(self, picture: Picture, seen: EncodedImage, class_ids: Sequence[int] | None) -> Localization:
         """`localize` of this module."""
         return localize(self.encoder, seen, self.bank, self.asked(class_ids))
+
+    @staticmethod
+    def settle(found: Localization, maps: ClassMaps, known: bool) -> Settled:
+        """All of it, to be enlarged by OpenCV."""
+        return Settled(found, maps, upsample)
 
 
 def spread(

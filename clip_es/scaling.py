@@ -44,6 +44,19 @@ def upsample(maps: ClassMaps, size_hw: tuple[int, int]) -> ClassMaps:
     return ClassMaps(scores=scores, class_ids=maps.class_ids, background=background)
 
 
+def keep_heights(before: ClassMaps, after: ClassMaps) -> ClassMaps:
+    """Refined maps with the heights that the maps had before; refiners stretch each map to [0, 1] by itself.
+
+    What a refiner knows of background goes: it was known against other heights.
+    """
+    if after is before or not after.class_ids:
+        return after
+    peaks = before.scores.amax((1, 2)).to(after.scores.device)
+    reached = after.scores.amax((1, 2)).clamp(min=torch.finfo(after.scores.dtype).tiny)
+    scores = (after.scores * (peaks / reached)[:, None, None]).clamp(0, 1)
+    return ClassMaps(scores, after.class_ids, unscaled=after.unscaled)
+
+
 def resized(x: Float[Tensor, "class gh gw"], size_hw: tuple[int, int]) -> Float[Tensor, "class h w"]:
     """Maps in [0, 1] at another height and width: bilinear, half-pixel centres, edges repeated."""
     if len(x) == 0:

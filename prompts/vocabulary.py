@@ -40,6 +40,11 @@ PACKAGED: dict[str, str] = {
     "ade20k": "the 150 classes of ADE20K's scene parsing set",
     "cityscapes": "the 19 classes of Cityscapes that are evaluated",
     "context": "the 59 most frequent classes of Pascal Context",
+    "cliper/context": "the 59 classes of Pascal Context with the words of CLIPer",
+    "cliper/coco": "the 80 classes of COCO with the words of CLIPer",
+    "cliper/coco-stuff": "the 171 classes of COCO-Stuff with the words of CLIPer",
+    "cliper/ade20k": "the 150 classes of ADE20K with the words of CLIPer",
+    "cliper/cityscapes": "the 19 classes of Cityscapes with the words of CLIPer",
 }
 """Vocabularies that come with the package: <name>.yaml in this folder, and what it holds."""
 

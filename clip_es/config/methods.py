@@ -11,7 +11,7 @@ import tyro
 from clip_es.errors import ConfigError
 
 Variant = Literal["gradcam", "hirescam", "layercam", "gradcam++", "xgradcam", "eigengradcam"]
-LastAttention = Literal["fused", "qq", "kk", "vv", "identity", "vanilla"]
+LastAttention = Literal["fused", "qq", "kk", "vv", "identity", "vanilla", "proxy"]
 VisualPrompt = Literal[
     "crop_blur_highlight352", "blur3_highlight01", "blur3_highlight", "blur_highlight", "highlight", "crop", "overlay"
 ]
@@ -38,7 +38,9 @@ class CliperConfig:
     attention and leaves the last layer out of the mean."""
     last_attention: LastAttention = "fused"
     """What stands in for the last block's attention: the fused one, or, as ablations, query-query, key-key,
-    value-value, none (identity) or the block's own (vanilla)."""
+    value-value, none (identity) or the block's own (vanilla); proxy: between patches that look alike to a DINO."""
+    proxy_model: str = ""
+    """For proxy: a local folder of a DINO in transformers' layout; published: DINO ViT-B/8."""
     fuse: bool = True
     """Read all layers. Off: only the selected one, without a mean over layers."""
     select: Literal[-1, -2] = -1
@@ -63,6 +65,9 @@ class CliperConfig:
     labelled: Literal["heights", "stretched"] = "heights"
     """With labels: maps keep their heights, as without; or each is stretched to 0..1, where 0.5 is even with
     background, so that every label is found somewhere. On drawn scenes the former is far better."""
+    own_background: bool = False
+    """Pixels below the threshold are background in data sets without background too, where they then count as missed,
+    as published; the presets set it. Off: every pixel there has a class."""
     normalise: bool = False
     """Stretch each map to 0..1 before it is compared with the background threshold."""
 
@@ -78,6 +83,8 @@ class CliperConfig:
                 raise ConfigError(f"{name} is out of range", expected=f"{low:g}..{high:g}", found=getattr(self, name))
         if any(side is not None and side < 1 for side in (self.short_side, self.window)):
             raise ConfigError("sides are at least one pixel", found=(self.short_side, self.window))
+        if self.last_attention == "proxy" and self.window is not None:
+            raise ConfigError("the proxy attention knows no windows", expected="no window", found=self.window)
         if self.variant == "v1" and self.select != -1:
             raise ConfigError("the variant v1 knows only the last layer", expected="select -1", found=self.select)
 

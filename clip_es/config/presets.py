@@ -1,15 +1,27 @@
-"""Named settings: the house's own, CLIP-ES's published code, and CLIPer's published table."""
+"""Named settings of a run, in one table: the house's own, CLIP-ES's published code, and CLIPer's published settings."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from clip_es.config.run import DEFAULT, PRESETS, CliperConfig, RunConfig
+from clip_es.config.methods import CliperConfig
+from clip_es.config.run import DEFAULT, REFERENCE, DiffusionConfig, DinoConfig, ImageConfig, RunConfig
 from clip_es.errors import ConfigError, nearest
+from clip_es.localize.cliper.published import TEMPLATES, Backbone, cliper_preset
 
-_BACKBONES = {"b16": ("B/16", "ViT-B/16"), "l14": ("L/14", "ViT-L/14")}
+_BACKBONES: dict[str, tuple[Backbone, str]] = {"b16": ("B/16", "ViT-B/16"), "l14": ("L/14", "ViT-L/14")}
 _SLIDING = "-sliding"
 
+_VOCABULARIES = {
+    "voc21": "voc12",
+    "voc20": "voc12",
+    "context60": "cliper/context",
+    "context59": "cliper/context",
+    "object": "cliper/coco",
+    "stuff": "cliper/coco-stuff",
+    "ade": "cliper/ade20k",
+    "cityscapes": "cliper/cityscapes",
+}
 
 CLIPER_SCENES = CliperConfig(short_side=192, temperature=30.0, score_threshold=1.0, background_threshold=0.7)
 """For drawn scenes and their small CLIP, chosen on 60 scenes that no figure uses."""
@@ -20,31 +32,56 @@ class Preset:
     """Defaults of a run's flags."""
 
     config: RunConfig
+    about: str
+    """One sentence for help and docs, without a full stop."""
     template: str | None = None
     """Packaged list of sentences; None: the vocabulary's own."""
     weights: str | None = None
     """None: the command's own."""
+    vocabulary: str | None = None
+    """None: the command's own."""
+
+
+def _published(data: str, short: str, sliding: bool) -> Preset:
+    """CLIPer as published: its settings and words, and its way of reading a picture."""
+    size, weights = _BACKBONES[short]
+    settings = cliper_preset(data, size, sliding=sliding)
+    image = ImageConfig(exif=False, resize="own-mode", max_patches=None)
+    config = replace(DEFAULT, method="cliper", refine=(), image=image).using(
+        cliper=settings,
+        # The published code has one threshold for both attentions.
+        diffusion=DiffusionConfig(threshold=settings.threshold),
+        dino=DinoConfig(positions="factor"),
+    )
+    about = f"CLIPer's published settings for {data} with {weights}" + (" and its windows" if sliding else "")
+    return Preset(config, about, TEMPLATES[data, size], weights, _VOCABULARIES[data])
+
+
+PRESETS: dict[str, Preset] = {
+    "default": Preset(DEFAULT, "the method without the quirks of the published code that only hurt"),
+    "reference": Preset(REFERENCE, "what CLIP-ES's published code computes, quirks included"),
+    "cliper-scenes": Preset(
+        replace(DEFAULT, method="cliper", refine=()).using(cliper=CLIPER_SCENES), "CLIPer for drawn scenes"
+    ),
+    **{
+        f"cliper-{data}-{short}{_SLIDING if sliding else ''}": _published(data, short, sliding)
+        for short, (size, _) in _BACKBONES.items()
+        for data, of in TEMPLATES
+        for sliding in (False, True)
+        if of == size
+    },
+}
+"""By name. Those of a data set were chosen on that very evaluation set; say so in a comparison."""
 
 
 def find_preset(name: str) -> Preset:
     """The preset of a name. Raises ConfigError: there is none."""
     if name in PRESETS:
-        return Preset(PRESETS[name])
-    if name == "cliper-scenes":
-        return Preset(replace(DEFAULT, method="cliper", refine=()).using(cliper=CLIPER_SCENES))
-    from clip_es.localize.cliper import TEMPLATES, cliper_preset
-
-    data, backbone = name.removesuffix(_SLIDING).removeprefix("cliper-").rsplit("-", 1) if "-" in name else (name, "")
-    known = [f"cliper-{data}-{short}" for short, (size, _) in _BACKBONES.items() for data, s in TEMPLATES if s == size]
-    if name.removesuffix(_SLIDING) not in known:
-        raise ConfigError(
-            "there is no such preset",
-            where="--preset",
-            expected=f"one of {', '.join(PRESETS)}, or {known[0]} and its like",
-            found=repr(name),
-            next_step=nearest(name, [*PRESETS, "cliper-scenes", *known, *(f"{one}{_SLIDING}" for one in known)])
-            or None,
-        )
-    size, weights = _BACKBONES[backbone]
-    settings = cliper_preset(data, size, sliding=name.endswith(_SLIDING))  # pyright: ignore[reportArgumentType]
-    return Preset(replace(DEFAULT, method="cliper", refine=()).using(cliper=settings), TEMPLATES[data, size], weights)
+        return PRESETS[name]
+    raise ConfigError(
+        "there is no such preset",
+        where="--preset",
+        expected="default, reference, cliper-scenes, or cliper-voc21-b16 and its like",
+        found=repr(name),
+        next_step=nearest(name, list(PRESETS)) or None,
+    )

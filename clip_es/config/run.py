@@ -29,7 +29,6 @@ from clip_es.refine.spectral import SpectralConfig
 
 __all__ = [
     "DEFAULT",
-    "PRESETS",
     "REFERENCE",
     "AffinityConfig",
     "Backend",
@@ -124,6 +123,13 @@ class RunConfig:
             config = replace(config, image=replace(config.image, crf_decoder="same"))
         return config
 
+    def for_data(self, has_background: bool) -> RunConfig:
+        """The settings for a data set: where it has no background, no pixel becomes background, unless the method has
+        a published rule of its own for that."""
+        if has_background or METHODS[self.method].decides_background(getattr(self.methods, METHODS[self.method].flag)):
+            return self
+        return replace(self, mask=replace(self.mask, background=False))
+
     def in_use(self, labels: str = "given") -> dict[str, Any]:
         """The settings that decide anything, by name: not those of other methods, nor of refiners left out, nor how
         labels are found where `labels` is not "auto"."""
@@ -143,7 +149,4 @@ REFERENCE = replace(
     mask=MaskConfig(half=True),
     arithmetic="published",
 ).using(affinity=AffinityConfig(border="drop"), crf=CrfConfig(image="wrapped", half=True, backend="pydensecrf"))
-
-PRESETS: dict[str, RunConfig] = {"default": DEFAULT, "reference": REFERENCE}
-"""`default` keeps the method and drops the quirks of the published code that only hurt; `reference` computes what that
-code computes, quirks included. README.md lists the differences."""
+"""What the published code of CLIP-ES computes, quirks included; README.md lists the differences from `DEFAULT`."""

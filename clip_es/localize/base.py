@@ -6,7 +6,7 @@ bank, refiners, masks, storing, evaluation and the command line are the same for
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -14,6 +14,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from clip_es.errors import ShapeError
+from clip_es.scaling import keep_heights
 from clip_es.types import ClassMaps, EncodedImage, Picture, TextBank
 
 
@@ -22,8 +23,8 @@ class Localization:
     """The maps of a picture's labels, and the numbers behind them."""
 
     maps: ClassMaps
-    """The maps in [0, 1], on the patch grid or finer; at 0.5 a class and background are even. For CLIP-ES M_c: after
-    ReLU and two min-max scalings."""
+    """The maps in [0, 1], on the patch grid or finer. For CLIP-ES M_c: after ReLU and two min-max scalings, so that at
+    0.5 a class and background are even; for others `Settled.enlarge` sees to that."""
     scores: Float32[Tensor, " text"]
     """One number for each map, and for CLIP-ES then for each background word. CLIP-ES: what was explained, softmax
     scores of the labels, then of the background words (none where these are switched off); logits where the softmax is
@@ -33,6 +34,33 @@ class Localization:
     """The maps before scaling: CLIP-ES before ReLU, CLIPer in 0..2, CLIPSeg logits."""
     weights: Float32[Tensor, "class dim"] | None
     """CLIP-ES: mean over patches of d score / d ln_1, one row for each label; None for the variants and for others."""
+
+
+Enlarge = Callable[[ClassMaps, tuple[int, int]], ClassMaps]
+"""Maps on a grid, and a height and width, to maps of that size, in [0, 1], at 0.5 even with background. It travels to
+other processes with its picture."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The maps of a picture once no network is needed any more."""
+
+    found: Localization
+    """What was found of the classes that stay."""
+    maps: ClassMaps
+    """Their maps after the refiners on a grid."""
+    enlarge: Enlarge | None = None
+    """How they come to full size; None: `clip_es.scaling.upsample`, by whoever needs it."""
+
+
+def as_they_are(found: Localization, maps: ClassMaps, known: bool) -> Settled:
+    """`Localizer.settle` of a method whose maps the refiners may stretch to [0, 1], each by itself."""
+    return Settled(found, maps)
+
+
+def with_heights(found: Localization, maps: ClassMaps, known: bool) -> Settled:
+    """`Localizer.settle` of a method whose maps say by their height how likely a class is."""
+    return Settled(found, keep_heights(found.maps, maps))
 
 
 @runtime_checkable
@@ -47,11 +75,6 @@ class Localizer(Protocol):
     @property
     def finds_classes(self) -> bool:
         """Whether it can be asked without labels (`class_ids=None`)."""
-        ...
-
-    @property
-    def keeps_height(self) -> bool:
-        """Whether a map's height says how likely its class is. A refiner that stretches maps is then undone in that."""
         ...
 
     @property
@@ -71,7 +94,15 @@ class Localizer(Protocol):
         ...
 
     def locate(self, picture: Picture, seen: EncodedImage, class_ids: Sequence[int] | None) -> Localization:
-        """A map for each class, in the order of `class_ids`; None: for each class that the method itself finds."""
+        """A map for each class, in the order of `class_ids`; None: for each class that the method may find."""
+        ...
+
+    def settle(self, found: Localization, maps: ClassMaps, known: bool) -> Settled:
+        """What stays of `maps`, which the refiners on a grid have made of `found`, and how it comes to full size.
+
+        `known`: the labels are; else the method drops the classes that do not occur. A method without a rule of its
+        own has `settle = staticmethod(as_they_are)` or `staticmethod(with_heights)`.
+        """
         ...
 
 

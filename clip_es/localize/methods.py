@@ -18,7 +18,7 @@ from clip_es.encoder import Encoder
 from clip_es.errors import ConfigError, WeightsError
 from clip_es.joints import Table
 from clip_es.localize.base import Localizer
-from clip_es.localize.cliper import Cliper
+from clip_es.localize.cliper.localizer import Cliper
 from clip_es.localize.clipseg.examples import class_prompts, digest, read_examples
 from clip_es.localize.clipseg.localizer import ClipSeg
 from clip_es.localize.clipseg.weights import load_decoder
@@ -64,6 +64,8 @@ class Method:
     """Raises ConfigError, WeightsError, DataError: what it needs cannot be loaded."""
     finds_classes: bool = False
     """Whether it works without labels."""
+    decides_background: Callable[[Any], bool] = lambda _: False
+    """Whether, under these settings, its own rule says which pixels are background, in any data set."""
     prefix: str = ""
     """Of its flags, where that is not its name."""
     paper: str = ""
@@ -105,7 +107,7 @@ def _clip_es(parts: Parts) -> Localizer:
 
 
 def _cliper(parts: Parts) -> Localizer:
-    return Cliper(parts.encoder, parts.bank, parts.settings, parts.attention_layers, known=parts.labelled)
+    return Cliper(parts.encoder, parts.bank, parts.settings, parts.attention_layers)
 
 
 def _patch_text(parts: Parts) -> Localizer:
@@ -169,6 +171,7 @@ METHODS: Table[Method] = Table(
             CliperConfig,
             _cliper,
             finds_classes=True,
+            decides_background=lambda settings: settings.own_background,
             paper="CLIPer",
         ),
         Method(

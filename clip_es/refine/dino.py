@@ -7,11 +7,12 @@ same features can stand in for CLIP's in the spectral refiner.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -37,6 +38,9 @@ class DinoConfig:
     """Factor on the cosines before the softmax."""
     offset: float = 1.2
     """Pairs whose cosine is below this many times the mean cosine do not count."""
+    positions: Literal["size", "factor"] = "size"
+    """How positions are brought to another grid. size: to its rows and columns, as transformers does. factor: by
+    (rows + 0.1) / trained rows, as DINO's own code does."""
     max_patches: int = 4096
     """Larger pictures are scaled down to this many patches."""
 
@@ -84,10 +88,20 @@ class Dino:
             shrink = math.sqrt(self.config.max_patches / (rows * columns))
             rows, columns = max(1, int(rows * shrink)), max(1, int(columns * shrink))
         pixels = torch.from_numpy(np.ascontiguousarray(rgb)).to(self.device).movedim(-1, 0)[None].float() / 255
-        pixels = normalised(pixels, IMAGENET_MEAN, IMAGENET_STD)
         pixels = F.interpolate(pixels, (rows * patch, columns * patch), mode="bilinear", align_corners=False)
+        return self.features_of(pixels[0])
+
+    @torch.no_grad()
+    def features_of(self, pixels: Float32[Tensor, "3 h w"]) -> Float32[Tensor, "dim gh gw"]:
+        """The same of a picture in 0..1; sides are cut down to whole patches by resizing, whatever their number."""
+        model = self._model = self._model or load_dino(self.folder, self.device)
+        patch = model.config.patch_size
+        rows, columns = (max(1, length // patch) for length in pixels.shape[1:])
+        size = (rows * patch, columns * patch)
+        resized = F.interpolate(pixels[None].to(self.device), size, mode="bilinear", align_corners=False)
         asked = {"interpolate_pos_encoding": True} if model.config.model_type == "vit" else {}
-        hidden = model(pixel_values=pixels, **asked).last_hidden_state[0]
+        with positions_by_factor(model) if self.config.positions == "factor" else nullcontext():
+            hidden = model(pixel_values=normalised(resized, IMAGENET_MEAN, IMAGENET_STD), **asked).last_hidden_state[0]
         return hidden[-rows * columns :].T.unflatten(1, (rows, columns)).float()
 
     def __call__(self, picture: Picture, seen: EncodedImage, maps: ClassMaps) -> ClassMaps:
@@ -101,6 +115,33 @@ class Dino:
 def make(config: DinoConfig, around: Surroundings) -> Dino:
     """The refiner of the table. Raises ConfigError, WeightsError: the network cannot be loaded."""
     return Dino(config.model, config, around.device)
+
+
+@contextmanager
+def positions_by_factor(model: Any) -> Iterator[None]:
+    """Inside it, a DINO brings its positions to another grid as its authors' code does.
+
+    The table is scaled by (rows + 0.1) / trained rows; the samples so lie a little off those that the target size
+    gives. Source: `interpolate_pos_encoding` of facebookresearch/dino and dinov2. Differs: nothing.
+    """
+    embeddings, patch = model.embeddings, model.config.patch_size
+
+    def interpolate(tokens: Tensor, height: int, width: int) -> Tensor:
+        table = embeddings.position_embeddings
+        side = round((table.shape[1] - 1) ** 0.5)
+        rows, columns = height // patch, width // patch
+        if (rows, columns) == (side, side):
+            return table
+        square = table[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+        factors = ((rows + 0.1) / side, (columns + 0.1) / side)
+        spread = F.interpolate(square, scale_factor=factors, mode="bicubic")
+        return torch.cat([table[:, :1], spread.flatten(2).transpose(1, 2)], dim=1)
+
+    embeddings.interpolate_pos_encoding = interpolate
+    try:
+        yield
+    finally:
+        del embeddings.interpolate_pos_encoding
 
 
 def check(config: DinoConfig) -> None:

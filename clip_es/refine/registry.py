@@ -14,8 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import torch
-
 from clip_es.errors import ConfigError
 from clip_es.joints import Table
 from clip_es.refine import affinity, diffusion, dino, par, segments, spectral
@@ -28,7 +26,6 @@ from clip_es.refine.dino import DinoConfig
 from clip_es.refine.par import ParConfig
 from clip_es.refine.segments import SegmentsConfig
 from clip_es.refine.spectral import SpectralConfig
-from clip_es.types import ClassMaps
 
 _KINDS: tuple[Kind, ...] = ("patches", "own", "pixels")
 
@@ -145,16 +142,3 @@ def workers_help(chain: Chain) -> bool:
 def settings_for(chain: Chain, row: Refiner) -> Any:
     """The settings of a refiner; its defaults where it was registered after the settings were made."""
     return getattr(chain.refiners, row.flag, None) or row.settings()
-
-
-def keep_heights(before: ClassMaps, after: ClassMaps) -> ClassMaps:
-    """Refined maps with the heights that the maps had before; refiners stretch each map to [0, 1] by itself.
-
-    What a refiner knows of background goes: it was known against other heights.
-    """
-    if after is before or not after.class_ids:
-        return after
-    peaks = before.scores.amax((1, 2)).to(after.scores.device)
-    reached = after.scores.amax((1, 2)).clamp(min=torch.finfo(after.scores.dtype).tiny)
-    scores = (after.scores * (peaks / reached)[:, None, None]).clamp(0, 1)
-    return ClassMaps(scores, after.class_ids, unscaled=after.unscaled)

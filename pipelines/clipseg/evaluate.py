@@ -9,23 +9,18 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, Int, UInt8
+from PIL import Image
 from torch import Tensor
 
+from clip_es.config.methods import VisualPrompt
 from clip_es.encoder import Encoder
 from clip_es.encoder.capture import normalised
-from clip_es.errors import ConfigError, DataError
-from clip_es.localize.clipseg.localizer import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Decoder,
-    block_outputs,
-    image_prompts,
-    multilabel,
-    prepare,
-)
+from clip_es.errors import ConfigError, DataError, ShapeError
+from clip_es.localize.clipseg.decoder import Decoder
+from clip_es.localize.clipseg.draws import example_config
 from clip_es.localize.clipseg.prompts import visual_prompt
-from clip_es.localize.clipseg.training import ExampleMode, Texts, example_config
+from clip_es.localize.clipseg.sight import IMAGENET_MEAN, IMAGENET_STD, Texts, block_outputs, image_prompts, prepare
 from clip_es.masks import read_mask
 from clip_es.metrics.masks import ConfusionMatrix, hiou
 from clip_es.metrics.phrases import ReferringMeter, ReferringScores
@@ -95,6 +90,15 @@ def zero_shot(
     return ZeroShotScores(by_name, float(np.mean(groups[0])), float(np.mean(groups[1])), images)
 
 
+def multilabel(logits: Float[Tensor, "label h w"], background_factor: float = 3.0) -> Int[Tensor, "h w"]:
+    """The label of each pixel, where the first map is of the prompt "background", whose probability counts threefold.
+
+    Source: the published zero-shot evaluation, whose sums with -10 round probabilities to 1e-6. Differs: nothing.
+    """
+    probability = logits.sigmoid()
+    return (torch.cat([background_factor * probability[:1], probability[1:]]) - 10).argmax(0)
+
+
 @dataclass(frozen=True)
 class OneShotConfig:
     """Which episodes, and how their pictures are fitted. The defaults are those of Pascal-5i."""
@@ -114,11 +118,14 @@ class OneShotConfig:
     fit: Literal["corner", "stretch"] = "corner"
     """corner: shrunk where larger than the side, laid into its top left corner on black. stretch: resized to the
     square."""
+    compare: Literal["published", "exact"] = "published"
+    """Where prediction and mask meet. published: corner stretches the square over the longer side of the picture, as
+    if it filled the square, and stretch compares inside the square. exact: the prediction is laid over the picture."""
     side: int | None = None
     """Side of the square, pixels; None: as the decoder's file says, else 352."""
     text: str = "a photo of a {}."
     """Sentence around a class name."""
-    example_mode: ExampleMode = "crop_blur_highlight352"
+    example_mode: VisualPrompt = "crop_blur_highlight352"
     """How an example is faded and cut."""
     example_side: int | None = None
     """Side of the cut example; None: as the decoder's file says, else 352."""
@@ -203,8 +210,8 @@ def one_shot(
     """One class at a time, asked for by an example (or by its name) of which the decoder should have seen no mask.
 
     Raises DataError: no picture has a mask, or no fold has an episode.
-    Source: CLIPSeg's Pascal-5i and COCO-20i evaluation. Differs: the prediction is laid back exactly over the picture
-    (as published it is stretched as if the picture had filled the square); episodes are seeded.
+    Source: CLIPSeg's Pascal-5i and COCO-20i evaluation, with the loaders of PFENet and HSNet. Differs: episodes are
+    seeded.
     """
     config = config or OneShotConfig()
     side = config.side or decoder.side or 352
@@ -227,14 +234,9 @@ def one_shot(
             else:
                 vector = _example(encoder, decoder, dataset, records[episode.example], episode.class_id, side, config)
             logits = decoder(seen, vector, (side // encoder.patch, side // encoder.patch)).float()
-            logits = logits[None, :, : inside[0], : inside[1]]
-            logits = F.interpolate(logits, size=truth.shape, mode="bilinear", align_corners=True)[0, 0]
-            labels = torch.from_numpy(truth)
+            probability, labels = meet(logits.sigmoid().cpu()[0], truth, inside, config)
             meter.update(
-                logits.sigmoid().cpu(),
-                labels == episode.class_id + 1,
-                classes.index(episode.class_id),
-                labels != UNDECIDED,
+                probability, labels == episode.class_id + 1, classes.index(episode.class_id), labels != UNDECIDED
             )
         if meter.counts:
             found[fold] = meter.compute()
@@ -248,27 +250,58 @@ def one_shot(
     return OneShotScores(found, config.threshold)
 
 
+def meet(
+    probability: Float32[Tensor, "s s"],
+    truth: UInt8[np.ndarray, "h w"],
+    inside: tuple[int, int],
+    config: OneShotConfig,
+) -> tuple[Float32[Tensor, "th tw"], UInt8[Tensor, "th tw"]]:
+    """Prediction and mask at one size. `inside`: the height and width that the picture takes in the square."""
+    if config.compare == "published" and config.fit == "stretch":
+        return probability, torch.from_numpy(_nearest(truth, (probability.shape[0], probability.shape[1])))
+    height, width = truth.shape
+    if config.compare == "published":
+        size = (max(height, width), max(height, width))
+    else:
+        size, probability = (height, width), probability[: inside[0], : inside[1]]
+    wide = F.interpolate(probability[None, None], size=size, mode="bilinear", align_corners=True)[0, 0]
+    return wide[:height, :width], torch.from_numpy(truth)
+
+
 def fit(
     rgb: UInt8[np.ndarray, "_ _ 3"], side: int, how: Literal["corner", "stretch"], patch: int
 ) -> tuple[Float32[Tensor, "3 s s"], tuple[int, int]]:
-    """A picture in a square, normalised, and the height and width it takes there."""
+    """A picture in a square, normalised, and the height and width it takes there. Raises ShapeError: no whole patches.
+
+    Source: `test_Resize` of PFENet (corner: OpenCV's linear resize), HSNet's loader (stretch: Pillow's). Differs:
+    nothing.
+    """
+    if side % patch:
+        raise ShapeError("the side must be whole patches", expected=f"a multiple of {patch}", found=side)
     if how == "stretch":
-        return prepare(rgb, side, patch)[0], (side, side)
-    height, width = fitted_size((rgb.shape[0], rgb.shape[1]), side)
-    pixels = torch.from_numpy(np.ascontiguousarray(rgb)).movedim(-1, 0)[None].float() / 255
-    pixels = F.interpolate(pixels, size=(height, width), mode="bilinear", align_corners=True)
+        height, width = side, side
+        resized = Image.fromarray(rgb).resize((side, side), Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.array(resized)).movedim(-1, 0)[None].float()
+    else:
+        height, width = fitted_size((rgb.shape[0], rgb.shape[1]), side)
+        pixels = torch.from_numpy(np.ascontiguousarray(rgb)).movedim(-1, 0)[None].float()
+        pixels = F.interpolate(pixels, size=(height, width), mode="bilinear", align_corners=False)
     square = pixels.new_zeros(1, 3, side, side)  # black before it is normalised
-    square[..., :height, :width] = pixels
+    square[..., :height, :width] = pixels / 255
     return normalised(square, IMAGENET_MEAN, IMAGENET_STD)[0], (height, width)
 
 
 def fitted_size(size_hw: tuple[int, int], side: int) -> tuple[int, int]:
-    """Height and width of a picture shrunk into a square, never enlarged; floored to multiples of 8 where it is."""
+    """Height and width of a picture shrunk into a square, never enlarged: the longer one, of equal ones the height,
+    becomes `side`; both are then floored to multiples of 8."""
+    height, width = size_hw
     if max(size_hw) <= side:
         return size_hw
-    scale = side / max(size_hw)
-    height, width = (max(int(length * scale) // 8 * 8, 8) for length in size_hw)
-    return height, width
+    if height >= width:
+        width, height = int(width * (side * 1.0 / height)), side
+    else:
+        height, width = int(height * (side * 1.0 / width)), side
+    return max(height // 8 * 8, 8), max(width // 8 * 8, 8)
 
 
 def _example(

@@ -17,18 +17,18 @@ from torch import Tensor
 from clip_es.encoder import Encoder
 from clip_es.encoder.capture import normalised
 from clip_es.errors import ConfigError, DataError
-from clip_es.localize.clipseg.localizer import (
+from clip_es.localize.clipseg.decoder import Decoder
+from clip_es.localize.clipseg.draws import example_config
+from clip_es.localize.clipseg.prompts import visual_prompt
+from clip_es.localize.clipseg.sight import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    Decoder,
     block_outputs,
     image_prompts,
     mix,
     prepare,
     text_prompts,
 )
-from clip_es.localize.clipseg.prompts import visual_prompt
-from clip_es.localize.clipseg.training import example_config
 from clip_es.masks import read_mask
 from clip_es.pipelines.report import GalleryRow, Page, overlay_heat
 from clip_es.records.phrases.table import as_binary, read_rgb
@@ -104,9 +104,8 @@ def ask(
     rgb = read_rgb(image)
     side = side or decoder.side or 352
     outputs = block_outputs(encoder, prepare(rgb, side, encoder.patch).to(encoder.device), decoder.layers)
-    logits = decoder(outputs, vectors, (side // encoder.patch, side // encoder.patch)).float()
-    logits = F.interpolate(logits[None], size=rgb.shape[:2], mode="bilinear", align_corners=False)[0]
-    maps = logits.sigmoid().cpu().numpy()
+    maps = decoder(outputs, vectors, (side // encoder.patch, side // encoder.patch)).float().sigmoid()
+    maps = F.interpolate(maps[None], size=rgb.shape[:2], mode="bilinear", align_corners=False)[0].cpu().numpy()
     return rgb, [Answer(name, one, seen) for name, one, seen in zip(names, maps, shown, strict=True)]
 
 

@@ -20,9 +20,11 @@ import yaml
 
 from clip_es.encoder import Encoder
 from clip_es.errors import ConfigError
-from clip_es.localize.clipseg.localizer import Decoder, block_outputs
+from clip_es.localize.clipseg.decoder import Decoder
+from clip_es.localize.clipseg.draws import Draws, Unit, prompts_of
 from clip_es.localize.clipseg.scores import score_phrases
-from clip_es.localize.clipseg.training import DecoderTraining, Draws, Texts, Unit, loss_of, new_decoder, prompts_of
+from clip_es.localize.clipseg.sight import Texts, block_outputs
+from clip_es.localize.clipseg.training import DecoderTraining, loss_of, new_decoder
 from clip_es.localize.clipseg.weights import save_decoder
 from clip_es.records.phrases.table import PhraseSet
 from clip_es.store.disk import write_atomic

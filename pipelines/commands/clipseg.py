@@ -13,7 +13,7 @@ import tyro
 
 from clip_es.encoder import Encoder, load_encoder
 from clip_es.errors import ConfigError
-from clip_es.localize.clipseg.localizer import Decoder, check_fits
+from clip_es.localize.clipseg.decoder import Decoder, check_fits
 from clip_es.localize.clipseg.scores import score_phrases
 from clip_es.localize.clipseg.weights import load_decoder
 from clip_es.metrics.phrases import ReferringScores

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
@@ -55,6 +55,8 @@ class OnPresets(OnSource[S]):
             options["template"] = load_templates(preset.template)
         if preset.weights:
             options["weights"] = preset.weights
+        if preset.vocabulary:
+            options["vocabulary"] = preset.vocabulary
         return options
 
 
@@ -119,9 +121,7 @@ class Masks(OnPresets[S]):
         # To the machines of a cluster the model travels from the CPU.
         device = "cpu" if self.engine == "ray" else self.device
         encoder = load_encoder(self.weights, device=device, config=self.config.encoder)
-        config = self.config
-        if not dataset.has_background:
-            config = replace(config, mask=replace(config.mask, background=False))
+        config = self.config.for_data(dataset.has_background)
         return MaskMaker(
             encoder,
             vocabulary,

@@ -22,7 +22,7 @@ from clip_es.pipelines.parallel.executor import Executor
 from clip_es.pipelines.stopwatch import Stopwatch, timed
 from clip_es.prompts import Synonyms, Vocabulary, build_bank, load_vocabulary
 from clip_es.prompts.bank import class_words
-from clip_es.refine import Surroundings, keep_heights, on_grid
+from clip_es.refine import Surroundings, on_grid
 from clip_es.refine.registry import on_patches
 from clip_es.store.found_labels import FoundLabels
 from clip_es.tagging import Tags, tag
@@ -151,12 +151,11 @@ class MaskMaker:
         tags = self._tag(picture, seen) if self.labels == "auto" and not class_ids else None
         wanted = class_ids or (tags.class_ids if tags else None)
         found = self._maps(picture, seen, wanted, nothing=tags is not None and not wanted)
-        names = tuple(self.vocabulary.classes[k].name for k in found.maps.class_ids)
         labels = None
         if tags:
-            labels = FoundLabels(names, tags.confidence, tags.sure)
+            labels = FoundLabels(self._named(found).names, tags.confidence, tags.sure)
         elif not wanted:
-            labels = FoundLabels(names, _floats(found.scores))
+            labels = self._named(found)
         return Located(picture, seen, found, labels)
 
     def refine(self, located: Located) -> Refined:
@@ -165,9 +164,15 @@ class MaskMaker:
         for name, refiner in self._grid_refiners:
             with self.stopwatch(name):
                 maps = refiner(located.picture, located.seen, maps)
-        if self.localizer.keeps_height:
-            maps = keep_heights(located.found.maps, maps)
-        return Refined(located.picture, located.found, maps, self.exact, located.found_labels)
+        labels = located.found_labels
+        settled = self.localizer.settle(located.found, maps, known=labels is None or labels.sure is not None)
+        if labels is not None and labels.sure is None:
+            labels = self._named(settled.found)
+        return Refined(located.picture, settled.found, settled.maps, settled.enlarge, labels)
+
+    def _named(self, found: Localization) -> FoundLabels:
+        """The classes that a method has found by itself."""
+        return FoundLabels(tuple(self.vocabulary.classes[k].name for k in found.maps.class_ids), _floats(found.scores))
 
     @timed("labels")
     def _tag(self, picture: Picture, seen: EncodedImage) -> Tags:

@@ -19,9 +19,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from clip_es import published
 from clip_es.config.run import RunConfig
-from clip_es.localize.base import Localization
+from clip_es.localize.base import Enlarge, Localization
 from clip_es.masks import decide
 from clip_es.pipelines.parallel.executor import Executor, Flow, Portable
 from clip_es.pipelines.stopwatch import Stopwatch
@@ -93,8 +92,8 @@ class Refined:
     found: Localization
     maps: ClassMaps
     """Maps after the refiners that work on the grid (V_c after the affinity) and after the diffusion."""
-    exact: bool = False
-    """Whether the published order of operations continues at full size."""
+    enlarge: Enlarge | None = None
+    """How the maps come to full size, where the method has its own way."""
     found_labels: FoundLabels | None = None
     """The classes of `maps`, where they were not given but found."""
 
@@ -148,8 +147,8 @@ _Answer = tuple[ClassMaps, PseudoMask, Mapping[str, float]]
 
 def _decided(refined: Refined, config: RunConfig, stopwatch: Stopwatch) -> tuple[ClassMaps, PseudoMask]:
     picture, maps, labels = refined.picture, refined.maps, refined.found_labels
-    if refined.exact:
-        maps = published.upsample(maps, picture.size_hw)
+    if refined.enlarge:
+        maps = refined.enlarge(maps, picture.size_hw)
     for name, refine in at_full_size(config):
         with stopwatch(name):
             maps = refine(picture, maps)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clip_es.config.run import PRESETS
+from clip_es.config.run import DEFAULT, REFERENCE
 from clip_es.pipelines.cli import COMMANDS, main, parse
 from clip_es.pipelines.commands.masks import Masks
 
@@ -42,14 +42,14 @@ def test_a_command_without_its_source_lists_the_sources(capsys):
 @pytest.mark.parametrize("form", [["--preset", "reference"], ["--preset=reference"]])
 def test_a_preset_sets_the_defaults_of_the_other_flags(form):
     command = parse(Masks, "clip-es", ["--out", "run", *form, "--refine.affinity.layers", "3"], "voc12")
-    assert command.config.refiners.crf == PRESETS["reference"].refiners.crf
+    assert command.config.refiners.crf == REFERENCE.refiners.crf
     assert command.config.refiners.affinity.layers == 3
     assert command.config.refiners.affinity.border == "drop"
     assert command.out == Path("run")
 
 
 def test_the_default_preset_is_the_default():
-    assert parse(Masks, "clip-es", ["--out", "run"], "voc12").config == PRESETS["default"]
+    assert parse(Masks, "clip-es", ["--out", "run"], "voc12").config == DEFAULT
 
 
 def test_refiners_are_an_ordered_list_that_may_be_empty():

@@ -240,7 +240,8 @@ def test_a_bad_list_on_the_command_line_says_what_is_wrong(names, message):
 
 
 def test_the_packaged_vocabularies_stand_in_one_table_with_what_they_hold():
-    found = {path.stem for path in (Path(__file__).parents[2] / "prompts").glob("*.yaml")}
+    folder = Path(__file__).parents[2] / "prompts"
+    found = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")}
     assert set(PACKAGED) == found
     for name, what in PACKAGED.items():
         count = re.search(r"\d+", what)

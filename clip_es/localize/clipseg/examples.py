@@ -23,8 +23,8 @@ from clip_es.encoder.capture import normalised
 from clip_es.encoder.encode import Encoder
 from clip_es.errors import DataError
 from clip_es.images import look_at
-from clip_es.localize.clipseg.localizer import IMAGENET_MEAN, IMAGENET_STD, image_prompts, mix, text_prompts
 from clip_es.localize.clipseg.prompts import VISUAL_PROMPTS, visual_prompt
+from clip_es.localize.clipseg.sight import IMAGENET_MEAN, IMAGENET_STD, image_prompts, mix, text_prompts
 from clip_es.masks import read_mask
 from clip_es.records.file_listing import PICTURES
 

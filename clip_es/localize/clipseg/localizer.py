@@ -7,121 +7,25 @@ once, however many prompts it is asked about.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
-from clip_es.config.methods import ClipSegConfig, check_layers
-from clip_es.encoder.capture import enter, normalised, watch
+from clip_es.config.methods import ClipSegConfig
+from clip_es.encoder.capture import watch
 from clip_es.encoder.encode import Encoder
-from clip_es.encoder.tokenize import tokenize
-from clip_es.errors import ConfigError, DataError, ShapeError, WeightsError
-from clip_es.localize.base import Localization
-from clip_es.scaling import even_at
+from clip_es.errors import DataError, ShapeError
+from clip_es.localize.base import Localization, Settled
+from clip_es.localize.clipseg.decoder import Decoder, check_fits
+from clip_es.localize.clipseg.sight import enter_bicubic, scaled
+from clip_es.scaling import even_at, keep_heights, upsample
 from clip_es.types import ClassMaps, EncodedImage, Picture
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-LOADED_LAYERS = (3, 6, 9)
-"""Blocks, counted from 0, whose output the published weights are loaded with by all public code."""
-
-TRAINED_LAYERS = (3, 7, 9)
-"""Blocks of the paper and of every published training configuration. The shapes are the same, so nothing but this
-setting tells which a file was trained with."""
-
 
 _PROMPTS_AT_ONCE = 16
 """Prompts that go through the decoder together."""
-
-
-@dataclass(frozen=True)
-class DecoderSizes:
-    """The sizes of a decoder, as its weights tell them."""
-
-    dim: int = 64
-    """Channels of the decoder."""
-    width: int = 768
-    """Channels of the vision tower."""
-    embed: int = 512
-    """Channels of the prompt's vector."""
-    depth: int = 3
-    """Blocks, one for each layer read."""
-    hidden: int = 2048
-    """Channels inside the blocks' perceptrons."""
-    patch: int = 16
-    """Side of the patch that a token becomes, pixels."""
-    refined: bool = False
-    """The head of three convolutions in place of one."""
-    heads: int = 4
-    """Attention heads; weights do not tell them, and all published ones have 4."""
-
-
-class Decoder(nn.Module):
-    """Token maps of some layers, and a prompt's vector, to one logit for each pixel. Keys are the authors'."""
-
-    def __init__(self, sizes: DecoderSizes, layers: Sequence[int] = TRAINED_LAYERS, dropout: float = 0.1) -> None:
-        """`layers`: the blocks it reads, ascending. Raises ConfigError: not one for each decoder block."""
-        super().__init__()
-        check_layers(list(layers))
-        if len(layers) != sizes.depth:
-            raise ConfigError("the decoder reads one layer a block", expected=f"{sizes.depth}", found=list(layers))
-        self.sizes, self.layers = sizes, tuple(layers)
-        self.side: int | None = None
-        """Side of the squares it was trained on, pixels, where its file says so."""
-        self.about: dict[str, str] = {}
-        """What else its file says: supervision, example_side, steps, encoder."""
-        dim, half = sizes.dim, sizes.dim // 2
-        self.film_mul = nn.Linear(sizes.embed, dim)
-        self.film_add = nn.Linear(sizes.embed, dim)
-        self.reduces = nn.ModuleList(nn.Linear(sizes.width, dim) for _ in range(sizes.depth))
-        self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(dim, sizes.heads, sizes.hidden, dropout, batch_first=True)
-            for _ in range(sizes.depth)
-        )
-        if sizes.refined:
-            first, second = _steps(sizes.patch)
-            self.trans_conv = nn.Sequential(
-                nn.Conv2d(dim, dim, 3, padding=1),
-                nn.ReLU(),
-                nn.ConvTranspose2d(dim, half, first, stride=first),
-                nn.ReLU(),
-                nn.ConvTranspose2d(half, 1, second, stride=second),
-            )
-        else:
-            self.trans_conv = nn.ConvTranspose2d(dim, 1, sizes.patch, stride=sizes.patch)
-
-    def forward(
-        self,
-        seen: Sequence[Float[Tensor, "b token width"]],
-        prompts: Float[Tensor, "p embed"],
-        grid_hw: tuple[int, int],
-    ) -> Float[Tensor, "_ h w"]:
-        """Logits at the size the encoder saw. `seen`: outputs of `layers` in their order, class token first.
-
-        One picture (b = 1) with many prompts, many pictures with one prompt, or as many of both, pairwise.
-        Raises ShapeError: another number of layers, or tokens of another grid.
-        """
-        if len(seen) != self.sizes.depth or seen[0].shape[1] != grid_hw[0] * grid_hw[1] + 1:
-            raise ShapeError(
-                "the decoder reads one token map a block",
-                expected=f"{self.sizes.depth} maps of {grid_hw[0] * grid_hw[1] + 1} tokens",
-                found=[list(one.shape) for one in seen],
-            )
-        tokens: Tensor | None = None
-        for tokens_in, reduce, block in zip(reversed(seen), self.reduces, self.blocks, strict=True):
-            reduced = reduce(tokens_in)
-            if tokens is None:
-                tokens = self.film_mul(prompts)[:, None] * reduced + self.film_add(prompts)[:, None]
-            else:
-                tokens = reduced + tokens
-            tokens = block(tokens)
-        assert tokens is not None  # depth is at least one
-        return self.trans_conv(tokens[:, 1:].mT.unflatten(2, grid_hw))[:, 0]
 
 
 @dataclass(frozen=True)
@@ -132,11 +36,22 @@ class ClipSegSight(EncodedImage):
     """What leaves the blocks that the decoder reads."""
 
 
+@dataclass(frozen=True)
+class EvenAt:
+    """Probabilities to full size, and only there compared with the threshold: it is brought to 0.5."""
+
+    threshold: float
+
+    def __call__(self, maps: ClassMaps, size_hw: tuple[int, int]) -> ClassMaps:
+        """From probabilities on whatever grid."""
+        full = upsample(maps, size_hw)
+        return ClassMaps(even_at(full.scores, self.threshold), maps.class_ids)
+
+
 class ClipSeg:
     """CLIPSeg as a `Localizer`: each class has a prompt of its own, so classes do not compete before their maps do."""
 
     finds_classes = True
-    keeps_height = True
 
     def __init__(
         self,
@@ -173,7 +88,7 @@ class ClipSeg:
             pixels = scaled(picture.rgb, size).to(self.encoder.device)
             grid_hw = (size[0] // self.encoder.patch, size[1] // self.encoder.patch)
             blocks = self.encoder.model.visual.transformer.blocks
-            tokens = _enter(self.encoder, pixels)
+            tokens = enter_bicubic(self.encoder, pixels)
             entering, own = tokens, None
             mean = tokens.new_zeros(tokens.shape[1] - 1, tokens.shape[1] - 1)
             averaged = min(self.layers, len(blocks))
@@ -214,7 +129,11 @@ class ClipSeg:
             keep = found.scores > self.config.score_threshold
             ids = tuple(k for k, kept in zip(ids, keep.tolist(), strict=True) if kept)
             found = Localization(ClassMaps(found.maps.scores[keep], ids), found.scores[keep], found.raw[keep], None)
-        return replace(found, maps=ClassMaps(even_at(found.maps.scores, self.config.threshold), ids))
+        return found
+
+    def settle(self, found: Localization, maps: ClassMaps, known: bool) -> Settled:
+        """All of it; refiners that stretch maps are undone in that, and the threshold is set at full size."""
+        return Settled(found, keep_heights(found.maps, maps), EvenAt(self.config.threshold))
 
 
 def seen_side(config: ClipSegConfig, decoder: Decoder) -> int:
@@ -246,150 +165,3 @@ def answer(
     if on_grid:
         logits, scores = (F.avg_pool2d(x[None], encoder.patch)[0] for x in (logits, scores))
     return Localization(ClassMaps(scores, class_ids), highest, logits, None)
-
-
-@torch.no_grad()
-def clipseg(
-    encoder: Encoder,
-    decoder: Decoder,
-    pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]],
-    prompts: Sequence[Float[Tensor, "_ embed"]],
-    class_ids: Sequence[Sequence[int]],
-    config: ClipSegConfig | None = None,
-    on_grid: bool = False,
-) -> list[Localization]:
-    """A map for each prompt of each picture, one by one, from one encoding a picture; the rest is `answer`.
-
-    `prompts` holds the vectors of `text_prompts` or `image_prompts`, one row for each of the picture's `class_ids`.
-    Raises ShapeError: pictures, prompts and labels do not fit. WeightsError: the decoder is of another encoder.
-    Source: CLIPSeg (CVPR 2022). Differs: pictures need not be square.
-    """
-    config = config or ClipSegConfig()
-    check_fits(encoder, decoder, config.layers)
-    if not len(pictures) == len(prompts) == len(class_ids):
-        raise ShapeError(
-            "each picture has its own prompts and labels",
-            expected=f"{len(pictures)} of each",
-            found=f"{len(prompts)} and {len(class_ids)}",
-        )
-    found = []
-    for picture, vectors, ids in zip(pictures, prompts, class_ids, strict=True):
-        if len(vectors) != len(ids):
-            raise ShapeError("there is one prompt for each label", expected=len(ids), found=len(vectors))
-        pixels = prepare(picture, seen_side(config, decoder) or None, encoder.patch).to(encoder.device)
-        grid_hw = (pixels.shape[-2] // encoder.patch, pixels.shape[-1] // encoder.patch)
-        outputs = [one[0] for one in block_outputs(encoder, pixels, config.layers or decoder.layers)]
-        found.append(answer(encoder, decoder, outputs, grid_hw, vectors, tuple(ids), on_grid))
-    return found
-
-
-def prepare(rgb: UInt8[np.ndarray, "_ _ 3"], side: int | None, patch: int) -> Float[Tensor, "1 3 h w"]:
-    """A picture as CLIPSeg takes it: ImageNet's mean and deviation, then resized (bilinear) to a square, or to whole
-    patches. Raises ShapeError: the side is not whole patches."""
-    if side is not None and side % patch:
-        raise ShapeError("the side must be whole patches", expected=f"a multiple of {patch}", found=side)
-    height, width = (side or patch * -(-length // patch) for length in rgb.shape[:2])
-    return scaled(rgb, (height, width))
-
-
-def scaled(rgb: UInt8[np.ndarray, "_ _ 3"], size_hw: tuple[int, int]) -> Float[Tensor, "1 3 h w"]:
-    """A picture in ImageNet's mean and deviation, then resized (bilinear, not smoothed before, as published)."""
-    pixels = torch.from_numpy(np.ascontiguousarray(rgb)).movedim(-1, 0)[None].float() / 255
-    pixels = normalised(pixels, IMAGENET_MEAN, IMAGENET_STD)
-    return F.interpolate(pixels, size=size_hw, mode="bilinear", align_corners=False)
-
-
-def bicubic_positions(encoder: Encoder, grid_hw: tuple[int, int]) -> Float[Tensor, "token dim"]:
-    """Position embedding of a grid by bicubic interpolation, class token first; untouched where nothing changes."""
-    visual = encoder.model.visual
-    if grid_hw == (visual.grid, visual.grid):
-        return visual.positional_embedding
-    first, rest = visual.positional_embedding[:1], visual.positional_embedding[1:]
-    square = rest.T.unflatten(1, (visual.grid, visual.grid))[None].float()
-    spread = F.interpolate(square, size=grid_hw, mode="bicubic", align_corners=False)
-    return torch.cat([first, spread.flatten(2)[0].T])
-
-
-@torch.no_grad()
-def block_outputs(
-    encoder: Encoder, pixels: Float[Tensor, "b 3 h w"], layers: Sequence[int]
-) -> list[Float[Tensor, "b token width"]]:
-    """What leaves some blocks, counted from 0, class token first. Raises ConfigError: the tower has fewer blocks."""
-    blocks = encoder.model.visual.transformer.blocks
-    if not layers or max(layers) >= len(blocks):
-        raise ConfigError("the encoder has no such block", expected=f"0..{len(blocks) - 1}", found=list(layers))
-    tokens = _enter(encoder, pixels)
-    found = []
-    for index, block in enumerate(blocks[: max(layers) + 1]):
-        tokens = block(tokens.to(block.ln_1.weight.dtype))
-        if index in layers:
-            found.append(tokens.float())
-    return found
-
-
-@torch.no_grad()
-def text_prompts(encoder: Encoder, prompts: Sequence[str]) -> Float[Tensor, "p embed"]:
-    """One vector for each prompt, not of unit length. Raises DataError: a prompt is empty, or longer than 77 tokens."""
-    for prompt in prompts:
-        if not prompt.strip():
-            raise DataError("a prompt is empty", found=repr(prompt), next_step="Say what to look for.")
-    if not prompts:
-        return torch.zeros(0, encoder.sizes.embed, device=encoder.device)
-    ids = tokenize(prompts, encoder.sizes.context, encoder.sizes.vocab)
-    return encoder.model.encode_text(ids.to(encoder.device))
-
-
-@torch.no_grad()
-def image_prompts(encoder: Encoder, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b embed"]:
-    """CLIP's vector of each example, not of unit length; pixels as `prepare` or `visual_prompt` make them."""
-    visual = encoder.model.visual
-    tokens = _enter(encoder, pixels)
-    for block in visual.transformer.blocks:
-        tokens = block(tokens.to(block.ln_1.weight.dtype))
-    return visual.ln_post(tokens[:, 0].float()) @ visual.proj
-
-
-def mix(
-    text: Float[Tensor, "p embed"], image: Float[Tensor, "p embed"], text_share: float | Float[Tensor, "p 1"]
-) -> Float[Tensor, "p embed"]:
-    """A prompt between a text and an example: `text_share` of the one, the rest of the other."""
-    return text_share * text + (1 - text_share) * image
-
-
-def multilabel(logits: Float[Tensor, "label h w"], background_factor: float = 3.0) -> Int[Tensor, "h w"]:
-    """The label of each pixel, where the first map is of the prompt "background", whose probability counts threefold.
-
-    Source: the published zero-shot evaluation.
-    """
-    probability = logits.sigmoid()
-    return torch.cat([background_factor * probability[:1], probability[1:]]).argmax(0)
-
-
-def check_fits(encoder: Encoder, decoder: Decoder, layers: Sequence[int] | None = None) -> None:
-    """Raises WeightsError: the decoder was trained on an encoder of other sizes. ConfigError: of fewer blocks, or the
-    `layers` asked for are not as many as the decoder reads."""
-    ours = (encoder.sizes.width, encoder.sizes.embed, encoder.sizes.patch)
-    theirs = (decoder.sizes.width, decoder.sizes.embed, decoder.sizes.patch)
-    if ours != theirs:
-        raise WeightsError(
-            "the decoder was trained on another encoder",
-            expected="width {}, prompt vectors of {}, patches of {}".format(*theirs),
-            found="width {}, prompt vectors of {}, patches of {}".format(*ours),
-            next_step="The published decoders need --weights ViT-B/16.",
-        )
-    layers = list(layers or decoder.layers)
-    if len(layers) != decoder.sizes.depth:
-        raise ConfigError("the decoder reads one layer a block", expected=f"{decoder.sizes.depth}", found=layers)
-    if max(layers) >= encoder.sizes.layers:
-        raise ConfigError("the encoder has too few blocks", expected=layers, found=encoder.sizes.layers)
-
-
-def _enter(encoder: Encoder, pixels: Tensor) -> Tensor:
-    grid_hw = (pixels.shape[-2] // encoder.patch, pixels.shape[-1] // encoder.patch)
-    return enter(encoder, pixels, bicubic_positions(encoder, grid_hw))
-
-
-def _steps(patch: int) -> tuple[int, int]:
-    """The two strides of the refined head: 4 and 4 for a patch of 16."""
-    first = next(k for k in range(int(patch**0.5), 0, -1) if patch % k == 0)
-    return patch // first, first

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from clip_es.encoder.encode import Encoder
 from clip_es.errors import DataError
-from clip_es.localize.clipseg.localizer import Decoder, block_outputs, image_prompts, prepare
-from clip_es.localize.clipseg.training import DecoderTraining, Draws, Texts, cut_mask
+from clip_es.localize.clipseg.decoder import Decoder
+from clip_es.localize.clipseg.draws import Draws, cut_mask, cut_picture
+from clip_es.localize.clipseg.sight import Texts, block_outputs, image_prompts
+from clip_es.localize.clipseg.training import DecoderTraining
 from clip_es.metrics.phrases import ReferringMeter, ReferringScores
 from clip_es.records.phrases.table import PhraseSet
 
@@ -59,16 +61,17 @@ def score_phrases(
             numbers, vectors = _by_example(encoder, draws, numbers, seed)
         if not numbers:
             continue
-        pixels = prepare(data.picture(picture), side, encoder.patch).to(encoder.device)
+        rgb = data.picture(picture)
+        pixels = cut_picture(rgb, (0, 0, rgb.shape[1], rgb.shape[0]), side)[None].to(encoder.device)
         seen = block_outputs(encoder, pixels, decoder.layers)
         logits = decoder(seen, vectors, (side // encoder.patch, side // encoder.patch))
-        for number, one in zip(numbers, logits.float(), strict=True):
+        for number, probability in zip(numbers, logits.float().sigmoid().cpu(), strict=True):
             truth = torch.from_numpy(data.mask(number))
             if own_size:
-                one = F.interpolate(one[None, None], size=truth.shape, mode="bilinear", align_corners=True)[0, 0]
+                wide = probability[None, None]
+                probability = F.interpolate(wide, size=truth.shape, mode="bilinear", align_corners=True)[0, 0]
             else:
                 truth = cut_mask(truth, (0, 0, truth.shape[1], truth.shape[0]), side)
-            probability = one.sigmoid().cpu()
             meter.update(probability, truth)
             if watch:
                 watch(number, probability)

@@ -15,7 +15,7 @@ from torch import Tensor
 from clip_es.encoder.compare import misfits
 from clip_es.encoder.weights import check_claims
 from clip_es.errors import ClipEsError, WeightsError
-from clip_es.localize.clipseg.localizer import LOADED_LAYERS, Decoder, DecoderSizes
+from clip_es.localize.clipseg.decoder import LOADED_LAYERS, Decoder, DecoderSizes
 from clip_es.store.disk import write_atomic
 
 _EXPECTED = "CLIPSeg decoder weights: the authors' .pth, the transformers port's model file, or our own .safetensors"

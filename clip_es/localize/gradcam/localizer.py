@@ -12,7 +12,7 @@ from torch import Tensor
 from clip_es.config.methods import LocalizeConfig
 from clip_es.encoder.encode import Encoder
 from clip_es.errors import ConfigError
-from clip_es.localize.base import Localization, check_known
+from clip_es.localize.base import Localization, as_they_are, check_known
 from clip_es.localize.gradcam.closed_form import Answer, LastBlock, Question, explain, explain_autograd
 from clip_es.localize.gradcam.variants import explain_variant
 from clip_es.scaling import min_max
@@ -26,7 +26,7 @@ class ClipEs:
 
     supervision = "none"
     finds_classes = False
-    keeps_height = False
+    settle = staticmethod(as_they_are)
     sources: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, encoder: Encoder, bank: TextBank, config: LocalizeConfig = _DEFAULT, layers: int = 8) -> None:

@@ -18,8 +18,9 @@ from clip_es.config.methods import PatchTextConfig
 from clip_es.encoder.capture import shown_to
 from clip_es.encoder.encode import Encoder
 from clip_es.errors import DataError, ShapeError
-from clip_es.localize.base import Localization, check_known
-from clip_es.localize.cliper import comparison_set, short_side_hw
+from clip_es.localize.base import Localization, check_known, with_heights
+from clip_es.localize.cliper.maps import comparison_set
+from clip_es.localize.cliper.rule import short_side_hw
 from clip_es.localize.patchtext.reading import PatchSight, enriched, look, words_share
 from clip_es.types import ClassMaps, EncodedImage, Picture, TextBank
 
@@ -29,7 +30,7 @@ class PatchText:
 
     supervision = "none"
     finds_classes = True
-    keeps_height = True
+    settle = staticmethod(with_heights)
 
     def __init__(self, encoder: Encoder, bank: TextBank, config: PatchTextConfig, layers: int = 8) -> None:
         """`layers`: over how many of the last ones the attention for the affinity is averaged.

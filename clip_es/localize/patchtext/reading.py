@@ -19,7 +19,8 @@ from clip_es.encoder.capture import enter
 from clip_es.encoder.encode import Encoder
 from clip_es.encoder.vit import Block, SelfAttention
 from clip_es.errors import ConfigError, nearest
-from clip_es.localize.cliper import comparison_set, fused_attentions
+from clip_es.localize.cliper.layers import fused_attentions
+from clip_es.localize.cliper.maps import comparison_set
 from clip_es.types import EncodedImage, TextBank
 
 NEAR_STD = 5.0

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image, ImageDraw
+from skimage.draw import polygon2mask
 
 from clip_es.errors import ClipEsError, DataError
 from clip_es.records.dataset import Problem
@@ -67,7 +67,7 @@ class PhraseCut(PhraseSet):
         samples: list[Phrase] = []
         problems: list[Problem] = []
         self._ids: list[int] = []
-        self._points, self._polygon_ends, self._sample_ends = array("f"), array("I"), array("I")
+        self._points, self._polygon_ends, self._sample_ends = array("d"), array("I"), array("I")
         self.left_out = {"annotated with a wrong size": 0, "without an area": 0, "of classes left out": 0}
         sizes = _sizes(self.root)
         number_of: dict[int, int] = {}
@@ -109,25 +109,24 @@ class PhraseCut(PhraseSet):
         return read_rgb(self._path(number))
 
     def mask(self, sample: int) -> Bool[np.ndarray, "h w"]:
-        """The union of the sample's polygons, edges included, coordinates cut to whole pixels."""
+        """The union of the sample's polygons, drawn as published: `skimage.draw.polygon2mask`."""
         number = self.samples[sample].picture
         size = self._sizes[number]
         if size is None:
             height, width = self.picture(number).shape[:2]
             size = self._sizes[number] = (height, width)
-        canvas = Image.new("1", (size[1], size[0]))
-        draw = ImageDraw.Draw(canvas)
+        canvas = np.zeros(size, dtype=bool)
         for polygon in self.polygons(sample):
-            draw.polygon([(int(x), int(y)) for x, y in polygon], outline=1, fill=1)
-        return np.array(canvas)
+            canvas |= polygon2mask(size, polygon[:, ::-1])
+        return canvas
 
     def polygons(self, sample: int) -> list[np.ndarray]:
-        """The polygons of a sample, each float32 [point 2] of x, y."""
+        """The polygons of a sample, each float64 [point 2] of x, y."""
         first = self._sample_ends[sample - 1] if sample else 0
         found = []
         for number in range(first, self._sample_ends[sample]):
             start = self._polygon_ends[number - 1] if number else 0
-            flat = np.frombuffer(self._points[2 * start : 2 * self._polygon_ends[number]].tobytes(), np.float32)
+            flat = np.frombuffer(self._points[2 * start : 2 * self._polygon_ends[number]].tobytes(), np.float64)
             found.append(flat.reshape(-1, 2))
         return found
 

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from clip_es.encoder import CLIP, TowerSizes, read_state_dict
 from clip_es.errors import ConfigError, WeightsError
-from clip_es.localize.clipseg.localizer import Decoder, DecoderSizes
+from clip_es.localize.clipseg.decoder import Decoder, DecoderSizes
 from clip_es.localize.clipseg.weights import load_decoder
 
 SIZES = TowerSizes(patch=4, width=128, layers=2, grid=2, embed=8, text_width=64, text_layers=1, context=9, vocab=50)

@@ -6,32 +6,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from clip_es.config.run import EncoderConfig
+from clip_es.config.run import CliperConfig, EncoderConfig, ImageConfig, MaskConfig
 from clip_es.encoder import CLIP, Encoder, TowerSizes
 from clip_es.encoder.capture import normalised
 from clip_es.encoder.tokenize import tokenize
 from clip_es.errors import ConfigError, ShapeError
-from clip_es.localize.cliper import (
-    TEMPLATES,
-    CliperConfig,
-    class_maps,
-    cliper,
-    cliper_preset,
-    comparison_set,
-    embed_layers,
-    fused_attentions,
-    label_map,
-    resize_short_side,
-    short_side_hw,
-    sliding_logits,
-    weighted,
-)
+from clip_es.images import read_picture
+from clip_es.localize.cliper.layers import fused_attentions, read_layers, see
+from clip_es.localize.cliper.localizer import Cliper
+from clip_es.localize.cliper.maps import class_maps, comparison_set, sliding_logits
+from clip_es.localize.cliper.published import TEMPLATES, cliper_preset
+from clip_es.localize.cliper.rule import PublishedHeights, ceiling, mean_of_maxima, short_side_hw
+from clip_es.masks import decide
 from clip_es.metrics.masks import ConfusionMatrix
 from clip_es.prompts import ClassEntry, Vocabulary, build_bank
 from clip_es.prompts.templates import load_templates
 from clip_es.refine.diffusion import carry, clean
-from clip_es.types import TextBank
+from clip_es.types import ClassMaps, ImageRecord, Picture, TextBank
 
 GOLDEN = Path(__file__).parents[2] / "golden/cliper"
 ABLATIONS = {
@@ -90,14 +83,14 @@ def bank_of(case, classes=3):
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_maps_are_those_of_the_published_code(encoder, whole, name):
     config = CliperConfig(**ABLATIONS[name])
-    seg = class_maps(encoder, whole["pixels"], text_of(whole), 3, config)
+    seg = class_maps(encoder, see(encoder, whole["pixels"]), None, text_of(whole), 3, config)
     torch.testing.assert_close(seg, whole[f"seg_{name}"], atol=2e-5, rtol=0)
-    attention = embed_layers(encoder, whole["pixels"], config).patch_attention
+    attention = read_layers(encoder, see(encoder, whole["pixels"]), config).patch_attention
     torch.testing.assert_close(attention, whole[f"attnmap_{name}"], atol=2e-5, rtol=0)
 
 
 def test_every_layer_has_the_published_embedding(encoder, whole):
-    seen = embed_layers(encoder, whole["pixels"], CliperConfig())
+    seen = read_layers(encoder, see(encoder, whole["pixels"]), CliperConfig())
     torch.testing.assert_close(seen.layers, whole["embeds_fused"], atol=2e-5, rtol=0)
     torch.testing.assert_close(seen.attention, whole["attn_fused_all_heads"], atol=2e-5, rtol=0)
 
@@ -109,7 +102,7 @@ def test_the_balance_accumulates_over_the_layers():
 
 
 def test_the_first_version_gives_its_own_maps(encoder, whole):
-    seg = class_maps(encoder, whole["pixels"], text_of(whole), 3, CliperConfig(variant="v1"))
+    seg = class_maps(encoder, see(encoder, whole["pixels"]), None, text_of(whole), 3, CliperConfig(variant="v1"))
     torch.testing.assert_close(seg, arrays("v1_variant")["seg_v1"], atol=2e-5, rtol=0)
 
 
@@ -121,14 +114,16 @@ def test_sliding_windows_are_blended_with_the_whole_picture(encoder, select):
     logits = sliding_logits(encoder, pixels, text_of(case), slide)
     torch.testing.assert_close(logits, case["slide_logits"].flatten(2), atol=5e-5, rtol=1e-5)
     for config, name in ((slide, "slide224"), (CliperConfig(select=select), "whole")):
-        seg = class_maps(encoder, pixels, text_of(case), 3, config)
+        seg = class_maps(encoder, see(encoder, pixels), pixels, text_of(case), 3, config)
         torch.testing.assert_close(seg, case[f"seg_{name}_sel{select}"], atol=5e-5, rtol=0)
 
 
-def test_pictures_are_resized_as_published():
+def test_pictures_are_resized_as_published(tmp_path):
     case = arrays("preprocess")
-    patches = resize_short_side(case["image_uint8"].numpy(), 64, 16)
-    pixels = normalised(torch.from_numpy(patches).permute(2, 0, 1)[None].float() / 255)[0]
+    Image.fromarray(case["image_uint8"].numpy()).save(tmp_path / "a.png")
+    record = ImageRecord("a", tmp_path / "a.png", ())
+    read = read_picture(record, 16, ImageConfig(), lambda size_hw: short_side_hw(size_hw, 64, 16))
+    pixels = normalised(torch.from_numpy(read.patches).permute(2, 0, 1)[None].float() / 255)[0]
     torch.testing.assert_close(pixels, case["pixels_b16_size64"], atol=1e-6, rtol=0)
     for name, side, patch in (("B16_336", 336, 16), ("L14_336", 336, 14), ("B16_560", 560, 16), ("L14_448", 448, 14)):
         for (w, h), expected in zip(case["sizes_in_wh"].tolist(), case[f"sizes_out_hw_{name}"].tolist(), strict=True):
@@ -159,9 +154,16 @@ def test_maps_pass_the_chain_of_heads(threshold, mode, name):
 
 def test_scores_average_the_maxima_before_and_after_refinement():
     case = arrays("refine")
-    full, scores = weighted(case["seg_coarse"], case["pipeline_mask"], (70, 101))
+    scores = mean_of_maxima(case["seg_coarse"], case["pipeline_mask"])
     np.testing.assert_allclose(scores, case["pipeline_score"], atol=1e-6)
-    np.testing.assert_allclose(full, arrays("labels_eval")["full_map"], atol=1e-5)
+
+
+def labels_of(maps, scores, config, size_hw):
+    """The labels that a run decides on, from maps in 0..2 and their scores."""
+    ids = tuple(range(len(maps)))
+    rule = PublishedHeights(tuple(scores.tolist()), ceiling(maps), config.background_threshold, config.normalise)
+    full = rule(ClassMaps(maps / ceiling(maps), ids), size_hw)
+    return decide(size_hw, full, MaskConfig()).decided
 
 
 LABELS = [
@@ -185,7 +187,10 @@ def test_labels_follow_the_published_thresholds(maps, name):
         background_threshold=float(background), score_threshold=float(score), normalise=normalise == "1"
     )
     scores = case["pipeline_score" if maps == "full_map" else "syn_score"]
-    labels = label_map(case[maps], scores, config)
+    keep = scores > config.score_threshold
+    # Its own maxima as scores leave a map as it is.
+    kept = labels_of(case[maps][keep], case[maps][keep].amax((1, 2)), config, tuple(case[maps].shape[1:]))
+    labels = np.array([0, *(keep.nonzero()[:, 0] + 1).tolist()])[kept]
     assert (labels != case[name].numpy()).mean() < 0.001
 
 
@@ -206,7 +211,7 @@ def test_the_confusion_matrix_counts_as_the_published_evaluator(ignored):
 
 
 def test_fused_attention_is_row_stochastic_and_the_published_0_by_0_is_zero(encoder, whole):
-    attention = embed_layers(encoder, whole["pixels"], CliperConfig()).attention
+    attention = read_layers(encoder, see(encoder, whole["pixels"]), CliperConfig()).attention
     assert (attention >= 0).all()
     torch.testing.assert_close(attention.sum(-1), torch.ones(4, 25))
     flat = next(fused_attentions(torch.ones(1, 3, 3)))
@@ -235,58 +240,74 @@ def picture(seed=0, size=(64, 96)):
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
-def test_pictures_of_several_sizes_get_maps_of_their_labels_in_order(encoder, whole):
+def located(encoder, bank, class_ids=None, config=None, rgb=None):
+    """One picture, a whole number of patches, through the localizer; `settle` without refiners follows."""
+    localizer = Cliper(encoder, bank, config)
+    rgb = picture() if rgb is None else rgb
+    one = Picture("a", rgb, rgb, 16)
+    found = localizer.locate(one, localizer.encode([one])[0], class_ids)
+    return found, localizer.settle(found, found.maps, class_ids is not None).found
+
+
+def test_maps_come_in_the_order_of_the_labels(encoder, whole):
     bank = bank_of(whole)
-    found = cliper(encoder, [picture(), picture(1, (64, 64))], bank, [[2, 0], [1]])
-    assert [one.maps.class_ids for one in found] == [(2, 0), (1,)]
-    assert [tuple(one.maps.scores.shape) for one in found] == [(2, 4, 6), (1, 4, 4)]
-    alone = cliper(encoder, [picture()], bank, [[0, 2]])[0]
-    torch.testing.assert_close(alone.raw.flip(0), found[0].raw)
-    assert cliper(encoder, [], bank, []) == []
+    found, settled = located(encoder, bank, [2, 0])
+    assert settled.maps.class_ids == found.maps.class_ids == (2, 0)
+    assert tuple(found.maps.scores.shape) == (2, 4, 6)
+    torch.testing.assert_close(located(encoder, bank, [0, 2])[0].raw.flip(0), found.raw)
+    assert located(encoder, bank, [1], rgb=picture(1, (64, 64)))[0].maps.scores.shape == (1, 4, 4)
 
 
 def test_without_labels_the_score_threshold_picks_the_classes(encoder, whole):
     bank = bank_of(whole)
-    everything = cliper(encoder, [picture()], bank, None, CliperConfig(score_threshold=0.0))[0]
+    everything = located(encoder, bank, None, CliperConfig(score_threshold=0.0))[1]
     assert everything.maps.class_ids == (0, 1, 2)
     middle = float(everything.scores.median())
-    some = cliper(encoder, [picture()], bank, None, CliperConfig(score_threshold=middle))[0]
+    some = located(encoder, bank, None, CliperConfig(score_threshold=middle))[1]
     assert len(some.maps.class_ids) == 1
     torch.testing.assert_close(some.raw, everything.raw[list(some.maps.class_ids)])
-    none = cliper(encoder, [picture()], bank, None, CliperConfig(score_threshold=2.0))[0]
-    assert none.maps.class_ids == ()
+    assert located(encoder, bank, None, CliperConfig(score_threshold=2.0))[1].maps.class_ids == ()
+
+
+def test_the_score_of_a_class_counts_its_refined_map_too(encoder, whole):
+    localizer = Cliper(encoder, bank_of(whole), CliperConfig(score_threshold=0.0))
+    one = Picture("a", picture(), picture(), 16)
+    found = localizer.locate(one, localizer.encode([one])[0], None)
+    flat = ClassMaps(found.maps.scores / 4, found.maps.class_ids)
+    settled = localizer.settle(found, flat, known=False)
+    torch.testing.assert_close(settled.found.scores, found.scores * 5 / 8)
+    assert settled.enlarge is not None
+    assert float(settled.enlarge(settled.maps, (4, 6)).scores.max()) <= 1
 
 
 def test_labels_against_the_vocabulary_give_the_open_maps(encoder, whole):
     bank = bank_of(whole)
-    against = CliperConfig(score_threshold=0.0)
-    known = cliper(encoder, [picture()], bank, [[1]], against)[0]
-    torch.testing.assert_close(known.raw, cliper(encoder, [picture()], bank, None, against)[0].raw[1:2])
+    known, everything = located(encoder, bank, [1])[0], located(encoder, bank)[0]
+    torch.testing.assert_close(known.raw, everything.raw[1:2])
 
 
 def test_a_window_as_large_as_the_picture_is_one_window(encoder, whole):
-    bank = bank_of(whole)
-    wide, larger = (
-        cliper(encoder, [picture(size=(64, 64))], bank, [[0]], CliperConfig(window=side, stride=16))[0].raw
-        for side in (64, 640)
-    )
+    bank, rgb = bank_of(whole), picture(size=(64, 64))
+    wide, larger = (located(encoder, bank, [0], CliperConfig(window=side, stride=16), rgb)[0].raw for side in (64, 640))
     torch.testing.assert_close(wide, larger)
 
 
 def test_bad_input_is_named(encoder, whole):
     bank = bank_of(whole)
     with pytest.raises(ShapeError, match="whole number of patches"):
-        cliper(encoder, [picture(size=(60, 64))], bank)
+        see(encoder, torch.zeros(1, 3, 60, 64))
     with pytest.raises(ShapeError, match="not in the text bank"):
-        cliper(encoder, [picture()], bank, [[3]])
-    with pytest.raises(ShapeError, match="1 lists"):
-        cliper(encoder, [picture()], bank, [])
+        located(encoder, bank, [3])
     with pytest.raises(ShapeError, match="window and stride"):
-        cliper(encoder, [picture()], bank, None, CliperConfig(window=40))
+        Cliper(encoder, bank, CliperConfig(window=40))
     with pytest.raises(ConfigError, match="threshold"):
         CliperConfig(threshold=1.5)
     with pytest.raises(ConfigError, match="v1"):
         CliperConfig(variant="v1", select=-2)
+    with pytest.raises(ConfigError, match="no windows"):
+        CliperConfig(last_attention="proxy", window=224)
+    with pytest.raises(ConfigError, match=r"--cliper\.proxy-model"):
+        Cliper(encoder, bank, CliperConfig(last_attention="proxy"))
 
 
 def test_presets_are_the_published_settings():
@@ -309,7 +330,7 @@ def test_short_sides_round_half_up_and_never_vanish():
 
 def test_only_the_labels_compete_where_asked(encoder, whole):
     bank = bank_of(whole)
-    alone = cliper(encoder, [picture()], bank, [[1]], CliperConfig(competitors="labels"))[0]
-    against = cliper(encoder, [picture()], bank, [[1]])[0]
+    alone = located(encoder, bank, [1], CliperConfig(competitors="labels"))[0]
+    against = located(encoder, bank, [1])[0]
     assert (alone.raw >= against.raw - 1e-6).any()
     assert not torch.allclose(alone.raw, against.raw)

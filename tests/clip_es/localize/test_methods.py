@@ -20,18 +20,18 @@ from clip_es.encoder import load_encoder
 from clip_es.errors import ConfigError, DataError, ShapeError, WeightsError
 from clip_es.images import read_picture
 from clip_es.localize.base import Localizer
-from clip_es.localize.cliper import Cliper, cliper, label_map, resize_short_side, weighted
+from clip_es.localize.cliper.localizer import Cliper
+from clip_es.localize.clipseg.decoder import Decoder, DecoderSizes
 from clip_es.localize.clipseg.examples import class_prompts, read_examples
-from clip_es.localize.clipseg.localizer import ClipSeg, Decoder, DecoderSizes
+from clip_es.localize.clipseg.localizer import ClipSeg
 from clip_es.localize.clipseg.weights import save_decoder
 from clip_es.localize.gradcam.localizer import ClipEs
 from clip_es.localize.methods import METHODS
-from clip_es.masks import decide, read_mask
+from clip_es.masks import read_mask
 from clip_es.pipelines.cli import main
 from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.prompts import load_vocabulary
-from clip_es.refine import keep_heights
-from clip_es.scaling import even_at
+from clip_es.scaling import even_at, keep_heights
 from clip_es.scenes.dataset import ScenesConfig, make
 from clip_es.types import ClassMaps, ImageRecord
 
@@ -125,14 +125,6 @@ def test_cliper_hands_on_what_the_plain_encoder_sees(maker, scenes):
         torch.testing.assert_close(getattr(ours, name), getattr(plain, name), atol=2e-5, rtol=1e-4)
 
 
-def test_the_localizer_is_the_function_of_the_same_name(maker, scenes):
-    made = maker("cliper")
-    picture = made.read(ImageRecord("a", first(scenes), ()))
-    found = made.localizer.locate(picture, made.encode([picture])[0], (1, 4))
-    alone = cliper(made.encoder, [resize_short_side(picture.rgb, 336, 16)], made.bank, [[1, 4]])[0]
-    torch.testing.assert_close(found.raw, alone.raw, atol=1e-5, rtol=1e-4)
-
-
 def test_a_picture_encoded_for_another_method_is_refused(maker, scenes):
     plain = maker("clip-es")
     picture = plain.read(ImageRecord("a", first(scenes), ()))
@@ -161,32 +153,21 @@ def test_refined_maps_get_their_heights_back():
     assert keep_heights(before, before) is before
 
 
-def test_without_labels_the_common_rule_is_the_published_one(maker, scenes):
-    """On the patch grid exactly; at full size both are enlarged, one before the threshold is set and one after."""
-    config = CliperConfig(score_threshold=0.8, background_threshold=0.6, temperature=30.0)
-    made = maker("cliper", "none", cliper=config)
-    picture = made.read(ImageRecord("a", first(scenes), ()))
-    refined = made.refine(made.locate(picture, made.encode([picture])[0]))
-    raw, ids = refined.found.raw, refined.maps.class_ids
-    assert len(ids) > 1
-    ours = decide(picture.grid_hw, refined.maps, DEFAULT.mask).decided
-    full, scores = weighted(raw, raw, picture.grid_hw)
-    published = np.array([0, *(k + 1 for k in ids)])[label_map(full, scores, config)]
-    assert (ours != published).mean() < 0.01  # weighted() divides by the maximum plus 1e-5
-    assert len(np.unique(ours)) > 2
-
-
 @pytest.mark.parametrize("normalise", [True, False])
-def test_without_labels_a_patch_at_the_threshold_is_even_with_background(maker, scenes, normalise):
-    config = CliperConfig(score_threshold=0.5, background_threshold=0.6, normalise=normalise)
+def test_a_pixel_at_the_threshold_is_even_with_background(maker, scenes, normalise):
+    config = CliperConfig(score_threshold=0.5, background_threshold=0.6, normalise=normalise, temperature=30.0)
     made = maker("cliper", "none", cliper=config)
     picture = made.read(ImageRecord("a", first(scenes), ()))
-    found = made.locate(picture, made.encode([picture])[0]).found
-    raw = found.raw
+    settled = made.refine(made.locate(picture, made.encode([picture])[0]))
+    full = settled.enlarge(settled.maps, picture.size_hw).scores
+    wide = torch.nn.functional.interpolate(settled.found.raw[None], picture.size_hw, mode="bilinear")[0]
     if normalise:
-        low, high = raw.amin((1, 2), keepdim=True), raw.amax((1, 2), keepdim=True)
-        raw = (raw - low) / (high - low)
-    assert torch.equal(found.maps.scores > 0.5, raw > 0.6) or float(((raw - 0.6).abs()).min()) < 1e-5
+        low, high = wide.amin((1, 2), keepdim=True), wide.amax((1, 2), keepdim=True)
+        wide = (wide - low) / (high - low)
+    else:
+        wide = wide / wide.amax((1, 2), keepdim=True) * settled.found.scores[:, None, None]
+    assert len(full) > 1
+    assert float(((full > 0.5) != (wide > 0.6)).float().mean()) < 1e-3
 
 
 # ---------------------------------------------------------------- labels
@@ -197,8 +178,6 @@ def test_only_methods_that_find_classes_work_without_labels(maker):
         maker("clip-es", "none")
     with pytest.raises(ConfigError, match="--labels auto"):
         ClipEs(maker("clip-es").encoder, maker("clip-es").bank).asked(None)
-    assert maker("cliper", "none").localizer.keeps_height
-    assert maker("cliper").localizer.keeps_height
 
 
 def test_a_picture_file_may_go_without_names(maker, scenes):
@@ -411,4 +390,4 @@ def test_reading_takes_the_size_that_is_asked_for(scenes):
 
 def test_localizers_of_one_encoder_share_it(encoder, maker):
     assert all(maker(name).localizer.encoder is encoder for name in METHODS)  # pyright: ignore
-    assert {type(maker(name).localizer) for name in METHODS} == {ClipEs, Cliper, ClipSeg}
+    assert {ClipEs, Cliper, ClipSeg} <= {type(maker(name).localizer) for name in METHODS}

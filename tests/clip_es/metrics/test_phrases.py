@@ -11,12 +11,22 @@ from scipy.integrate import simpson as scipy_simpson
 
 from clip_es.encoder import CLIP, TowerSizes, build_encoder
 from clip_es.errors import ConfigError, DataError, ShapeError
-from clip_es.localize.clipseg.localizer import Decoder, DecoderSizes, block_outputs, multilabel, prepare, text_prompts
+from clip_es.localize.clipseg.decoder import Decoder, DecoderSizes
+from clip_es.localize.clipseg.sight import block_outputs, prepare, text_prompts
 from clip_es.localize.clipseg.weights import save_decoder
 from clip_es.masks import write_mask
 from clip_es.metrics.phrases import THRESHOLDS, ReferringMeter, simpson
 from clip_es.pipelines.cli import main
-from clip_es.pipelines.clipseg.evaluate import Episode, OneShotConfig, episodes, fit, fitted_size, one_shot, zero_shot
+from clip_es.pipelines.clipseg.evaluate import (
+    Episode,
+    OneShotConfig,
+    episodes,
+    fit,
+    fitted_size,
+    multilabel,
+    one_shot,
+    zero_shot,
+)
 from clip_es.records import voc
 
 GOLDEN = Path(__file__).parents[2] / "golden/clipseg/metrics.npz"

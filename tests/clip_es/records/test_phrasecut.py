@@ -52,19 +52,19 @@ def write(root, split, tasks):
     (root / f"refer_{split}.json").write_text(json.dumps(tasks))
 
 
-def test_a_mask_is_the_union_of_the_polygons_with_their_edges(root):
-    write(root, "train", [task(1, "white cat", SQUARE, ([8.9, 5.2], [9.4, 5.2], [9.4, 6.9])), task(2, "dog", SQUARE)])
+def test_a_mask_holds_the_pixels_whose_centres_lie_in_a_polygon(root):
+    write(root, "train", [task(1, "white cat", SQUARE, ([7.4, 4.5], [9.5, 4.5], [9.5, 6.6])), task(2, "dog", SQUARE)])
     data = PhraseCut(root)
     assert [tuple(sample) for sample in data.samples] == [(0, "white cat"), (1, "dog")]
     expected = np.zeros((8, 12), bool)
     expected[1:4, 2:6] = True
-    expected[5, 8:10] = expected[6, 9] = True  # coordinates are cut to whole pixels
+    expected[5, 8:10] = expected[6, 9] = True  # coordinates keep their fractions
     assert np.array_equal(data.mask(0), expected)
     assert data.mask(1).shape == (10, 6)  # the size comes from the picture where no file states it
     assert data.mask(1).sum() == 12
     assert data.picture(0).shape == (8, 12, 3)
     assert data.image_id(1) == 2
-    np.testing.assert_allclose(data.polygons(0)[1], [[8.9, 5.2], [9.4, 5.2], [9.4, 6.9]], rtol=1e-6)
+    np.testing.assert_allclose(data.polygons(0)[1], [[7.4, 4.5], [9.5, 4.5], [9.5, 6.6]], rtol=1e-6)
 
 
 def test_splits_can_be_joined(root):

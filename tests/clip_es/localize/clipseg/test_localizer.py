@@ -6,26 +6,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from clipseg_masking import masked_prompt
 from safetensors.torch import save_file
 
-from clip_es.config.run import EncoderConfig
+from clip_es.config.run import ClipSegConfig, EncoderConfig
 from clip_es.encoder import CLIP, Encoder, TowerSizes
 from clip_es.errors import ConfigError, DataError, ShapeError, WeightsError
-from clip_es.localize.clipseg.localizer import (
-    ClipSegConfig,
-    Decoder,
-    DecoderSizes,
-    block_outputs,
-    clipseg,
-    image_prompts,
-    mix,
-    multilabel,
-    prepare,
-    text_prompts,
-)
-from clip_es.localize.clipseg.masking import masked_prompt
+from clip_es.localize.clipseg.decoder import Decoder, DecoderSizes
+from clip_es.localize.clipseg.localizer import ClipSeg
 from clip_es.localize.clipseg.prompts import VISUAL_PROMPTS, VisualPromptConfig, context_box, find_crop, visual_prompt
+from clip_es.localize.clipseg.sight import block_outputs, image_prompts, mix, prepare, text_prompts
 from clip_es.localize.clipseg.weights import build_decoder, load_decoder, save_decoder
+from clip_es.pipelines.clipseg.evaluate import multilabel
+from clip_es.scaling import upsample
+from clip_es.types import Picture
 
 GOLDEN = Path(__file__).parents[3] / "golden/clipseg"
 LAYERS = (1, 3, 4)
@@ -282,9 +276,9 @@ def test_wrong_weights_are_refused(tmp_path, encoder, decoder):
     with torch.device("meta"):
         large = Decoder(DecoderSizes())
     with pytest.raises(WeightsError, match="another encoder"):
-        clipseg(encoder, large, [], [], [])
+        ClipSeg(encoder, large, {})
     with pytest.raises(ConfigError, match="too few blocks"):
-        clipseg(encoder, build_decoder(weights), [], [], [])
+        ClipSeg(encoder, build_decoder(weights), {})
     with pytest.raises(ConfigError, match="ascending"):
         Decoder(DecoderSizes(), (3, 9, 6))
 
@@ -296,19 +290,38 @@ def picture(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
+def asked(encoder, decoder, rgb, prompts, ids, config, on_grid=False):
+    """One picture through the localizer, as a run sends it."""
+    localizer = ClipSeg(encoder, decoder, dict(zip(ids, prompts, strict=True)), config, on_grid=on_grid)
+    height, width = (16 * -(-side // 16) for side in localizer.seen_hw(rgb.shape[:2]))
+    one = Picture("a", rgb, np.zeros((height, width, 3), np.uint8), 16)
+    return localizer.locate(one, localizer.encode([one])[0], ids)
+
+
 def test_pictures_of_any_shape_get_a_map_for_each_prompt(encoder, decoder):
     prompts = torch.randn(2, 24, generator=torch.Generator().manual_seed(0))
-    wide = ClipSegConfig(side=0)
-    found = clipseg(encoder, decoder, [picture(50, 90), picture(33, 16)], [prompts, prompts[:1]], [(4, 2), (0,)], wide)
-    assert [one.maps.class_ids for one in found] == [(4, 2), (0,)]
-    assert [tuple(one.maps.scores.shape) for one in found] == [(2, 64, 96), (1, 48, 16)]
-    torch.testing.assert_close(found[0].maps.scores, found[0].raw.sigmoid())
-    square = clipseg(encoder, decoder, [picture(50, 90)], [prompts], [(4, 2)], ClipSegConfig(side=64))[0]
-    assert square.maps.scores.shape == (2, 64, 64)
-    grid = clipseg(encoder, decoder, [picture(50, 90)], [prompts], [(4, 2)], ClipSegConfig(side=64), True)[0]
-    torch.testing.assert_close(grid.maps.scores[0, 0, 0], square.maps.scores[0, :16, :16].mean())
-    nothing = clipseg(encoder, decoder, [picture(50, 90)], [prompts[:0]], [()], wide)[0]
+    wide, square = ClipSegConfig(side=0), ClipSegConfig(side=64)
+    found = asked(encoder, decoder, picture(50, 90), prompts, (4, 2), wide)
+    assert (found.maps.class_ids, tuple(found.maps.scores.shape)) == ((4, 2), (2, 64, 96))
+    torch.testing.assert_close(found.maps.scores, found.raw.sigmoid())
+    tall = asked(encoder, decoder, picture(33, 16), prompts[:1], (0,), wide)
+    assert (tall.maps.class_ids, tuple(tall.maps.scores.shape)) == ((0,), (1, 48, 16))
+    whole = asked(encoder, decoder, picture(50, 90), prompts, (4, 2), square)
+    assert whole.maps.scores.shape == (2, 64, 64)
+    grid = asked(encoder, decoder, picture(50, 90), prompts, (4, 2), square, True)
+    torch.testing.assert_close(grid.maps.scores[0, 0, 0], whole.maps.scores[0, :16, :16].mean())
+    nothing = asked(encoder, decoder, picture(50, 90), prompts[:0], (), wide)
     assert nothing.maps.scores.shape == (0, 64, 96)
+
+
+def test_the_threshold_is_set_at_full_size(encoder, decoder):
+    prompts = torch.randn(1, 24, generator=torch.Generator().manual_seed(0))
+    found = asked(encoder, decoder, picture(50, 90), prompts, (3,), ClipSegConfig(side=64, threshold=0.2))
+    localizer = ClipSeg(encoder, decoder, {3: prompts[0]}, ClipSegConfig(side=64, threshold=0.2))
+    settled = localizer.settle(found, found.maps, known=True)
+    full = settled.enlarge(settled.maps, (50, 90)).scores
+    expected = upsample(found.maps, (50, 90)).scores
+    assert torch.equal(full > 0.5, expected > 0.2)
 
 
 def test_a_picture_is_normalised_before_it_is_resized():
@@ -320,13 +333,13 @@ def test_a_picture_is_normalised_before_it_is_resized():
 
 
 def test_bad_input_is_named(encoder, decoder):
-    prompts = torch.zeros(1, 24)
     with pytest.raises(ShapeError, match="whole patches"):
-        clipseg(encoder, decoder, [picture(16, 16)], [prompts], [(0,)], ClipSegConfig(side=100))
-    with pytest.raises(ShapeError, match="one prompt for each label"):
-        clipseg(encoder, decoder, [picture(16, 16)], [prompts], [(0, 1)])
-    with pytest.raises(ShapeError, match="its own prompts"):
-        clipseg(encoder, decoder, [picture(16, 16)], [], [(0,)])
+        prepare(picture(16, 16), 100, 16)
+    localizer = ClipSeg(encoder, decoder, {0: torch.zeros(24)})
+    one = Picture("a", picture(16, 16), picture(16, 16), 16)
+    seen = localizer.encode([one])[0]
+    with pytest.raises(DataError, match="no example for a label"):
+        localizer.locate(one, seen, (0, 1))
     with pytest.raises(DataError, match="empty"):
         text_prompts(encoder, ["a dog", " "])
     with pytest.raises(DataError, match="too long"):

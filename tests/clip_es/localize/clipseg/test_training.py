@@ -18,18 +18,10 @@ from clip_es.config.run import EncoderConfig
 from clip_es.encoder import CLIP, TowerSizes, build_encoder, load_encoder
 from clip_es.encoder.tokenize import tokenize
 from clip_es.errors import ConfigError, DataError, WeightsError
-from clip_es.localize.clipseg.localizer import block_outputs, image_prompts, mix, text_prompts
+from clip_es.localize.clipseg.draws import Draws, cut_mask, cut_picture, prompts_of
 from clip_es.localize.clipseg.scores import score_phrases
-from clip_es.localize.clipseg.training import (
-    PREFIXES,
-    DecoderTraining,
-    Draws,
-    cut_mask,
-    cut_picture,
-    loss_of,
-    new_decoder,
-    prompts_of,
-)
+from clip_es.localize.clipseg.sight import block_outputs, image_prompts, mix, text_prompts
+from clip_es.localize.clipseg.training import PREFIXES, DecoderTraining, loss_of, new_decoder
 from clip_es.localize.clipseg.weights import build_decoder, load_decoder, save_decoder
 from clip_es.pipelines.cli import main
 from clip_es.pipelines.clipseg.prompt import ask

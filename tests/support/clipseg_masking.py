@@ -17,7 +17,7 @@ from clip_es.encoder.capture import enter
 from clip_es.encoder.encode import Encoder
 from clip_es.encoder.vit import Block
 from clip_es.errors import DataError
-from clip_es.localize.clipseg.localizer import bicubic_positions
+from clip_es.localize.clipseg.sight import bicubic_positions
 
 Masking = Literal["class-last", "class-all", "patches-all"]
 """Whose attention is masked: the class token's in the last block, in all blocks, or all patches' in all blocks."""

@@ -1,0 +1,1 @@
+"""CLIPer: the early layers of CLIP read through the last one."""
