@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 export OMP_WAIT_POLICY := PASSIVE
 
 # One worker for each core, one thread for each worker; every shape annotation is enforced while the tests run.
-TEST := -n logical --maxprocesses 8 --dist worksteal --jaxtyping-packages=clip_es,beartype.beartype
+TEST := -n logical --maxprocesses 8 --dist worksteal --jaxtyping-packages=clip_es,enforced.checked
 
 .PHONY: demo test docs bench lint setup setup-tests clean
 

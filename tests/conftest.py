@@ -1,7 +1,4 @@
-"""What several tests need: the recorded cases, a VOC tree made of them, made-up data sets and runs.
-
-clip_es is imported within the fixtures: a module that is imported before collection escapes the check of its shapes.
-"""
+"""What several tests need: the recorded cases, a VOC tree made of them, made-up data sets and runs."""
 
 from __future__ import annotations
 

@@ -293,7 +293,7 @@ def test_a_line_that_does_not_end_is_one_problem(tmp_path):
 
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n", b"\r"])
 def test_lines_are_the_same_wherever_the_file_is_cut_into_pieces(tmp_path, monkeypatch, ending):
-    from clip_es.records import text as lines
+    from clip_es.records import text_files as lines
 
     text = ending.join([b"first", b"", b"  ", b"second \xc3\xa9", b"third"])
     (tmp_path / "l.txt").write_bytes(b"\xef\xbb\xbf" + text)
