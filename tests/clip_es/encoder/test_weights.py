@@ -324,7 +324,7 @@ def test_missing_unknown_and_misshapen_keys_are_named(state):
 
 
 def test_a_missing_file_offers_the_nearest_name(tmp_path):
-    with pytest.raises(WeightsError, match=r"no such weights file.*Nearest: 'vit-b/16'.*ViT-L/14@336px"):
+    with pytest.raises(WeightsError, match=r"no such weights file.*Nearest: 'ViT-B/16'.*ViT-L/14@336px"):
         load_weights("ViT-B16")
     with pytest.raises(WeightsError, match="folder"):
         load_weights(tmp_path)
