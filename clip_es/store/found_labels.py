@@ -8,12 +8,11 @@ a kill loses nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from clip_es.records.labels.files import FOUND_COLUMNS
-from clip_es.store.tables import append_rows, csv_bytes, parse_csv, read_csv
+from clip_es.store.tables import append_rows, read_csv
 
 PIECE = "labels-"
 TABLE = "labels.csv"
@@ -46,13 +45,3 @@ def label_figures(table: Path) -> dict[str, object]:
         "pictures_without": sum(not row["labels"] for row in rows),
         **({"mean_sure": sum(sure) / len(sure)} if sure else {}),
     }
-
-
-def merged(texts: Iterable[bytes], finished: set[str]) -> bytes:
-    """The table made of older ones and of pieces, later lines first believed, for finished pictures alone."""
-    rows: dict[str, tuple[str, ...]] = {}
-    for text in texts:
-        for row in parse_csv(text, FOUND_COLUMNS):
-            if row["image"] in finished:
-                rows[row["image"]] = tuple(row[column] for column in FOUND_COLUMNS)
-    return csv_bytes(FOUND_COLUMNS, [rows[name] for name in sorted(rows)])

@@ -8,21 +8,27 @@ the number of shards.
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from clip_es.errors import ConfigError, DataError, ShapeError
 from clip_es.masks import write_confidence, write_mask
 from clip_es.records.dataset import STAGE, Problem, printable
+from clip_es.records.labels.files import FOUND_COLUMNS
+from clip_es.store import made_from
+from clip_es.store.cams import KeepCams, encoded_cams
 from clip_es.store.disk import Lock, StoreError, drop_torn_line, make_folder, names_in, write_atomic
-from clip_es.store.found_labels import PIECE, TABLE, FoundLabels, label_figures, merged, note
+from clip_es.store.failures import COLUMNS as FAILURE_COLUMNS
+from clip_es.store.failures import failure_row, read_failures
+from clip_es.store.found_labels import PIECE, TABLE, FoundLabels, label_figures, note
+from clip_es.store.made_from import Changed
 from clip_es.store.manifest import Manifest, plain
-from clip_es.store.tables import append_rows, csv_bytes, read_csv, read_json, write_json
+from clip_es.store.tables import append_rows, csv_bytes, merged, read_json, write_json
+from clip_es.store.whole import looks_whole
 from clip_es.types import ImageRecord, PseudoMask
 
 __all__ = [
@@ -37,16 +43,11 @@ __all__ = [
     "write_atomic",
 ]
 
-KeepCams = Literal["none", "maps", "full"]
-"""Whether the maps behind a mask are kept: not at all, on the patch grid, or with the probabilities at full size."""
-
 Item = TypeVar("Item")
 
 BESIDE = ("confidence", "labels")
 """What stands beside the masks of a run."""
 
-FAILURE_COLUMNS = ("image_id", "stage", "error", "reason")
-_CAMS = {"class_ids": np.int64, "scores": np.float32, "cam": np.float32, "refined": np.float32}
 _PIECE = "failures-"
 """Failures of one shard while it runs: `failures-2of8.csv`. Merged into failures.csv when it closes."""
 _MERGE = "merge"
@@ -84,7 +85,11 @@ class RunStore:
         self._finished = self._scan()
         drop_torn_line(piece)
         self._found_piece = piece.with_name(piece.name.replace(_PIECE, PIECE, 1))
-        drop_torn_line(self._found_piece)
+        self._made_piece = piece.with_name(piece.name.replace(_PIECE, made_from.PIECE, 1))
+        for growing in (self._found_piece, self._made_piece):
+            drop_torn_line(growing)
+        self.damaged: set[str] = set()
+        """Finished pictures with an empty or torn file; they are done again."""
 
     @classmethod
     def open(
@@ -142,17 +147,52 @@ class RunStore:
             raise
 
     def unfinished(self, records: Iterable[ImageRecord]) -> list[ImageRecord]:
-        """The records whose files are not all there, in their order; failed pictures are among them.
+        """The records whose files are not all there and whole, in their order; failed pictures are among them.
 
-        Looks at names alone: a million pictures take seconds.
+        Of each file only the beginning and the end are read: a million pictures take a minute.
         """
         left = []
         for record in records:
+            if record.image_id in self._finished and not self._is_whole(record.image_id):
+                self.damaged.add(record.image_id)
+                self._finished.discard(record.image_id)
             if record.image_id in self._finished:
                 self._skipped.add(record.image_id)
             else:
                 left.append(record)
         return left
+
+    def changed(self, records: Iterable[ImageRecord]) -> Changed:
+        """Finished pictures among the records that were made with other labels or from another picture file.
+
+        Masks of earlier versions, which noted neither, count as they are.
+        """
+        if not self._finished:
+            return Changed()
+        pieces = sorted(name for name in names_in(self.folder) if name.startswith(made_from.PIECE))
+        known = made_from.MadeFrom([self.folder / made_from.TABLE, *(self.folder / name for name in pieces)])
+        return known.changed(record for record in records if record.image_id in self._finished)
+
+    def redo(self, image_ids: Iterable[str]) -> None:
+        """Take back finished pictures, so that they are done again. Raises StoreError."""
+        for image_id in image_ids:
+            path = self.folder / f"masks/{image_id}.png"
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise StoreError.of(path, error) from error
+            self._finished.discard(image_id)
+
+    @property
+    def finished(self) -> frozenset[str]:
+        """Ids of the finished pictures, of all shards, as this call found or made them."""
+        return frozenset(self._finished)
+
+    def _is_whole(self, image_id: str) -> bool:
+        cams = [self.folder / f"cams/{image_id}.npz"] if self.keep != "none" else []
+        return all(
+            map(looks_whole, [self.folder / f"{part}/{image_id}.png" for part in ("masks", *self._beside)] + cams)
+        )
 
     def save(
         self,
@@ -183,10 +223,11 @@ class RunStore:
         if "labels" in self._beside:
             files[f"labels/{record.image_id}.png"] = _encoded(write_mask, mask.decided)
         if self.keep != "none":
-            files[f"cams/{record.image_id}.npz"] = _encoded_cams(record, cams, self.keep)
+            files[f"cams/{record.image_id}.npz"] = encoded_cams(record, cams, self.keep)
         files[f"masks/{record.image_id}.png"] = _encoded(write_mask, mask.labels)
         if found is not None:
             note(self._found_piece, record.image_id, found)
+        made_from.note(self._made_piece, record, record.class_ids if found is None else ())
         for name, data in files.items():
             write_atomic(self.folder / name, data)
         self._finished.add(record.image_id)
@@ -196,7 +237,7 @@ class RunStore:
 
         Probabilities may be absent. Raises ShapeError: the maps do not fit each other. StoreError.
         """
-        write_atomic(self.folder / f"cams/{record.image_id}.npz", _encoded_cams(record, cams, "maps"))
+        write_atomic(self.folder / f"cams/{record.image_id}.npz", encoded_cams(record, cams, "maps"))
 
     def fail(self, record: ImageRecord | str, stage: str, error: BaseException) -> None:
         """Note a picture that failed. Its row goes when a later call finishes the picture. Raises StoreError."""
@@ -258,7 +299,7 @@ class RunStore:
         self._finished = self._scan()
         table = self.folder / "failures.csv"
         own = self._piece.stem.removeprefix(_PIECE)
-        pieces = [name for name in names_in(self.folder) if name.startswith((_PIECE, PIECE))]
+        pieces = [name for name in names_in(self.folder) if name.startswith((_PIECE, PIECE, made_from.PIECE))]
         locks: list[Lock] = []
         try:
             shards = [own]
@@ -273,7 +314,8 @@ class RunStore:
             unread = [row for row in rows if row.stage == STAGE] if self._problems is None else self._problems
             result = sorted({*failed.values(), *unread}, key=astuple)
             write_atomic(table, csv_bytes(FAILURE_COLUMNS, map(failure_row, result)), durable=True)
-            self._merge_found([self.folder / f"{PIECE}{shard}.csv" for shard in shards])
+            self._merge_pieces(TABLE, [self.folder / f"{PIECE}{shard}.csv" for shard in shards])
+            self._merge_pieces(made_from.TABLE, [self.folder / f"{made_from.PIECE}{shard}.csv" for shard in shards])
             for piece in done:
                 piece.unlink(missing_ok=True)
         except OSError as error:
@@ -283,13 +325,14 @@ class RunStore:
                 lock.release()
         return result
 
-    def _merge_found(self, pieces: Sequence[Path]) -> None:
-        """Bring labels.csv up to date from the pieces; there are none where labels were given."""
+    def _merge_pieces(self, name: str, pieces: Sequence[Path]) -> None:
+        """Bring a table with a line for each finished picture up to date; without a piece nothing changes."""
         there = [path for path in pieces if path.exists()]
         if there:
-            table = self.folder / TABLE
+            table = self.folder / name
+            columns = FOUND_COLUMNS if name == TABLE else made_from.COLUMNS
             texts = [path.read_bytes() for path in (table, *there) if path.exists()]
-            write_atomic(table, merged(texts, self._finished), durable=True)
+            write_atomic(table, merged(texts, columns, self._finished), durable=True)
             for path in there:
                 path.unlink(missing_ok=True)
 
@@ -317,17 +360,6 @@ def shard(items: Sequence[Item], index: int, count: int) -> list[Item]:
     return list(items[index - 1 :: count])
 
 
-def read_failures(path: str | Path) -> list[Problem]:
-    """Rows of a failures.csv; empty where there is none. A row that a kill cut off is left out."""
-    rows = read_csv(path, FAILURE_COLUMNS)
-    return [Problem(row["image_id"], row["error"], row["reason"], row["stage"]) for row in rows]
-
-
-def failure_row(problem: Problem) -> tuple[str, str, str, str]:
-    """A row of failures.csv."""
-    return problem.image_id, problem.stage, problem.error, problem.reason
-
-
 def _check_shard(index: int, count: int, found: str | None = None) -> None:
     if not 1 <= index <= count:
         raise ConfigError(
@@ -340,43 +372,6 @@ def _check_shard(index: int, count: int, found: str | None = None) -> None:
 def _encoded(write, array: np.ndarray) -> bytes:
     file = io.BytesIO()
     write(file, array)
-    return file.getvalue()
-
-
-def _encoded_cams(record: ImageRecord, cams: Mapping[str, np.ndarray] | None, keep: KeepCams) -> bytes:
-    """What `np.load` reads, without pickles. Every member is dated 1980, so equal maps give equal bytes."""
-    wanted = {**_CAMS, **({"probabilities": np.float32} if keep == "full" else {})}
-    missing = sorted(wanted.keys() - (cams or {}).keys())
-    if cams is None or missing:
-        raise ShapeError(
-            f"the run keeps {keep}, so maps are needed",
-            where=record.image_id,
-            expected=", ".join(wanted),
-            found=f"no {', '.join(missing)}",
-        )
-    arrays = {name: np.ascontiguousarray(cams[name], dtype=kind) for name, kind in wanted.items()}
-    labels = len(arrays["class_ids"])
-    fits = (
-        arrays["class_ids"].shape == (labels,)
-        and arrays["scores"].ndim == 1
-        and len(arrays["scores"]) >= labels
-        and arrays["cam"].ndim == 3
-        and arrays["cam"].shape == arrays["refined"].shape
-        and len(arrays["cam"]) == labels
-        and (keep != "full" or (arrays["probabilities"].ndim == 3 and len(arrays["probabilities"]) == labels + 1))
-    )
-    if not fits:
-        raise ShapeError(
-            "the maps of a picture do not fit each other",
-            where=record.image_id,
-            expected="class_ids [K], scores [K+B], cam and refined [K gh gw], probabilities [1+K H W]",
-            found={name: list(array.shape) for name, array in arrays.items()},
-        )
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, array in arrays.items():
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
     return file.getvalue()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,19 @@ def parse_csv(text: bytes, columns: Iterable[str] = ()) -> list[dict[str, str]]:
     wanted = tuple(columns)
     rows = csv.DictReader(io.StringIO(whole, newline=""))
     return [row for row in rows if all(row.get(column) is not None for column in wanted)]
+
+
+def merged(texts: Iterable[bytes], columns: Sequence[str], wanted: Container[str]) -> bytes:
+    """One table made of several with the same columns: a row for each wanted key, the first column, in their order.
+
+    Of several rows with one key the last counts.
+    """
+    rows: dict[str, tuple[str, ...]] = {}
+    for text in texts:
+        for row in parse_csv(text, columns):
+            if row[columns[0]] in wanted:
+                rows[row[columns[0]]] = tuple(row[column] for column in columns)
+    return csv_bytes(columns, [rows[key] for key in sorted(rows)])
 
 
 def json_text(content: object) -> str:

@@ -22,6 +22,7 @@ from clip_es.pipelines.commands.flags import VocabularyFlag, WeightsFlag
 from clip_es.pipelines.commands.sources import LabelSource, OnSource, S
 from clip_es.pipelines.console import bar, say, show_table
 from clip_es.pipelines.evaluate import Evaluation, evaluate
+from clip_es.pipelines.exchange.import_masks import imported_ids
 from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.pipelines.masks.ray import run_on_ray
 from clip_es.pipelines.masks.report import write_run_report
@@ -88,6 +89,9 @@ class Masks(OnPresets[S]):
     """Keep the maps: maps (patch grid) or full (with the probabilities at full size)."""
     on_bad_label: OnBadLabel = "fail"
     """An unknown label fails its picture, or is left out."""
+    redo: Literal["changed", "all", "none"] | None = None
+    """Masks of an earlier call to make again: those whose labels or picture file have changed since, all, or none.
+    None: none, but it is said how many have changed. What a person has edited is never made again."""
     report_pictures: int = 8
     """Pictures shown in report.html, evenly spread over the run."""
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
@@ -106,7 +110,10 @@ class Masks(OnPresets[S]):
             for note in dataset.notes:
                 say(note)
             mine = shard(dataset.records, *part)
+            self._redo(store, mine)
             todo = store.unfinished(mine)
+            if store.damaged:
+                say(f"{len(store.damaged)} finished pictures have an empty or torn file and are done again")
             say(f"{dataset.name}: {len(mine)} pictures, {len(mine) - len(todo)} done before, {len(todo)} to do")
             self._make(todo, maker, store)
             seconds = dict(maker.stopwatch.seconds)
@@ -154,6 +161,23 @@ class Masks(OnPresets[S]):
             "device": str(maker.encoder.device),
             "versions": versions(),
         }
+
+    def _redo(self, store: RunStore, mine: Sequence[ImageRecord]) -> None:
+        """Take back the masks that are to be made again, or say which no longer fit."""
+        if self.redo == "none":
+            return
+        edited = imported_ids(store.folder)
+        ours = [record for record in mine if record.image_id not in edited]
+        changed = store.changed(ours)
+        if self.redo is None:
+            if changed.ids:
+                say(f"{changed}: --redo changed | all | none")
+            return
+        ids = {record.image_id for record in ours} if self.redo == "all" else set(changed.ids)
+        again = ids & store.finished
+        store.redo(again)
+        spared = len(mine) - len(ours)
+        say(f"To be made again: {len(again)}" + (f"; {spared} that a person edited stay" if spared else ""))
 
     def _make(self, todo: Sequence[ImageRecord], maker: MaskMaker, store: RunStore) -> None:
         with bar("masks", len(todo)) as progress:

@@ -24,7 +24,8 @@ from clip_es.prompts.vocabulary import Vocabulary, load_vocabulary
 from clip_es.prompts.write import write_vocabulary
 from clip_es.records import Dataset, OnBadLabel, Problem
 from clip_es.scenes.dataset import ScenesConfig, make
-from clip_es.store.run import FAILURE_COLUMNS, failure_row
+from clip_es.store.failures import COLUMNS as FAILURE_COLUMNS
+from clip_es.store.failures import failure_row
 from clip_es.store.tables import write_csv
 
 
