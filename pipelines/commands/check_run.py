@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -13,8 +14,12 @@ from clip_es.errors import ConfigError, DataError, nearest
 from clip_es.pipelines.checks.run import RunCheck, check_run
 from clip_es.pipelines.commands.flags import OwnVocabularyFlag
 from clip_es.pipelines.console import say, show_table, track
-from clip_es.segmentor.data.check import KINDS
+from clip_es.pipelines.exchange.import_masks import imported_ids
+from clip_es.segmentor.data.check import AGAIN, KINDS, Trouble
 from clip_es.store.tables import write_csv
+
+_MADE_AGAIN = ("missing", "damaged", "kind", "size", "undecided", "differs")
+"""Problems that go away when the picture is made again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,9 @@ class CheckRun:
     """Additional processes that decode pictures."""
     shown: int = 5
     """Files shown of each kind of problem."""
+    repair: bool = False
+    """Take back the pictures whose files are missing, damaged or contradict each other: the next call of `clip-es
+    masks` with the same --out makes them again. What a person has edited is named and stays."""
     out: Path | None = None
     """Also write all problems to this CSV file: kind,file,detail."""
 
@@ -57,7 +65,21 @@ class CheckRun:
         if self.out:
             write_csv(self.out, ("kind", "file", "detail"), result.troubles)
             say(f"All problems: {self.out}")
-        return 1 if result.troubles else 0
+        left = self._repair(result.troubles) if self.repair else len(result.troubles)
+        return 1 if left else 0
+
+    def _repair(self, troubles: Sequence[Trouble]) -> int:
+        """Remove the masks of what can be made again; returns how many problems are left."""
+        edited = imported_ids(self.folder)
+        found = {Path(one.file).stem: one for one in troubles if one.kind in _MADE_AGAIN and one.file.endswith(".png")}
+        taken_back = found.keys() - edited
+        for image_id in taken_back:
+            # The mask comes last when a picture is made, so without it the picture counts as unfinished.
+            (self.folder / "masks" / f"{image_id}.png").unlink(missing_ok=True)
+        say(f"Taken back: {len(taken_back)}. {AGAIN}" if taken_back else "Nothing to take back.")
+        for image_id in sorted(found.keys() & edited):
+            say(f"  {image_id} was edited by a person and stays; `clip-es restore` brings back an earlier version")
+        return sum(Path(one.file).stem not in taken_back for one in troubles)
 
     def _meant(self, error: DataError) -> DataError:
         """`clip-es check voc` may have been meant as `check voc12`, a command of its own."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
 
 from clip_es.errors import ConfigError, DataError
-from clip_es.pipelines.commands.flags import VocabularyFlag
+from clip_es.pipelines.commands.flags import OwnVocabularyFlag
 from clip_es.pipelines.console import say, show_table, track
 from clip_es.pipelines.evaluate import evaluate, masks_below, pair, read_ids
-from clip_es.prompts import load_vocabulary
+from clip_es.prompts.vocabulary import classes_of_run, load_vocabulary
 from clip_es.records.dataset import read_lines
+from clip_es.store.manifest import Manifest
 from clip_es.store.tables import write_json
 from clip_es.types import UNDECIDED
 
@@ -23,11 +27,12 @@ class Evaluate:
     Ground truth outside the classes (255) is ignored. Classes without ground-truth pixels do not enter the mIoU.
     """
 
-    masks: Path
-    """Folder of predicted PNGs. RUN/labels has a label for every pixel, RUN/masks leaves unsure ones at 255."""
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of a run (its labels/, with its classes), or any folder of predicted PNGs. RUN/labels has a label for
+    every pixel, RUN/masks leaves unsure ones at 255."""
     truth: Path
     """Folder of ground-truth PNGs with the same names; in sub-folders, a/b.png belongs to a/b.png or a__b.png."""
-    vocabulary: VocabularyFlag = "voc12"
+    vocabulary: OwnVocabularyFlag = None
     classes: str | None = None
     """In place of a vocabulary: how many labels there are, or a text file with one name per line, label 0 first."""
     list_file: Path | None = None
@@ -39,13 +44,18 @@ class Evaluate:
 
     def run(self) -> int:
         """Print IoU of each class, mIoU and accuracies."""
-        names = self.names()
+        masks, run = self._masks()
+        names = self.names(run)
+        more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+        say(f"{masks}: labels 0 to {len(names) - 1} are {', '.join(names[:12])}{more}")
         ids = None if self.list_file is None else read_ids(self.list_file)
-        pairs = pair(self.masks, self.truth, ids)
+        pairs = pair(masks, self.truth, ids)
         result = evaluate(
             pairs, len(names), self.undecided, progress=lambda items: track(items, "evaluate", len(pairs))
         )
         scores = result.scores
+        if run and not _has_background(run):
+            scores.iou[0] = np.nan  # It cannot be right; where it was predicted, a class was missed.
         iou = {name: 100 * value for name, value in zip(names, scores.iou.tolist(), strict=True) if value == value}
         figures = {
             "miou": 100 * scores.miou,
@@ -66,10 +76,26 @@ class Evaluate:
             write_json(self.out, record)
         return 1 if result.failures else 0
 
-    def names(self) -> tuple[str, ...]:
-        """Name of each label, 0 first. Raises ConfigError, DataError: none are known."""
+    def _masks(self) -> tuple[Path, Manifest | None]:
+        """The folder of the masks, and the run they belong to. Raises DataError: a folder of something else."""
+        for run, part in ((self.run_folder, "labels"), (self.run_folder.parent, self.run_folder.name)):
+            if Manifest.is_in(run):
+                part = "masks" if part == "labels" and not (run / part).is_dir() else part
+                if part not in ("labels", "masks"):
+                    raise DataError(
+                        "holds no labels",
+                        where=self.run_folder,
+                        expected=f"{run}, {run / 'labels'} or {run / 'masks'}",
+                    )
+                return run / part, Manifest.read(run)
+        return self.run_folder, None
+
+    def names(self, run: Manifest | None = None) -> tuple[str, ...]:
+        """Name of each label, 0 first: as said, as the run says, or VOC's. Raises ConfigError, DataError."""
         if self.classes is None:
-            return ("background", *load_vocabulary(self.vocabulary).names)
+            classes = None if run is None else classes_of_run(run, self.vocabulary)
+            first = str(run.about.get("label_0") or "background") if run and self.vocabulary is None else "background"
+            return (first, *(load_vocabulary(self.vocabulary or "voc12").names if classes is None else classes))
         if self.classes.isascii() and self.classes.isdigit():
             if not 1 <= int(self.classes) <= UNDECIDED:
                 raise ConfigError("an 8-bit mask tells 1 to 255 labels apart", where="--classes", found=self.classes)
@@ -87,3 +113,10 @@ class Evaluate:
                 found=f"{len(names)} names, {len(names) - len(set(names))} of them a second time",
             )
         return tuple(names)
+
+
+def _has_background(run: Manifest) -> bool:
+    """Whether the run could decide for background at all."""
+    config = run.settings.get("config")
+    mask = config.get("mask") if isinstance(config, dict) else None
+    return not isinstance(mask, dict) or mask.get("background") is not False

@@ -23,7 +23,7 @@ from clip_es.store.tables import write_json
 class Oracle(OnSource[S]):
     """An upper bound for a run: segments chosen with the ground truth."""
 
-    run_folder: Annotated[Path, tyro.conf.arg(name="run")]
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of a run of `clip-es masks` on these pictures; its labels/ are compared."""
     weights: str = "ViT-B/16"
     """Whose patch features the segments are cut by."""

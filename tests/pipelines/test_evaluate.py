@@ -34,7 +34,7 @@ def folders(tmp_path: Path) -> Path:
 
 def call(folder: Path, *flags: str) -> tuple[int, dict]:
     out = folder / "figures.json"
-    base = ["evaluate", "--masks", str(folder / "made"), "--truth", str(folder / "truth"), "--out", str(out)]
+    base = ["evaluate", str(folder / "made"), "--truth", str(folder / "truth"), "--out", str(out)]
     code = main([*base, *flags])
     return code, json.loads(out.read_text())
 
@@ -54,20 +54,20 @@ def test_names_come_from_a_list_of_lines_too(folders):
     names = folders / "names.txt"
     names.write_text("sky\nroad\n\ncar\n")
     assert set(call(folders, "--classes", str(names))[1]["iou"]) == {"sky", "road", "car"}
-    assert Evaluate(masks=folders, truth=folders, vocabulary="scenes").names()[:2] == ("background", "aeroplane")
+    assert Evaluate(run_folder=folders, truth=folders, vocabulary="scenes").names()[:2] == ("background", "aeroplane")
 
 
 @pytest.mark.parametrize("text", ["", "car\ncar\n"])
 def test_a_useless_list_of_names_is_refused(folders, text):
     (folders / "names.txt").write_text(text)
     with pytest.raises(DataError, match="no list of class names"):
-        Evaluate(masks=folders, truth=folders, classes=str(folders / "names.txt")).names()
+        Evaluate(run_folder=folders, truth=folders, classes=str(folders / "names.txt")).names()
 
 
 def test_a_number_of_classes_that_no_mask_holds_is_refused(folders):
     for number in ("0", "256"):
         with pytest.raises(ConfigError):
-            Evaluate(masks=folders, truth=folders, classes=number).names()
+            Evaluate(run_folder=folders, truth=folders, classes=number).names()
 
 
 def test_sub_folders_are_paired_however_they_are_written(tmp_path):
@@ -180,3 +180,41 @@ def test_a_class_that_is_only_predicted_is_a_zero_in_mmsegmentations_mean_and_in
     assert result.miou_of_all == pytest.approx(float(np.nanmean(iou)), abs=1e-6)
     assert result.scores.miou == pytest.approx(float(np.delete(iou, 3).mean()), abs=1e-6)
     assert result.scores.mean_accuracy == pytest.approx(float(np.nanmean(accuracy)), abs=1e-6)
+
+
+@pytest.fixture
+def own_run(folders) -> Path:
+    """The small folder as a run with two classes of its own."""
+    run = folders / "run"
+    (run / "labels").parent.mkdir()
+    (folders / "made").rename(run / "labels")
+    for part in ("masks", "confidence"):
+        for name in ("a", "b"):
+            put(run / part / f"{name}.png", np.full_like(MADE, 255))
+    (run / "run.yaml").write_text("labels: given\nabout: {classes: [tram, kiosk]}\n")
+    return run
+
+
+@pytest.mark.parametrize("inner", ["", "labels"])
+def test_a_run_is_scored_by_its_labels_under_its_own_names(own_run, folders, capsys, inner):
+    """Given whole it was scored over its confidences too, and the names were those of VOC."""
+    out = folders / "figures.json"
+    assert main(["evaluate", str(own_run / inner), "--truth", str(folders / "truth"), "--out", str(out)]) == 0
+    figures = json.loads(out.read_text())
+    assert figures["iou"] == pytest.approx({"background": 80.0, "tram": 50.0, "kiosk": 100.0})
+    assert figures["images"] == 2
+    assert "labels 0 to 2 are background, tram, kiosk" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_undecided_masks_of_a_run_may_be_scored_too_and_its_confidences_not(own_run, folders, capsys):
+    truth = ["--truth", str(folders / "truth")]
+    assert main(["evaluate", str(own_run / "masks"), *truth, "--undecided", "miss"]) == 0
+    assert main(["evaluate", str(own_run / "confidence"), *truth]) == 2
+    assert "holds no labels" in capsys.readouterr().err
+
+
+def test_background_takes_no_part_where_a_run_could_not_decide_for_it(own_run, folders):
+    (own_run / "run.yaml").write_text("config: {mask: {background: false}}\nabout: {classes: [tram, kiosk]}\n")
+    out = folders / "figures.json"
+    assert main(["evaluate", str(own_run), "--truth", str(folders / "truth"), "--out", str(out)]) == 0
+    assert json.loads(out.read_text())["iou"] == pytest.approx({"tram": 50.0, "kiosk": 100.0})

@@ -287,7 +287,7 @@ def run_coco(root: Path, made, workers: int = 0) -> tuple[float, float]:
     code = main(["masks", "coco14", *options, "--report-pictures", "0", "--workers", str(workers)])
     assert code == 0
     labels = out / "labels"
-    arguments = ["--masks", str(labels), "--truth", str(truth), "--vocabulary", "coco14"]
+    arguments = [str(labels), "--truth", str(truth), "--vocabulary", "coco14"]
     assert main(["evaluate", *arguments, "--out", str(root / "scores.json")]) == 0
     summary = json.loads((out / "summary.json").read_text())
     assert json.loads((root / "scores.json").read_text())["miou"] == pytest.approx(summary["miou"], abs=1e-9)

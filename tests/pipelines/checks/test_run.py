@@ -254,3 +254,20 @@ def test_check_without_a_run_says_that_it_wants_one(capsys):
     assert "RUN" in capsys.readouterr().err
     assert main(["check", "nowhere"]) == 2
     assert "is not the folder of a run" in capsys.readouterr().err
+
+
+def test_repair_takes_back_what_is_broken_and_spares_what_a_person_edited(run, capsys):
+    for name in ("a", "b"):
+        path = run / "labels" / f"{name}.png"
+        path.write_bytes(path.read_bytes()[:-20])
+    (run / "imported.csv").write_text(
+        "image_id,format,compared_with,edited_pixels,reviewed,mask_sha256\nb,voc,masks,3,False,x\n"
+    )
+    assert main(["check", str(run), "--repair"]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Taken back: 1. Call the `clip-es masks` that made the run again" in said
+    assert "b was edited by a person and stays" in said
+    assert sorted(path.stem for path in (run / "masks").iterdir()) == ["b", "c"]
+    (run / "imported.csv").unlink()
+    assert main(["check", str(run), "--repair"]) == 0
+    assert sorted(path.stem for path in (run / "masks").iterdir()) == ["c"]

@@ -83,7 +83,7 @@ def test_the_summary_knows_pictures_time_and_quality(scenes, tmp_path):
 def test_evaluate_agrees_with_the_summary(scenes, tmp_path, capsys):
     out, figures = tmp_path / "run", tmp_path / "figures.json"
     assert masks(scenes, out) == 0
-    arguments = ["evaluate", "--masks", str(out / "labels"), "--truth", str(scenes / "SegmentationClass")]
+    arguments = ["evaluate", str(out / "labels"), "--truth", str(scenes / "SegmentationClass")]
     assert main([*arguments, "--vocabulary", "scenes", "--out", str(figures)]) == 0
     assert json.loads(figures.read_text())["miou"] == pytest.approx(
         json.loads((out / "summary.json").read_text())["miou"]

@@ -57,7 +57,7 @@ def test_without_truth_it_refuses(encoder, scenes, tmp_path, capsys):
     data = folder(scenes / "JPEGImages", "none", class_id=load_vocabulary("scenes").class_id)
     with pytest.raises(ConfigError, match="ground truth"):
         ask(encoder, data, tmp_path)
-    flags = ["--images", str(scenes / "JPEGImages"), "--run", str(tmp_path), "--weights", "scenes"]
+    flags = ["--images", str(scenes / "JPEGImages"), str(tmp_path), "--weights", "scenes"]
     assert main(["oracle", "folder", *flags, "--vocabulary", "scenes"]) == 2
     assert "has none" in capsys.readouterr().err
     with pytest.raises(DataError, match="no picture has both"):
@@ -70,7 +70,7 @@ def test_what_it_writes_is_stamped(scenes, tmp_path, capsys):
         main(["masks", "scenes", "--root", str(scenes), "--out", str(run), "--refine", "--report-pictures", "0"]) == 0
     )
     before = sorted(path.name for path in run.rglob("*"))
-    assert main(["oracle", "scenes", "--root", str(scenes), "--run", str(run), "--out", str(out)]) == 0
+    assert main(["oracle", "scenes", "--root", str(scenes), str(run), "--out", str(out)]) == 0
     told = json.loads((out / "oracle.json").read_text())
     assert "ORACLE" in told["oracle"]
     assert told["miou"] == pytest.approx(json.loads((run / "summary.json").read_text())["miou"])
