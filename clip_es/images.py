@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import TypeVar
@@ -72,6 +72,13 @@ def read_picture(
             patch=patch,
             crf_rgb=_read_opencv(record.path) if config.crf_decoder == "opencv" else None,
         )
+
+
+def shown_at(picture: Picture, size_hw: tuple[int, int], max_patches: int | None) -> Picture:
+    """The picture with a copy of another size for the encoder, in whole patches; at most `max_patches` of them."""
+    rows, columns = _grid(*size_hw, picture.patch, max_patches)
+    image = Image.fromarray(picture.rgb)
+    return replace(picture, patches=_resized(image, (picture.patch * rows, picture.patch * columns)))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ the moves has twice the resolution and half the noise of positions.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from clip_es.config.views import ViewsConfig
 from clip_es.scaling import resized
+from clip_es.types import Picture
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class View:
         # A picture of one patch is smaller than what is mirrored; numpy then reflects more than once.
         mode = "reflect" if min(height, width) > 1 else "edge"
         return np.ascontiguousarray(np.pad(seen, [*pads, (0, 0)], mode=mode))
+
+    def of(self, picture: Picture) -> Picture:
+        """The picture as this view shows it to the encoder."""
+        return replace(picture, patches=self.apply(picture.patches, picture.patch))
 
     def undo(
         self, maps: Float32[Tensor, "class gh gw"], patches_hw: tuple[int, int], patch: int, size_hw: tuple[int, int]

@@ -1,0 +1,125 @@
+"""Two methods at once: the mean of what both say about each pixel.
+
+Two readings that err differently, such as the gradient of the whole picture's score and the words of single patches,
+gain by their mean more than either does by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from clip_es.calibration import calibrated
+from clip_es.errors import ShapeError
+from clip_es.images import shown_at
+from clip_es.localize.base import Localization, Localizer
+from clip_es.scaling import upsample
+from clip_es.types import ClassMaps, EncodedImage, Picture
+
+
+@dataclass(frozen=True)
+class JointImage(EncodedImage):
+    """A picture as both methods have seen it; tokens and attention are the second's."""
+
+    halves: tuple[tuple[Picture, EncodedImage], tuple[Picture, EncodedImage]]
+
+
+class Joint:
+    """Two localizers as one. The maps are shares: with the background they sum to one at every pixel."""
+
+    keeps_height = True
+
+    def __init__(
+        self,
+        first: Localizer,
+        second: Localizer,
+        weights: Literal["mean", "entropy"] = "mean",
+        calibration: Literal["fixed", "otsu"] = "otsu",
+        max_patches: int | None = None,
+    ) -> None:
+        """`first` finds the classes where none are given. `calibration`: of the maps of a method without heights."""
+        self.first, self.second = first, second
+        self.weights, self.calibration, self.max_patches = weights, calibration, max_patches
+        self.finds_classes = first.finds_classes
+        told = dict.fromkeys(one.supervision for one in (first, second) if one.supervision != "none")
+        self.supervision = "; ".join(told) or "none"
+        self.sources: Mapping[str, str] = {
+            f"{place}.{name}": value
+            for place, one in (("first", first), ("second", second))
+            for name, value in one.sources.items()
+        }
+
+    def to(self, device: str) -> None:
+        """Move what can be moved to another device."""
+        for part in (self.first, self.second):
+            if move := getattr(part, "to", None):
+                move(device)
+
+    def seen_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        """As the second method has it; the first is shown its own copy where that differs."""
+        return self.second.seen_hw(size_hw)
+
+    def encode(self, pictures: Sequence[Picture]) -> list[EncodedImage]:
+        """Each picture once for each method, at the size each wants."""
+        firsts = [self._for_first(picture) for picture in pictures]
+        # Copies of different sizes may have different grids although the pictures' grids are alike.
+        alike = len({picture.grid_hw for picture in firsts}) <= 1
+        one = self.first.encode(firsts) if alike else [self.first.encode([picture])[0] for picture in firsts]
+        two = self.second.encode(pictures)
+        return [
+            JointImage(b.tokens, b.attention, b.last_attention, b.grid_hw, ((shown, a), (picture, b)))
+            for picture, shown, a, b in zip(pictures, firsts, one, two, strict=True)
+        ]
+
+    def _for_first(self, picture: Picture) -> Picture:
+        wanted = self.first.seen_hw(picture.size_hw)
+        same = wanted == self.second.seen_hw(picture.size_hw)
+        return picture if same else shown_at(picture, wanted, self.max_patches)
+
+    @torch.no_grad()
+    def locate(self, picture: Picture, seen: EncodedImage, class_ids: Sequence[int] | None) -> Localization:
+        """The shares of each label at every pixel of the picture, background included.
+
+        Raises ShapeError: the picture was not encoded by this; a class that the bank does not have. ConfigError: no
+        labels are given, and the first method cannot find any.
+        """
+        if not isinstance(seen, JointImage):
+            raise ShapeError("two methods look at a picture", expected="what Joint.encode gives", found=type(seen))
+        (shown, sight), (other_shown, other) = seen.halves
+        one = self.first.locate(shown, sight, class_ids)
+        ids = one.maps.class_ids
+        if not ids:
+            return one
+        two = self.second.locate(other_shown, other, ids)
+        parts = [self._shares(half, found, picture) for half, found in ((self.first, one), (self.second, two))]
+        shares = self._mean(*parts).clamp(0, 1)
+        return Localization(ClassMaps(shares[1:], ids, background=shares[0]), one.scores, one.raw, None)
+
+    def _shares(self, half: Localizer, found: Localization, picture: Picture) -> Float32[Tensor, "label h w"]:
+        """Background, then each label: shares that sum to one at every pixel."""
+        maps = upsample(found.maps, picture.size_hw)
+        if not half.keeps_height and self.calibration == "otsu":
+            maps = calibrated(maps)
+        background = maps.background if maps.background is not None else 1 - maps.scores.amax(0)
+        shares = torch.cat([background[None], maps.scores])
+        return shares / shares.sum(0).clamp(min=torch.finfo(shares.dtype).tiny)
+
+    def _mean(
+        self, one: Float32[Tensor, "label h w"], two: Float32[Tensor, "label h w"]
+    ) -> Float32[Tensor, "label h w"]:
+        if self.weights == "mean":
+            return (one + two) / 2
+        sure = [1 - _entropy(shares) / math.log(len(shares)) for shares in (one, two)]
+        total = (sure[0] + sure[1]).clamp(min=1e-6)
+        return (sure[0] * one + sure[1] * two) / total
+
+
+def _entropy(shares: Float32[Tensor, "label h w"]) -> Float32[Tensor, "h w"]:
+    """In nats."""
+    return -(shares * shares.clamp(min=1e-12).log()).sum(0)

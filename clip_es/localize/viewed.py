@@ -1,0 +1,112 @@
+"""A localizer asked about several views of a picture, with its refiners on the grid; the maps are the mean.
+
+It is a localizer itself, so nothing else knows of views. A view's attention never meets another view's map: each is
+located and refined by itself, brought back to the picture at full size, and added up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from clip_es.config.views import ViewsConfig
+from clip_es.errors import ShapeError
+from clip_es.images import shown_at
+from clip_es.localize.base import Localization, Localizer
+from clip_es.refine.base import GridRefiner
+from clip_es.refine.heights import keep_heights
+from clip_es.types import ClassMaps, EncodedImage, Picture
+from clip_es.views import Mean, View, views
+
+
+@dataclass(frozen=True)
+class ViewedImage(EncodedImage):
+    """All views of one picture, encoded; tokens and attention are those of the plain view."""
+
+    parts: tuple[tuple[View, Picture, Picture, EncodedImage], ...]
+    """For each view: itself, the picture at its scale, the picture as it was shown, and what the encoder saw."""
+
+
+class Viewed:
+    """Several views of a picture in place of one, for any `Localizer`."""
+
+    def __init__(
+        self,
+        base: Localizer,
+        config: ViewsConfig,
+        refiners: Sequence[tuple[str, GridRefiner]] = (),
+        timed: Callable[[str, GridRefiner], GridRefiner] = lambda _, refine: refine,
+    ) -> None:
+        """`refiners` run in each view; `timed` may wrap each."""
+        self.base, self.config = base, config
+        self._refiners = [timed(name, refine) for name, refine in refiners]
+        self.supervision, self.finds_classes, self.keeps_height = (
+            base.supervision,
+            base.finds_classes,
+            base.keeps_height,
+        )
+        self.sources: Mapping[str, str] = base.sources
+
+    def to(self, device: str) -> None:
+        """Move what can be moved to another device."""
+        for part in (self.base, *self._refiners):
+            if move := getattr(part, "to", None):
+                move(device)
+
+    def seen_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        """As the localizer has it, for the plain view."""
+        return self.base.seen_hw(size_hw)
+
+    def encode(self, pictures: Sequence[Picture]) -> list[EncodedImage]:
+        """Every view of every picture, one after the other; views of pictures of one grid go together."""
+        parts: list[list[tuple[View, Picture, Picture, EncodedImage]]] = [[] for _ in pictures]
+        for view in views(self.config, pictures[0].patch) if pictures else ():
+            scaled = [_scaled(picture, view.scale) for picture in pictures]
+            shown = [view.of(picture) for picture in scaled]
+            for place, one in enumerate(zip(scaled, shown, self.base.encode(shown), strict=True)):
+                parts[place].append((view, *one))
+        return [
+            ViewedImage(plain.tokens, plain.attention, plain.last_attention, plain.grid_hw, tuple(found))
+            for found in parts
+            for plain in [found[0][-1]]
+        ]
+
+    def locate(self, picture: Picture, seen: EncodedImage, class_ids: Sequence[int] | None) -> Localization:
+        """The mean of the maps of all views, at the size of the picture; background likewise where the method has it.
+
+        Without labels, the plain view says which classes there are. Raises ShapeError: the picture was not encoded
+        by this; a class that the bank does not have.
+        """
+        if not isinstance(seen, ViewedImage):
+            raise ShapeError("views are located together", expected="what Viewed.encode gives", found=type(seen))
+        plain: Localization | None = None
+        classes, background = Mean(), Mean()
+        for view, scaled, shown, sight in seen.parts:
+            found = self.base.locate(shown, sight, class_ids if plain is None else plain.maps.class_ids)
+            plain = plain or found
+            if not plain.maps.class_ids:
+                return plain
+            maps = self._refined(shown, sight, found.maps)
+            hw = (scaled.patches.shape[0], scaled.patches.shape[1])
+            classes.add(view.undo(maps.scores, hw, picture.patch, picture.size_hw))
+            if maps.background is not None:
+                background.add(view.undo(maps.background[None], hw, picture.patch, picture.size_hw))
+        assert plain is not None  # there is always a plain view
+        mean = ClassMaps(
+            classes.value(), plain.maps.class_ids, background=background.value()[0] if background.count else None
+        )
+        return Localization(mean, plain.scores, plain.raw, plain.weights)
+
+    def _refined(self, shown: Picture, sight: EncodedImage, maps: ClassMaps) -> ClassMaps:
+        before = maps
+        for refine in self._refiners:
+            maps = refine(shown, sight, maps)
+        return keep_heights(before, maps) if self.keeps_height else maps
+
+
+def _scaled(picture: Picture, scale: float) -> Picture:
+    """The picture as the encoder sees it at another scale."""
+    if scale == 1.0:
+        return picture
+    height, width = (max(1.0, scale * side) for side in picture.patches.shape[:2])
+    return shown_at(picture, (round(height), round(width)), None)
