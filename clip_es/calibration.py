@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from clip_es.scaling import even_at
+from clip_es.scaling import even_at, upsample
 from clip_es.types import ClassMaps
 
 LEAST_SPAN = 1e-6
@@ -38,6 +38,11 @@ def calibrated(maps: ClassMaps) -> ClassMaps:
     if maps.background is not None or not maps.class_ids:
         return maps
     return ClassMaps(torch.stack([_even(x) for x in maps.scores]), maps.class_ids, unscaled=maps.unscaled)
+
+
+def enlarged(maps: ClassMaps, size_hw: tuple[int, int]) -> ClassMaps:
+    """Maps on a grid at full size, then `calibrated`: an `Enlarge` for methods whose maps are each stretched."""
+    return calibrated(upsample(maps, size_hw))
 
 
 def _even(x: Float32[Tensor, "h w"]) -> Float32[Tensor, "h w"]:

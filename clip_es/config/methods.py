@@ -167,3 +167,25 @@ class PatchTextConfig:
             raise ConfigError("scale is a positive factor", expected="0..10000", found=self.scale)
         if not 0 <= self.score_threshold <= 1:
             raise ConfigError("score_threshold is a share", expected="0..1", found=self.score_threshold)
+
+
+@dataclass(frozen=True)
+class JointConfig:
+    """Two methods at once: the mean of what both say about each pixel."""
+
+    first: str = "patch-text"
+    """Says which classes there are where no labels are given."""
+    second: str = "clip-es"
+    """The refiners on the patch grid work on the maps of methods whose maps are stretched, such as this one."""
+    weights: Literal["mean", "entropy"] = "mean"
+    """How the two are joined. entropy: the surer one counts more at each pixel; it was no better in trials."""
+    calibration: Literal["fixed", "otsu"] = "otsu"
+    """Where a map of a method whose maps are stretched is even with background, as --mask.calibration."""
+
+    def __post_init__(self) -> None:
+        if self.first == self.second or "joint" in (self.first, self.second):
+            raise ConfigError(
+                "two different methods are joined",
+                expected="such as patch-text and clip-es",
+                found=(self.first, self.second),
+            )

@@ -16,6 +16,7 @@ from clip_es.config.methods import CliperConfig, ClipSegConfig, LocalizeConfig, 
 from clip_es.config.refiners import RefinerName, refiner_defaults
 from clip_es.config.settings import Settings, settings_of
 from clip_es.config.stages import EncoderConfig, ImageConfig, MaskConfig, TaggingConfig
+from clip_es.config.views import ViewsConfig
 from clip_es.errors import ConfigError
 from clip_es.joints import Choice, Table
 from clip_es.localize.methods import METHODS
@@ -77,6 +78,7 @@ class RunConfig:
     tagging: TaggingConfig = field(default_factory=TaggingConfig)
     methods: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=method_defaults)
     refiners: Annotated[Settings, tyro.conf.arg(name="refine")] = field(default_factory=refiner_defaults)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     arithmetic: Literal["fast", "published"] = "fast"
     """published: the order of operations of the published code, bit for bit on a CPU; slower. On a GPU always fast."""
@@ -90,6 +92,12 @@ class RunConfig:
                 "the published arithmetic exists for the published localizer only",
                 expected="--arithmetic fast, or no --localize flag and no other --method",
                 found=self.methods.localize if self.method == "clip-es" else self.method,
+            )
+        if self.arithmetic == "published" and self.views.count > 1:
+            raise ConfigError(
+                "the published arithmetic knows one view",
+                expected="--arithmetic fast",
+                found=f"{self.views.count} views",
             )
 
     def using(self, **settings: Any) -> RunConfig:

@@ -106,6 +106,9 @@ class MaskConfig:
     """Let background win pixels. Off for data sets in which every pixel has a class; they switch it off themselves."""
     half: bool = False
     """Compare the scores in float16, as published."""
+    calibration: Literal["fixed", "otsu"] = "fixed"
+    """Where a map and background are even. fixed: at the same value for every map, as published. otsu: at Otsu's
+    threshold of each map; only for methods whose maps are each stretched to 0..1, such as clip-es."""
 
     def __post_init__(self) -> None:
         if self.threshold is not None:

@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from clip_es.calibration import calibrated
+from clip_es.calibration import enlarged
 from clip_es.errors import ShapeError
 from clip_es.images import shown_at
-from clip_es.localize.base import Localization, Localizer
+from clip_es.localize.base import Localization, Localizer, as_they_are
 from clip_es.scaling import upsample
 from clip_es.types import ClassMaps, EncodedImage, Picture
 
@@ -33,7 +33,10 @@ class JointImage(EncodedImage):
 class Joint:
     """Two localizers as one. The maps are shares: with the background they sum to one at every pixel."""
 
-    keeps_height = True
+    refines_on_grid = True
+    """The refiners on the grid have worked already when maps come from here."""
+
+    settle = staticmethod(as_they_are)
 
     def __init__(
         self,
@@ -103,9 +106,11 @@ class Joint:
 
     def _shares(self, half: Localizer, found: Localization, picture: Picture) -> Float32[Tensor, "label h w"]:
         """Background, then each label: shares that sum to one at every pixel."""
-        maps = upsample(found.maps, picture.size_hw)
-        if not half.keeps_height and self.calibration == "otsu":
-            maps = calibrated(maps)
+        settled = half.settle(found, found.maps, known=True)
+        enlarge = settled.enlarge or upsample
+        if self.calibration == "otsu" and getattr(half, "stretches", False):
+            enlarge = enlarged
+        maps = enlarge(settled.maps, picture.size_hw)
         background = maps.background if maps.background is not None else 1 - maps.scores.amax(0)
         shares = torch.cat([background[None], maps.scores])
         return shares / shares.sum(0).clamp(min=torch.finfo(shares.dtype).tiny)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from clip_es import published
-from clip_es.config.methods import CliperConfig, ClipSegConfig, LocalizeConfig, PatchTextConfig
+from clip_es.config.methods import CliperConfig, ClipSegConfig, JointConfig, LocalizeConfig, PatchTextConfig
+from clip_es.config.views import ViewsConfig
 from clip_es.encoder import Encoder
 from clip_es.errors import ConfigError, WeightsError
 from clip_es.joints import Table
@@ -23,7 +24,10 @@ from clip_es.localize.clipseg.examples import class_prompts, digest, read_exampl
 from clip_es.localize.clipseg.localizer import ClipSeg
 from clip_es.localize.clipseg.weights import load_decoder
 from clip_es.localize.gradcam.localizer import ClipEs
+from clip_es.localize.joint import Joint
 from clip_es.localize.patchtext.localizer import PatchText
+from clip_es.localize.viewed import Viewed
+from clip_es.refine.base import GridRefiner
 from clip_es.types import TextBank
 
 
@@ -49,6 +53,13 @@ class Parts:
     """Over how many of the last layers the attention for the affinity is averaged."""
     on_patches: bool = False
     """Whether the maps are wanted on the patch grid, for a refiner that works there."""
+    views: ViewsConfig = ViewsConfig()  # noqa: RUF009 -- frozen
+    refiners: Sequence[tuple[str, GridRefiner]] = ()
+    """Those on the grid, for methods that refine each view, or each of their parts, by itself."""
+    others: Any = None
+    """The settings of all methods, as attributes, for a method made of others."""
+    max_patches: int | None = None
+    """The most patches that the encoder is shown."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,8 @@ class Method:
     """Of its flags, where that is not its name."""
     paper: str = ""
     """What its authors call it, where that is not its name."""
+    joins: bool = False
+    """Whether it is made of other methods, and cares for views and refiners on the grid itself."""
     undecided_below: float | None = None
     """Where no refiner follows and nothing else is asked for: confidence below which a pixel is left undecided."""
 
@@ -93,7 +106,8 @@ def build_localizer(name: str, parts: Parts) -> Localizer:
             found="--labels none",
             next_step="Pass --labels auto to have them found first, or --method cliper, which finds them itself.",
         )
-    return method.make(parts)
+    made = method.make(parts)
+    return made if method.joins or parts.views.count == 1 else Viewed(made, parts.views, parts.refiners)
 
 
 def weakly_supervised(localizer: Localizer) -> bool:
@@ -112,6 +126,16 @@ def _cliper(parts: Parts) -> Localizer:
 
 def _patch_text(parts: Parts) -> Localizer:
     return PatchText(parts.encoder, parts.bank, parts.settings, parts.attention_layers)
+
+
+def _joint(parts: Parts) -> Localizer:
+    config: JointConfig = parts.settings
+    halves: list[Localizer] = []
+    for name in (config.first, config.second):
+        row = METHODS.find(name, "--joint")
+        half = row.make(replace(parts, settings=getattr(parts.others, row.flag)))
+        halves.append(Viewed(half, parts.views, parts.refiners if getattr(half, "stretches", False) else ()))
+    return Joint(*halves, weights=config.weights, calibration=config.calibration, max_patches=parts.max_patches)
 
 
 def _clipseg(parts: Parts) -> Localizer:
@@ -189,6 +213,15 @@ METHODS: Table[Method] = Table(
             _patch_text,
             finds_classes=True,
             undecided_below=0.0,
+        ),
+        Method(
+            "joint",
+            "two methods at once, patch-text and clip-es unless others are named",
+            JointConfig,
+            _joint,
+            finds_classes=True,
+            undecided_below=0.0,
+            joins=True,
         ),
     ],
     Method,

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from clip_es.config.views import ViewsConfig
 from clip_es.errors import ShapeError
 from clip_es.images import shown_at
-from clip_es.localize.base import Localization, Localizer
+from clip_es.localize.base import Localization, Localizer, Settled
 from clip_es.refine.base import GridRefiner
-from clip_es.refine.heights import keep_heights
 from clip_es.types import ClassMaps, EncodedImage, Picture
 from clip_es.views import Mean, View, views
 
@@ -29,6 +28,9 @@ class ViewedImage(EncodedImage):
 
 class Viewed:
     """Several views of a picture in place of one, for any `Localizer`."""
+
+    refines_on_grid = True
+    """The refiners on the grid have worked already when maps come from here."""
 
     def __init__(
         self,
@@ -86,7 +88,7 @@ class Viewed:
             plain = plain or found
             if not plain.maps.class_ids:
                 return plain
-            maps = self._refined(shown, sight, found.maps)
+            maps = self._settled(shown, sight, found)
             hw = (scaled.patches.shape[0], scaled.patches.shape[1])
             classes.add(view.undo(maps.scores, hw, picture.patch, picture.size_hw))
             if maps.background is not None:
@@ -97,11 +99,16 @@ class Viewed:
         )
         return Localization(mean, plain.scores, plain.raw, plain.weights)
 
-    def _refined(self, shown: Picture, sight: EncodedImage, maps: ClassMaps) -> ClassMaps:
-        before = maps
+    def settle(self, found: Localization, maps: ClassMaps, known: bool) -> Settled:
+        """By the rule of the localizer, of the mean."""
+        return self.base.settle(found, maps, known)
+
+    def _settled(self, shown: Picture, sight: EncodedImage, found: Localization) -> ClassMaps:
+        """The maps of one view after its refiners; thresholds are set once, on the mean."""
+        maps = found.maps
         for refine in self._refiners:
             maps = refine(shown, sight, maps)
-        return keep_heights(before, maps) if self.keeps_height else maps
+        return self.base.settle(found, maps, known=True).maps
 
 
 def _scaled(picture: Picture, scale: float) -> Picture:

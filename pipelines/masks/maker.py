@@ -10,6 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 from clip_es import published
+from clip_es.calibration import enlarged
 from clip_es.config.run import DEFAULT, RunConfig
 from clip_es.encoder import Encoder, load_encoder
 from clip_es.errors import ConfigError, DataError
@@ -60,6 +61,12 @@ class MaskMaker:
         encode = partial(published.encode_text, encoder) if self.exact else None
         self.bank = bank or build_bank(encoder, vocabulary, templates=templates, synonyms=synonyms, encode=encode)
         self.labels: LabelSource = labels
+        refiners = on_grid(
+            config,
+            Surroundings(
+                vocabulary.box_threshold, encoder.device, self.exact, words=partial(words_of, encoder, self.bank)
+            ),
+        )
         self.localizer: Localizer = build_localizer(
             config.method,
             Parts(
@@ -73,15 +80,23 @@ class MaskMaker:
                 exact=self.exact,
                 attention_layers=config.refiners.affinity.layers,
                 on_patches=on_patches(config),
+                views=config.views,
+                refiners=refiners,
+                others=config.methods,
+                max_patches=config.image.max_patches,
             ),
         )
+        self._grid_refiners = [] if getattr(self.localizer, "refines_on_grid", False) else refiners
+        self._calibrated = config.mask.calibration == "otsu"
+        if self._calibrated and (self.exact or not getattr(self.localizer, "stretches", False)):
+            raise ConfigError(
+                "these maps are not calibrated one by one: their height says how sure a label is"
+                if not self.exact
+                else "the published arithmetic has a fixed threshold",
+                expected="--mask.calibration fixed",
+                found=f"--mask.calibration otsu --method {config.method}",
+            )
         self.stopwatch = stopwatch or Stopwatch()
-        self._grid_refiners = on_grid(
-            config,
-            Surroundings(
-                vocabulary.box_threshold, encoder.device, self.exact, words=partial(words_of, encoder, self.bank)
-            ),
-        )
         self.decide = Decide(config, self.stopwatch)
 
     @classmethod
@@ -168,7 +183,8 @@ class MaskMaker:
         settled = self.localizer.settle(located.found, maps, known=labels is None or labels.sure is not None)
         if labels is not None and labels.sure is None:
             labels = self._named(settled.found)
-        return Refined(located.picture, settled.found, settled.maps, settled.enlarge, labels)
+        enlarge = enlarged if self._calibrated else settled.enlarge
+        return Refined(located.picture, settled.found, settled.maps, enlarge, labels)
 
     def _named(self, found: Localization) -> FoundLabels:
         """The classes that a method has found by itself."""

@@ -27,6 +27,8 @@ class ClipEs:
     supervision = "none"
     finds_classes = False
     settle = staticmethod(as_they_are)
+    stretches = True
+    """Each map is stretched to [0, 1] by itself, so that its height says nothing."""
     sources: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, encoder: Encoder, bank: TextBank, config: LocalizeConfig = _DEFAULT, layers: int = 8) -> None:
