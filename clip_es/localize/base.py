@@ -65,7 +65,11 @@ def with_heights(found: Localization, maps: ClassMaps, known: bool) -> Settled:
 
 @runtime_checkable
 class Localizer(Protocol):
-    """A method, ready to work: it holds the frozen encoder, the text bank and its own settings."""
+    """A method, ready to work: it holds the frozen encoder, the text bank and its own settings.
+
+    One whose maps are each stretched to [0, 1], so that their heights say nothing, may say so by `stretches = True`:
+    a threshold can then be found for each map from its own values.
+    """
 
     @property
     def supervision(self) -> str:

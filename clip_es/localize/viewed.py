@@ -6,7 +6,7 @@ located and refined by itself, brought back to the picture at full size, and add
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from clip_es.config.views import ViewsConfig
@@ -37,16 +37,12 @@ class Viewed:
         base: Localizer,
         config: ViewsConfig,
         refiners: Sequence[tuple[str, GridRefiner]] = (),
-        timed: Callable[[str, GridRefiner], GridRefiner] = lambda _, refine: refine,
     ) -> None:
-        """`refiners` run in each view; `timed` may wrap each."""
+        """`refiners` run in each view."""
         self.base, self.config = base, config
-        self._refiners = [timed(name, refine) for name, refine in refiners]
-        self.supervision, self.finds_classes, self.keeps_height = (
-            base.supervision,
-            base.finds_classes,
-            base.keeps_height,
-        )
+        self._refiners = [refine for _, refine in refiners]
+        self.supervision, self.finds_classes = base.supervision, base.finds_classes
+        self.stretches: bool = getattr(base, "stretches", False)
         self.sources: Mapping[str, str] = base.sources
 
     def to(self, device: str) -> None:

@@ -389,5 +389,22 @@ def test_reading_takes_the_size_that_is_asked_for(scenes):
 
 
 def test_localizers_of_one_encoder_share_it(encoder, maker):
-    assert all(maker(name).localizer.encoder is encoder for name in METHODS)  # pyright: ignore
-    assert {ClipEs, Cliper, ClipSeg} <= {type(maker(name).localizer) for name in METHODS}
+    made = [maker(row.name).localizer for row in METHODS.values() if not row.joins]
+    assert all(localizer.encoder is encoder for localizer in made)  # pyright: ignore
+    assert {ClipEs, Cliper, ClipSeg} <= {type(localizer) for localizer in made}
+
+
+def test_maps_with_heights_are_not_calibrated_one_by_one(encoder):
+    config = replace(DEFAULT, mask=replace(DEFAULT.mask, calibration="otsu"))
+    assert MaskMaker(encoder, VOCABULARY, config=config)
+    for name in ("cliper", "patch-text", "joint"):
+        with pytest.raises(ConfigError, match="not calibrated one by one"):
+            MaskMaker(encoder, VOCABULARY, config=replace(config, method=name))
+
+
+def test_views_and_pairs_of_methods_run_from_the_command_line(scenes, tmp_path):
+    common = ["masks", "scenes", "--root", str(scenes), "--report-pictures", "0", "--workers", "0"]
+    for number, flags in enumerate((["--views.shifts", "2", "--mask.calibration", "otsu"], ["--method", "joint"])):
+        out = tmp_path / str(number)
+        assert main([*common, *flags, "--refine", "affinity", "segments", "crf", "--out", str(out)]) == 0
+        assert len(list((out / "masks").iterdir())) == 3
