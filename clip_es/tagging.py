@@ -25,6 +25,9 @@ from clip_es.scaling import min_max
 from clip_es.types import EncodedImage, Picture, TextBank
 
 _DEFAULT = TaggingConfig()
+_PARTS_TOGETHER = 16
+"""Regions of a picture that go through the encoder at once."""
+
 _REGION = 0.5
 """Share of a map's range above which a patch belongs to the region of its class."""
 
@@ -160,13 +163,15 @@ def second_look(
     if not len(boxes):
         return bank.vectors.new_zeros(0, bank.class_count, device=encoder.device)
     visual, side = encoder.model.visual, encoder.sizes.grid * encoder.patch
-    parts = [_resized(rgb[rows, columns], side) for rows, columns in _slices(boxes, grid_hw, rgb.shape[:2])]
+    # In a large vocabulary many classes share a region; it is looked at once for all of them.
+    different, place = np.unique(boxes, axis=0, return_inverse=True)
+    parts = [_resized(rgb[rows, columns], side) for rows, columns in _slices(different, grid_hw, rgb.shape[:2])]
     block = visual.transformer.blocks[-1]
     left = []
-    for seen in encoder.encode(parts, attention_layers=1):
+    for seen in encoder.encode(parts, attention_layers=1, together=_PARTS_TOGETHER):
         values = block.attn.project(block.ln_1(seen.tokens))[2]
         left.append(_leave(visual, seen.tokens[:1], seen.last_attention[:, :1] @ values))
-    return _shares(encoder, torch.cat(left), bank)
+    return _shares(encoder, torch.cat(left), bank)[torch.from_numpy(place.reshape(-1)).to(encoder.device)]
 
 
 def decide_tags(scores: Float32[Tensor, " class"], config: TaggingConfig = _DEFAULT) -> Tags:

@@ -93,12 +93,15 @@ class Encoder:
         return float(self.model.logit_scale.exp())
 
     @torch.no_grad()
-    def encode(self, patches: Sequence[UInt8[np.ndarray, "ph pw 3"]], attention_layers: int = 8) -> list[EncodedImage]:
+    def encode(
+        self, patches: Sequence[UInt8[np.ndarray, "ph pw 3"]], attention_layers: int = 8, together: int = 1
+    ) -> list[EncodedImage]:
         """Pictures of one size, a whole number of patches, to what a localizer and the affinity need of each.
 
         `attention_layers`: over how many of the last layers the attention is averaged; all where there are fewer.
-        On the CPU the pictures go through one by one, so a batch of one gives the same bytes as a batch of many. A GPU
-        takes them together, and its kernels may round differently for another batch size.
+        On the CPU the pictures go through one by one, so a batch of one gives the same bytes as a batch of many,
+        unless `together` says how many may share a pass. A GPU takes all of them together, and its kernels may round
+        differently for another batch size.
         Raises ShapeError: pictures of several sizes, or not whole patches. ConfigError: no layer to average.
         Source: CLIP-ES (CVPR 2023), section 3, and its published code. Differs: a grid of 76 patches is nothing
         special; on a GPU the arithmetic is float32, not float16.
@@ -108,7 +111,7 @@ class Encoder:
         if not patches:
             return []
         pixels = self._pixels(patches)
-        groups = [pixels] if self.device.type == "cuda" else pixels.split(1)
+        groups = [pixels] if self.device.type == "cuda" else pixels.split(together)
         return [seen for group in groups for seen in self._encode(group, attention_layers)]
 
     @torch.no_grad()

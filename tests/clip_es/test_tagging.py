@@ -201,6 +201,20 @@ def test_a_second_look_sees_the_part_alone(small):
     assert second_look(small, rgb, box[:0], (4, 4), BANK).shape == (0, 3)
 
 
+def test_a_region_that_classes_share_is_looked_at_once_and_regions_share_a_pass(small, monkeypatch):
+    rgb, boxes = noise(64, 64), np.array([[1, 1, 3, 3], [0, 0, 4, 4], [1, 1, 3, 3], [0, 2, 4, 4], [1, 1, 3, 3]])
+    alone = torch.cat([second_look(small, rgb, box[None], (4, 4), BANK) for box in boxes])
+    calls, encode = [], small.encode
+    monkeypatch.setattr(
+        Encoder,
+        "encode",
+        lambda self, parts, **how: calls.append((len(parts), how["together"])) or encode(parts, **how),
+    )
+    together = second_look(small, rgb, boxes, (4, 4), BANK)
+    assert calls == [(3, 16)]
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-5)
+
+
 # confidence
 
 

@@ -16,6 +16,7 @@ from clip_es.localize.clipseg.sight import block_outputs, text_prompts
 from clip_es.localize.clipseg.training import PREFIXES
 from clip_es.localize.clipseg.weights import load_decoder
 from clip_es.metrics.phrases import ReferringMeter
+from clip_es.pipelines.cli import main
 from clip_es.pipelines.clipseg.evaluate import OneShotConfig, fit, fitted_size, meet
 from clip_es.records.phrases.phrasecut import PhraseCut
 from clip_es.scenes.weights import shipped_decoder_path
@@ -115,6 +116,24 @@ def test_scoring_shows_the_encoder_the_published_picture(recorded, phrasecut, mo
     published = meter.compute()
     assert scores.ap == pytest.approx(published.ap, abs=1e-3)
     assert scores.at(0.3)["miou"] == pytest.approx(published.at(0.3)["miou"], abs=1e-3)
+
+
+def test_the_command_prints_the_figures_of_the_published_preparation(recorded, phrasecut, tmp_path):
+    encoder, decoder = load_encoder("scenes", device="cpu"), load_decoder(shipped_decoder_path())
+    meter = ReferringMeter()
+    for i in range(3):
+        outputs = block_outputs(encoder, torch.from_numpy(recorded[f"phrasecut/{i}/input"])[None], decoder.layers)
+        for j, phrase in enumerate(("red car", "small dog")):
+            logits = decoder(outputs, text_prompts(encoder, [phrase]).float(), (6, 6))[0]
+            meter.update(logits.sigmoid(), torch.from_numpy(recorded[f"phrasecut/{i}/{j}/mask96"]) > 0)
+    published = meter.compute()
+    call = ["evaluate-clipseg", "referring", "--data", "phrasecut", "--root", str(phrasecut), "--side", "96"]
+    assert main([*call, "--device", "cpu", "--out", str(tmp_path / "figures.json")]) == 0
+    told = json.loads((tmp_path / "figures.json").read_text())
+    expected = {"mIoU at 0.3": published.at(0.3)["miou"], "AP": published.ap}
+    for name, value in expected.items():
+        print(f"{name}: {told[name]:.4f} by the command, {100 * value:.4f} of the recorded preparation")  # noqa: T201
+        assert told[name] == pytest.approx(100 * value, abs=0.05)
 
 
 def test_polygons_are_drawn_as_published(recorded, phrasecut):
