@@ -142,6 +142,25 @@ def picture_sides(
     return torch.from_numpy(vectors[1 : config.eigenvectors + 1] > 0).unflatten(1, grid_hw)
 
 
+def picture_segments(
+    picture: UInt8[np.ndarray, "h w 3"],
+    features: Float[Tensor, "dim gh gw"],
+    config: SpectralConfig,
+    grid_hw: tuple[int, int] | None = None,
+) -> tuple[Int[Tensor, "nh nw"], Bool[Tensor, "k nh nw"]]:
+    """k-means regions (0, 1, ..) and the positive sides of the eigenvectors, on a grid of nodes.
+
+    `grid_hw` None: the features' own; a finer one takes them bilinearly, with the colours of its own cells.
+    """
+    grid = grid_hw or (features.shape[1], features.shape[2])
+    spread = F.interpolate(features[None].float(), size=grid, mode="bilinear", align_corners=False)[0]
+    nodes = spread.flatten(1).T.double().cpu().numpy()
+    values, vectors = eigenvectors(affinity(nodes, grid_picture(picture, grid), config), config.eigenvectors + 2)
+    vectors = vectors[1 : config.eigenvectors + 1]
+    regions = k_means(vectors.T, config.segments or adaptive_count(values), config.seed)
+    return torch.from_numpy(regions).unflatten(0, grid), torch.from_numpy(vectors > 0).unflatten(1, grid)
+
+
 def affinity(
     features: Float[np.ndarray, "patch dim"], small: Float64[np.ndarray, "gh gw 3"], config: SpectralConfig
 ) -> Float64[np.ndarray, "patch patch"]:

@@ -169,9 +169,11 @@ class PixelEmbedding(nn.Module):
         even = [F.interpolate(part, size=size, mode="bilinear", align_corners=False) for part in parts]
         return self.fuse(torch.cat(even, dim=1))
 
-    def forward(self, maps: Sequence[Float[Tensor, "batch _ _ _"]]) -> Float[Tensor, "batch dim h w"]:
+    def embed(
+        self, joined: Float[Tensor, "batch channel h w"], maps: Sequence[Float[Tensor, "batch _ _ _"]]
+    ) -> Float[Tensor, "batch dim h w"]:
         """Embeddings on the grid of the first map."""
-        return self.out(self.joined(maps))
+        return self.out(joined)
 
 
 class ClipPixelEmbedding(PixelEmbedding):
@@ -202,9 +204,11 @@ class ClipPixelEmbedding(PixelEmbedding):
         else:
             self.out = nn.Identity()
 
-    def forward(self, maps: Sequence[Float[Tensor, "batch _ _ _"]]) -> Float[Tensor, "batch dim h w"]:
+    def embed(
+        self, joined: Float[Tensor, "batch channel h w"], maps: Sequence[Float[Tensor, "batch _ _ _"]]
+    ) -> Float[Tensor, "batch dim h w"]:
         """Embeddings on the grid of the first map."""
-        joined, own = self.joined(maps[:-1]), F.normalize(maps[-1], dim=1)
+        own = F.normalize(maps[-1], dim=1)
         grid, size = own.shape[2:], joined.shape[2:]
         coarse = F.adaptive_avg_pool2d(joined, grid)
         queries, keys = self.query(joined).flatten(2), self.key(coarse).flatten(2)
@@ -212,6 +216,68 @@ class ClipPixelEmbedding(PixelEmbedding):
         weights = (alike - F.softplus(self.nearness) * _squared_distances(size, grid, joined)).softmax(-1)
         mixed = torch.einsum("bpg,bdg->bdp", weights, own.flatten(2)).unflatten(2, size)
         return mixed + self.adapt * self.out(joined) if self.adapt else mixed
+
+
+class PixelText(nn.Module):
+    """Pixel embeddings, a table of text rows, and the class logits that follow: what `PixelTextHead` is made of.
+
+    Logits are cosines times a learnt scale (`normalize`), or plain products as SAZS has them. With `objectness`, one
+    more map says how much every class is ahead of background at a pixel, whichever class it is: it is learnt from the
+    seen and holds for the unseen. The table is part of the state dict.
+    """
+
+    rows: Tensor
+    owners: Tensor
+
+    def __init__(
+        self,
+        embedding: PixelEmbedding,
+        table: TextTable,
+        *,
+        normalize: bool = True,
+        scale: float = LSEG_SCALE,
+        objectness: bool = True,
+        channels: int = 64,
+    ) -> None:
+        super().__init__()
+        self.embedding, self.normalize, self.names = embedding, normalize, table.names
+        self.log_scale = nn.Parameter(torch.tensor(scale).log()) if normalize else None
+        self.ahead = nn.Conv2d(channels, 1, 1) if objectness else None
+        if self.ahead is not None:
+            nn.init.zeros_(self.ahead.weight)
+            nn.init.zeros_(self.ahead.bias)
+        self.register_buffer("rows", table.rows.clone())
+        self.register_buffer("owners", table.owners.clone())
+
+    def set_table(self, table: TextTable) -> None:
+        """Answer with these classes from now on. Raises ShapeError: text of another width."""
+        if table.rows.shape[1] != self.rows.shape[1]:
+            pixel_text_logits(self.rows.T[None, :, :, None], table.rows)  # Says so.
+        self.names = table.names
+        self.rows, self.owners = table.rows.to(self.rows.device), table.owners.to(self.rows.device)
+
+    def features(
+        self, maps: Sequence[Float[Tensor, "batch _ _ _"]]
+    ) -> tuple[Float[Tensor, "batch dim h w"], Float[Tensor, "batch channel h w"]]:
+        """Embeddings, and what they were made from."""
+        joined = self.embedding.joined(maps[: len(self.embedding.inputs)])
+        return self.embedding.embed(joined, maps), joined
+
+    def forward(self, maps: Sequence[Float[Tensor, "batch _ _ _"]]) -> Float[Tensor, "batch class h w"]:
+        """Logits of the classes of the table, background first."""
+        features, joined = self.features(maps)
+        return self.logits(features, joined)
+
+    def logits(
+        self, features: Float[Tensor, "batch dim h w"], joined: Float[Tensor, "batch channel h w"]
+    ) -> Float[Tensor, "batch class h w"]:
+        """The same from `features`."""
+        scale = None if self.log_scale is None else self.log_scale.exp()
+        rows = pixel_text_logits(features, self.rows, normalize=self.normalize, scale=scale)
+        classes = class_logits(rows, self.owners, len(self.names))
+        if self.ahead is None:
+            return classes
+        return torch.cat([classes[:, :1] - self.ahead(joined), classes[:, 1:]], dim=1)
 
 
 def _squared_distances(size: Sequence[int], grid: Sequence[int], like: Tensor) -> Float[Tensor, "pixel patch"]:

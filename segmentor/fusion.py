@@ -1,0 +1,54 @@
+"""Predictions and segments of the same picture, joined without any ground truth.
+
+`vote`: every pixel's probabilities, in part those of its segment. `nearest_side`: the segment that overlaps most with a
+predicted mask takes its place, if the two overlap enough. The published fusion of SAZS chooses by the overlap with the
+*ground truth*; it is `clip_es.refine.spectral.oracle`, of `clip-es oracle` alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from clip_es.errors import ShapeError
+from clip_es.refine.spectral import overlaps, pool
+
+
+def vote(
+    shares: Float[Tensor, "class h w"], segments: Int[Tensor, "sh sw"], amount: float
+) -> Float[Tensor, "class h w"]:
+    """(1 - amount) p + amount times the mean of p over the pixel's segment. 0 gives `shares` itself, 1 the segment's.
+
+    Raises ShapeError: segments of another size.
+    """
+    _check(shares.shape[1:], segments.shape)
+    return pool(shares, segments, amount)
+
+
+def nearest_side(
+    prediction: Bool[Tensor, "h w"], sides: Bool[Tensor, "k sh sw"], least: float = 0.5
+) -> Bool[Tensor, "h w"]:
+    """The segment, or the complement of one, with the highest IoU with the prediction, where that is `least` or more.
+
+    A prediction is returned as it is where none is near enough; so always with `least` above 1.
+    Raises ShapeError: segments of another size. Source: our reading of SAZS, whose text names the overlap with the
+    prediction; taken literally the prediction itself would always win.
+    """
+    _check(prediction.shape, sides.shape[1:])
+    both = torch.cat([sides, ~sides])
+    if not len(both):
+        return prediction
+    share = overlaps(prediction.flatten()[None], both.flatten(1))[0]
+    best = int(share.argmax())
+    return both[best] if float(share[best]) >= least else prediction
+
+
+def _check(size: torch.Size, segments: torch.Size) -> None:
+    if tuple(size) != tuple(segments):
+        raise ShapeError(
+            "segments and prediction must be of one size",
+            expected=f"{size[0]} x {size[1]}",
+            found=" x ".join(map(str, segments)),
+            next_step="Make the segments again for these very pictures: clip-es segments.",
+        )
