@@ -42,6 +42,7 @@ from clip_es.refine.spectral import picture_segments
 from clip_es.scenes.dataset import ScenesConfig, make
 from clip_es.segmentor.losses.edges import JointWeights, edge_targets, joint_edge_loss, shrink_edges
 from clip_es.segmentor.losses.shape import MomentDistance
+from clip_es.segmentor.models.clip_members import clip_members
 from clip_es.segmentor.models.pixel_text import (
     ClipPixelEmbedding,
     PixelEmbedding,
@@ -55,6 +56,8 @@ from clip_es.store.tables import write_json
 from clip_es.training import Plan, train
 
 SIDE, STEM, CHANNELS = 192, 32, 48
+MEMBERS = 6
+"""Embeddings of a patch in CLIP's space: its last token, four layers read as CLIPer does, the class token."""
 SPLITS = ((9, 10, 12), (1, 4, 6))
 """Mask values of the unseen classes: plant, sheep, television; aeroplane, bottle, cat."""
 VOCABULARY = load_vocabulary("scenes")
@@ -119,7 +122,7 @@ def look(folder: Path, split: str) -> Cache:
                     maps[0].append(_as_map(tokens))
             seen = tower.ln_post(tokens)
             maps[1].append(_as_map(seen))
-            maps[2].append(_as_map(seen @ tower.proj))
+            maps[2].append(clip_members(encoder, encoder._pixels([picture]), seen @ tower.proj))
     truth = np.stack([read_mask(folder / f"SegmentationClass/{name}.png") for name in ids])
     pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
     return Cache(ids, pixels, [torch.cat(part).half() for part in maps], truth)
@@ -165,7 +168,7 @@ class Model(nn.Module):
         if row.embedding == "text":
             embedding = PixelEmbedding(widths, 192, CHANNELS)
         else:
-            embedding = ClipPixelEmbedding((*widths, 192), 192, CHANNELS, adapt=row.adapt)
+            embedding = ClipPixelEmbedding((*widths, MEMBERS * 192), 192, CHANNELS, adapt=row.adapt)
         self.head = PixelText(embedding, table, objectness=row.embedding == "clip", channels=CHANNELS)
 
     def forward(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -270,7 +273,7 @@ def cliper_figures(folder: Path, cache: Cache, unseen: Sequence[int]) -> dict[st
     """Training-free CLIPer on the same pictures, asked for the same twelve classes."""
     from dataclasses import replace
 
-    from clip_es.pipelines.masks.method import MaskMaker
+    from clip_es.pipelines.masks.maker import MaskMaker
 
     encoder = load_encoder("scenes", device="cpu")
     settings = replace(DEFAULT, method="cliper", cliper=CLIPER_SCENES, refine=())

@@ -17,10 +17,12 @@ from clip_es.errors import ClipEsError, ConfigError, DataError
 from clip_es.images import look_at
 from clip_es.pipelines.parallel.executor import Executor, Failure
 from clip_es.pipelines.parallel.threads import Threads
+from clip_es.pipelines.segments import SegmentFolder
 from clip_es.pipelines.stopwatch import Stopwatch
 from clip_es.records.dataset import Problem, read_lines
 from clip_es.records.picture_files import picture_id, pictures_below
 from clip_es.refine.crf.dense import crf
+from clip_es.segmentor.fusion import vote
 from clip_es.segmentor.inference import Segmenter, TestViews
 from clip_es.store.run import RunStore, StoreError
 from clip_es.types import UNDECIDED, ClassMaps, ImageRecord, Picture, PseudoMask
@@ -44,6 +46,8 @@ class PredictConfig:
     """Pixels less confident than this become 255."""
     max_megapixels: float = 100.0
     """Pictures with more than this many million pixels are refused before they are decoded."""
+    fuse: float = 0.0
+    """How much of the mean over its segment a pixel takes, 0..1; 0: segments are not looked at."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
@@ -58,9 +62,12 @@ def predict(
     config: PredictConfig,
     *,
     stopwatch: Stopwatch,
+    segments: SegmentFolder | None = None,
     done: Callable[[], object] = lambda: None,
 ) -> None:
     """Predict and store the masks of all records; a picture that fails becomes a row of failures.csv.
+
+    `segments`: where those of the pictures lie, for `config.fuse`; no ground truth is looked at.
 
     Pictures are decoded while the model looks at others. `done` is called once for each. Raises StoreError: the disk
     does not take the files. ConfigError: what would fail for every picture, such as a missing CRF.
@@ -77,6 +84,12 @@ def predict(
         with stopwatch("predict"):
             return rgb, segmenter.probabilities(rgb, config.views)
 
+    def fuse(record: ImageRecord, rgb: Rgb, probabilities: Probabilities) -> tuple[Rgb, Probabilities]:
+        assert segments is not None
+        with stopwatch("fuse"):
+            regions = segments.regions(record.image_id).to(probabilities.device)
+            return rgb, vote(probabilities, regions, config.fuse)
+
     def sharpen(record: ImageRecord, crf: CrfConfig, rgb: Rgb, probabilities: Probabilities) -> Probabilities:
         with stopwatch("crf"):
             return smooth(record.image_id, rgb, probabilities, crf)
@@ -89,6 +102,8 @@ def predict(
         executor = Executor(failed, readers=readers)
         pictures = executor.ahead("read", partial(_read, image), records)
         flow = executor.each("predict", look, pictures)
+        if segments is not None and config.fuse:
+            flow = executor.each("fuse", fuse, ((record, (record, *seen)) for record, (seen,) in flow))
         if crf := config.crf:
             flow = executor.each("crf", sharpen, ((record, (record, crf, *seen)) for record, (seen,) in flow))
         else:

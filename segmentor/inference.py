@@ -102,6 +102,36 @@ class Segmenter:
         made.config_source = hashlib.sha256(plain.encode()).hexdigest()
         return made
 
+    def set_classes(
+        self,
+        words: Sequence[Sequence[str]],
+        background: Sequence[str] | None = None,
+        templates: Sequence[str] | None = None,
+    ) -> None:
+        """Ask for other classes, each given as its name and synonyms; the weights stay as they are.
+
+        `background` words and `templates` None: those of the training. Raises ConfigError: the model has classes of its
+        own, an empty list, or a name twice; or more than 254 classes. ShapeError: text of another width.
+        """
+        from clip_es.segmentor.models.text_heads import PixelTextHead
+
+        head = self.model.decode_head
+        if not isinstance(head, PixelTextHead):
+            raise ConfigError(
+                "this model knows the classes it was trained on and no others",
+                expected="a model of `clip-es train --head pixel-text`",
+                found=type(head).__name__,
+            )
+        if len(words) >= UNDECIDED:
+            raise ConfigError("an 8-bit mask holds at most 254 classes", found=len(words))
+        head.text["background"] = head.text.get("background", ()) if background is None else list(background)
+        head.text["templates"] = head.text.get("templates") if templates is None else list(templates)
+        head.set_table(head.table_of(words))
+        self.model.out_channels = head.out_channels
+        self.names = head.pixel_text.names
+        told = json.dumps([self.source, head.text["weights"], head.text["background"], head.text["templates"], words])
+        self.source = hashlib.sha256(told.encode()).hexdigest()
+
     @property
     def device(self) -> torch.device:
         """Where the model is."""

@@ -63,6 +63,6 @@ def outline(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
 def _score(predicted: Bool[np.ndarray, "h w"], drawn: Bool[np.ndarray, "h w"], reach: float) -> float:
     if not predicted.any() or not drawn.any():
         return float(not predicted.any() and not drawn.any())
-    precision = float((distance_transform_edt(~drawn)[predicted] <= reach).mean())
-    recall = float((distance_transform_edt(~predicted)[drawn] <= reach).mean())
+    precision = float((np.asarray(distance_transform_edt(~drawn))[predicted] <= reach).mean())
+    recall = float((np.asarray(distance_transform_edt(~predicted))[drawn] <= reach).mean())
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0

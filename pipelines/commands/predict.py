@@ -9,10 +9,14 @@ from typing import Annotated, Literal
 import tyro
 
 from clip_es.config.run import CrfConfig
+from clip_es.errors import ConfigError
 from clip_es.pipelines.commands.masks import versions
 from clip_es.pipelines.console import bar, say
 from clip_es.pipelines.predict import PredictConfig, pictures_to_predict, predict
+from clip_es.pipelines.segments import SegmentFolder
 from clip_es.pipelines.stopwatch import Stopwatch
+from clip_es.prompts import load_vocabulary
+from clip_es.prompts.vocabulary import PACKAGED
 from clip_es.refine.crf.dense import resolve_backend
 from clip_es.segmentor.inference import Segmenter, TestViews
 from clip_es.segmentor.onnx_export import OPSET, TOLERANCE, Way, export_onnx
@@ -48,6 +52,19 @@ class Predict:
     """Pixels less confident than this become 255."""
     confidence: bool = False
     """Also write confidence/ (0..255) and labels/ (without 255): a folder that can itself be trained on."""
+    classes: str | None = None
+    """Ask a model of `train --head pixel-text` for these classes: names separated by commas, or a vocabulary (name or
+    file), with its synonyms, background words and templates. None: those of its training."""
+    template: tuple[str, ...] = ()
+    """Sentences with {} for the class, in place of the training's or the vocabulary's."""
+    background: str | None = None
+    """What counts as background, words separated by commas. None: the training's or the vocabulary's."""
+    fuse: Literal["none", "segments"] = "none"
+    """segments: each pixel takes, in part, the mean of its segment in --segments. No ground truth is looked at."""
+    segments: Path | None = None
+    """Folder that `clip-es segments` made for these pictures."""
+    fuse_amount: float = 0.5
+    """How much of a segment's mean a pixel takes, 0..1."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     dtype: DType = "float32"
@@ -62,8 +79,16 @@ class Predict:
         """Predict what is not there yet."""
         index, count = parse_shard(self.shard)
         views = TestViews(tuple(self.scales), self.flip)
-        settings = PredictConfig(views, self.crf_config if self.crf else None, self.threshold, self.max_megapixels)
+        if (self.fuse == "segments") != (self.segments is not None):
+            raise ConfigError(
+                "--fuse segments and --segments FOLDER belong together", next_step="Pass both, or neither."
+            )
+        amount = self.fuse_amount if self.fuse == "segments" else 0.0
+        crf_config = self.crf_config if self.crf else None
+        settings = PredictConfig(views, crf_config, self.threshold, self.max_megapixels, amount)
+        folder = None if self.segments is None else SegmentFolder(self.segments)
         segmenter = Segmenter.load(self.checkpoint, self.config, device=self.device, dtype=self.dtype)
+        self._ask(segmenter)
         if settings.crf:
             backend = resolve_backend(settings.crf.backend, segmenter.device.type)
             settings = replace(settings, crf=replace(settings.crf, backend=backend))
@@ -97,6 +122,7 @@ class Predict:
                     store,
                     settings,
                     stopwatch=stopwatch,
+                    segments=folder,
                     done=lambda: progress.advance(progress.task_ids[0]),
                 )
             summary = store.finish(stopwatch.seconds)
@@ -107,6 +133,29 @@ class Predict:
             say(f"  {problem.image_id} [{problem.stage}] {problem.reason}")
         say(f"Masks: {self.out / 'masks'}")
         return 1 if failed else 0
+
+    def _ask(self, segmenter: Segmenter) -> None:
+        """Give the model the classes of the flags. Raises ConfigError, DataError."""
+        background = None if self.background is None else _words(self.background, "--background")
+        if self.classes is None:
+            if background is not None or self.template:
+                raise ConfigError("--background and --template go with --classes", next_step="Pass --classes as well.")
+            return
+        words, templates = [(name,) for name in _words(self.classes, "--classes")], self.template or None
+        if len(words) == 1 and (words[0][0] in PACKAGED or Path(words[0][0]).is_file()):
+            vocabulary = load_vocabulary(words[0][0])
+            words = [(entry.name, *entry.synonyms) for entry in vocabulary.classes]
+            background = tuple(vocabulary.background) or None if background is None else background
+            templates = templates or tuple(vocabulary.templates)
+        segmenter.set_classes(words, background, templates)
+        say(f"Asked for {len(words)} classes: {', '.join(segmenter.names[1:6])}{', ...' if len(words) > 5 else ''}")
+
+
+def _words(text: str, flag: str) -> tuple[str, ...]:
+    words = tuple(word.strip().strip("\"'") for word in text.split(","))
+    if not all(words):
+        raise ConfigError(f"{flag} has an empty name", expected="names separated by commas", found=repr(text))
+    return words
 
 
 @dataclass(frozen=True, kw_only=True)

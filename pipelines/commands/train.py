@@ -8,11 +8,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from clip_es.errors import ConfigError, DataError
+from clip_es.errors import ClipEsError, ConfigError, DataError
 from clip_es.pipelines.commands.flags import OwnVocabularyFlag
 from clip_es.pipelines.console import bar, say
 from clip_es.prompts.vocabulary import classes_of_run, load_vocabulary
@@ -94,8 +94,10 @@ class Train:
                 raise ConfigError("--val and --val-masks are two ways to say one thing", next_step="Pass one of them.")
             masks, pictures = self.val / "SegmentationClass", pictures or self.val / "JPEGImages"
             listed = listed or self.val / "ImageSets" / "Segmentation" / f"{self.val_split}.txt"
+        names = self._names(is_run)
         return TrainData(
-            classes=class_names(self._names(is_run)),
+            classes=class_names(names),
+            **(self._words(names, is_run) if self.settings.head == "pixel-text" else {}),
             run=self.run_folder if is_run else None,
             masks=None if is_run else self.run_folder,
             images=self.images,
@@ -113,6 +115,22 @@ class Train:
         if names is None:
             raise ConfigError("the classes of these masks are not known", next_step="Pass --vocabulary.")
         return names
+
+    def _words(self, names: Sequence[str], is_run: bool) -> dict[str, Any]:
+        """Synonyms, background words and templates, where the vocabulary has them."""
+        named = self.vocabulary or (Manifest.read(self.run_folder).about.get("vocabulary") if is_run else None)
+        try:
+            vocabulary = load_vocabulary(str(named)) if named else None
+        except ClipEsError:
+            vocabulary = None  # A file that is gone, or names on the command line: the names alone will do.
+        if vocabulary is None or not set(names) <= set(vocabulary.names):
+            return {}
+        entries = {entry.name: (entry.name, *entry.synonyms) for entry in vocabulary.classes}
+        return {
+            "words": tuple(entries[name] for name in names),
+            "background_words": tuple(vocabulary.background),
+            "templates": tuple(vocabulary.templates),
+        }
 
 
 class _Teller:

@@ -20,8 +20,9 @@ class FrozenClip(BaseModule):
     `weights` is what `clip-es masks --weights` takes. The tower is not trained and knows kinds of things after very
     few masks, but its grid is one cell for 16 pixels; the stem is trained, sees edges and sits on a quarter of the
     picture's grid. Gives one map [batch stem H/4 W/4], then one [batch width H/patch W/patch] for each of `blocks`,
-    counted from 1. Pictures must be whole patches (`data_preprocessor=dict(size_divisor=...)`) and normalised with
-    `MEAN` and `STD`. Raises ConfigError: the tower has no such block. ShapeError: no whole patches.
+    counted from 1, and with `project` the last of them once more in CLIP's common space [batch embed H/patch W/patch],
+    where text vectors lie. Pictures must be whole patches (`data_preprocessor=dict(size_divisor=...)`) and normalised
+    with `MEAN` and `STD`. Raises ConfigError: the tower has no such block. ShapeError: no whole patches.
     """
 
     MEAN = tuple(255 * value for value in PIXEL_MEAN)
@@ -32,16 +33,21 @@ class FrozenClip(BaseModule):
         weights: str = "scenes",
         blocks: tuple[int, ...] = (2, 4),
         stem: int = 48,
+        project: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
         encoder = load_encoder(weights, device="cpu")
         self.tower = encoder.model.visual.requires_grad_(False)
         self.patch = encoder.patch
-        self.blocks = tuple(blocks)
+        self.blocks, self.project = tuple(blocks), project
         layers = len(self.tower.transformer.blocks)
         if not self.blocks or not all(1 <= block <= layers for block in self.blocks):
             raise ConfigError("the tower has no such block", expected=f"some of 1..{layers}", found=blocks)
+        if project and max(self.blocks) != layers:
+            raise ConfigError(
+                "the common space lies behind the last block", expected=f"{layers} in blocks", found=blocks
+            )
         self.stem = nn.Sequential(
             *_convolution(3, stem // 2, 2), *_convolution(stem // 2, stem, 2), *_convolution(stem, stem, 1)
         )
@@ -64,6 +70,9 @@ class FrozenClip(BaseModule):
                 if number in self.blocks:
                     seen = self.tower.ln_post(tokens) if number == max(self.blocks) else tokens
                     maps.append(seen[:, 1:].transpose(1, 2).reshape(len(seen), -1, *grid))
+            if self.project:
+                own = self.tower.ln_post(tokens[:, 1:]) @ self.tower.proj
+                maps.append(own.transpose(1, 2).reshape(len(own), -1, *grid))
         return tuple(maps)
 
     def train(self, mode: bool = True) -> FrozenClip:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clip_es.segmentor.losses.confidence import ConfidenceGuidedLoss
+from clip_es.segmentor.models.text_heads import EdgeHead
 
 
 class DeepLabV2Head(BaseDecodeHead):
@@ -45,11 +46,28 @@ class _HandsConfidence:
         losses = [module for module in self.modules() if isinstance(module, ConfidenceGuidedLoss)]  # type: ignore
         for loss in losses:
             loss.confidence = confidence
+        edges = [module for module in self.modules() if isinstance(module, EdgeHead)]  # type: ignore
+        watched = self._watch(edges) if edges else None
         try:
             return super().loss(inputs, data_samples)  # type: ignore
         finally:
+            if watched:
+                watched.remove()
+            for edge in edges:
+                edge.decode_logits = None
             for loss in losses:
                 loss.confidence = None
+
+    def _watch(self, edges: list[EdgeHead]) -> Any:
+        """Hand the logits of the (last) decode head, which comes before the auxiliary heads, to the edge heads."""
+        head: Any = self.decode_head  # type: ignore
+        head = head[-1] if isinstance(head, nn.ModuleList) else head
+
+        def keep(module: nn.Module, inputs: Any, logits: Any) -> None:
+            for edge in edges:
+                edge.decode_logits = logits if isinstance(logits, Tensor) else None
+
+        return head.register_forward_hook(keep)
 
 
 class ConfidenceEncoderDecoder(_HandsConfidence, EncoderDecoder):

@@ -160,7 +160,7 @@ class PixelEmbedding(nn.Module):
         super().__init__()
         self.inputs = nn.ModuleList(_unit(width, channels) for width in in_channels)
         self.fuse = _unit(channels * len(in_channels), channels)
-        self.out = nn.Conv2d(channels, embed, 1)
+        self.out: nn.Module = nn.Conv2d(channels, embed, 1)
 
     def joined(self, maps: Sequence[Float[Tensor, "batch _ _ _"]]) -> Float[Tensor, "batch channel h w"]:
         """What all maps say of each pixel."""
@@ -179,7 +179,8 @@ class PixelEmbedding(nn.Module):
 class ClipPixelEmbedding(PixelEmbedding):
     """The frozen CLIP's own embeddings of its patches, brought to pixels by attention that is learnt.
 
-    The last map holds the patches in CLIP's common space. Every pixel takes a weighted mean of them; its weights follow
+    The last map holds the patches in CLIP's common space, once or in several ways (`clip_members`), which are added
+    with learnt weights, one number for each. Every pixel takes a weighted mean of them; its weights follow
     from what the pixel looks like and how far a patch is, so what is learnt (which patch a pixel belongs to) speaks of
     no class and holds for those never trained on. `adapt` adds a correction of the embedding, from zero: it learns the
     seen classes better, and is no help to others.
@@ -189,18 +190,18 @@ class ClipPixelEmbedding(PixelEmbedding):
         self, in_channels: Sequence[int], embed: int, channels: int = 64, keys: int = 32, adapt: float = 0.0
     ) -> None:
         super().__init__(in_channels[:-1], embed, channels)
-        if in_channels[-1] != embed:
+        if in_channels[-1] % embed:
             raise ShapeError("the last map must lie in the text's space", expected=embed, found=in_channels[-1])
-        self.adapt = adapt
+        self.adapt, self.embed_dim = adapt, embed
+        self.mix = nn.Parameter(torch.zeros(in_channels[-1] // embed))
+        """Logarithms of the weights of the members."""
         self.query = nn.Conv2d(channels, keys, 1)
         self.key = nn.Conv2d(channels, keys, 1)
         self.nearness = nn.Parameter(torch.tensor(1.5))
         """How fast a patch's weight falls with its distance, in patches: exp(-nearness d^2) at first alone."""
-        nn.init.zeros_(self.query.weight)
-        nn.init.zeros_(self.query.bias)
+        _zero(self.query)
         if adapt:
-            nn.init.zeros_(self.out.weight)
-            nn.init.zeros_(self.out.bias)
+            _zero(self.out)
         else:
             self.out = nn.Identity()
 
@@ -208,8 +209,9 @@ class ClipPixelEmbedding(PixelEmbedding):
         self, joined: Float[Tensor, "batch channel h w"], maps: Sequence[Float[Tensor, "batch _ _ _"]]
     ) -> Float[Tensor, "batch dim h w"]:
         """Embeddings on the grid of the first map."""
-        own = F.normalize(maps[-1], dim=1)
-        grid, size = own.shape[2:], joined.shape[2:]
+        members = F.normalize(maps[-1].unflatten(1, (-1, self.embed_dim)), dim=2)
+        own = torch.einsum("m,bmdhw->bdhw", self.mix.softmax(0), members)
+        grid, size = (own.shape[2], own.shape[3]), (joined.shape[2], joined.shape[3])
         coarse = F.adaptive_avg_pool2d(joined, grid)
         queries, keys = self.query(joined).flatten(2), self.key(coarse).flatten(2)
         alike = torch.einsum("bkp,bkg->bpg", queries, keys) * queries.shape[1] ** -0.5
@@ -244,8 +246,7 @@ class PixelText(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(scale).log()) if normalize else None
         self.ahead = nn.Conv2d(channels, 1, 1) if objectness else None
         if self.ahead is not None:
-            nn.init.zeros_(self.ahead.weight)
-            nn.init.zeros_(self.ahead.bias)
+            _zero(self.ahead)
         self.register_buffer("rows", table.rows.clone())
         self.register_buffer("owners", table.owners.clone())
 
@@ -289,6 +290,11 @@ def _squared_distances(size: Sequence[int], grid: Sequence[int], like: Tensor) -
     )
     squares = rows.square()[:, None, :, None] + columns.square()[None, :, None, :]
     return squares.reshape(size[0] * size[1], grid[0] * grid[1]).to(like.dtype)
+
+
+def _zero(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 def _unit(inside: int, outside: int) -> nn.Sequential:

@@ -102,13 +102,14 @@ def _register() -> None:
 
     from clip_es.segmentor.data import dataset
     from clip_es.segmentor.losses.confidence import ConfidenceGuidedLoss
-    from clip_es.segmentor.models import clip_backbone, heads
+    from clip_es.segmentor.models import clip_backbone, heads, published, text_heads
     from clip_es.segmentor.training import hooks
     from clip_es.segmentor.zero_shot import heads as zero_shot
 
     for registry, parts in (
         (MODELS, (ConfidenceGuidedLoss, heads.DeepLabV2Head, heads.ConfidenceEncoderDecoder)),
         (MODELS, (heads.ConfidenceCascadeEncoderDecoder, clip_backbone.FrozenClip)),
+        (MODELS, (text_heads.PixelTextHead, text_heads.EdgeHead, published.DrnBackbone, published.DptBackbone)),
         (MODELS, (zero_shot.CeilResNet, zero_shot.AsppSumHead, zero_shot.ZeroShotHead)),
         (DATASETS, (dataset.PseudoMaskDataset,)),
         (TRANSFORMS, (dataset.LoadPseudoMask, dataset.PackPseudoMask)),

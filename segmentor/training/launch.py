@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clip_es.errors import ConfigError, ShapeError, WeightsError
+from clip_es.errors import ConfigError, DataError, ShapeError, WeightsError
 from clip_es.segmentor.data.check import check_pairs, refuse
 from clip_es.segmentor.data.pairs import find_pairs
 from clip_es.segmentor.training.adapt import build_config, config_names, heads, load_config

@@ -24,6 +24,15 @@ class TrainSettings:
     """Confidence below which the hard loss leaves a pixel out, 0..1."""
     balanced: bool = False
     """Average over background and over objects apart, and count both alike."""
+    head: Literal["config", "pixel-text"] = "config"
+    """config: the decode head of the config. pixel-text: pixels are compared with the words of the classes, so that
+    `predict --classes` can ask for others."""
+    text_weights: str | None = None
+    """CLIP whose text the pixel-text head is compared with. None: the backbone's own, or ViT-B/16 where it has none."""
+    edges: bool = False
+    """Learn outlines as well, from the masks: an auxiliary head on the backbone's finest map."""
+    shape_net: Path | None = None
+    """Network of `clip-es train-shape-net`, or the public one, for the shape part of --edges. None: no network."""
     iterations: int | None = None
     """Steps in all; the schedule of the learning rate is stretched to it."""
     batch_size: int | None = None
@@ -52,6 +61,8 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1", found=value)
+        if self.shape_net is not None and not self.edges:
+            raise ConfigError("--shape-net is a part of --edges", next_step="Pass --edges as well.")
         if not 0 <= self.threshold <= 1:
             raise ConfigError("--threshold is a confidence", expected="0..1", found=self.threshold)
 
@@ -66,6 +77,12 @@ class TrainData:
     masks: Path | None = None
     images: Path | None = None
     list_file: Path | None = None
+    words: tuple[tuple[str, ...], ...] = ()
+    """What each class but background is called, for a pixel-text head; empty: its name alone."""
+    background_words: tuple[str, ...] = ()
+    """What background is called there."""
+    templates: tuple[str, ...] = ()
+    """Sentences with {} for the word."""
     val_masks: Path | None = None
     val_images: Path | None = None
     val_list_file: Path | None = None

@@ -1,0 +1,179 @@
+"""Segments of pictures, from frozen features and colours alone: eigen-segments and k-means regions for a folder.
+
+OUT/segments.json          settings; another call with other settings is refused
+OUT/regions/<id>.png       k-means regions of the eigenvectors, 0, 1, ..; palette PNG at the picture's size
+OUT/sides/<id>_k0.png ...  the smaller side of each eigenvector, 0 or 255, the constant one left out (SAZS's form)
+OUT/rle.json               with `rle`: the same sides as COCO's compressed RLE, by picture
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from PIL import Image
+from torch import Tensor
+
+from clip_es.config.run import DinoConfig, ImageConfig, SpectralConfig
+from clip_es.encoder import Encoder
+from clip_es.errors import ClipEsError, ConfigError, DataError
+from clip_es.formats import rle
+from clip_es.images import read_picture
+from clip_es.masks import read_mask, write_mask
+from clip_es.records.dataset import Problem
+from clip_es.refine.dino import Dino
+from clip_es.refine.spectral import picture_segments
+from clip_es.store.disk import make_folder, write_atomic
+from clip_es.store.tables import read_json, write_json
+from clip_es.types import ImageRecord
+
+SETTINGS = "segments.json"
+
+
+@dataclass(frozen=True)
+class SegmentsConfig:
+    """What decides the segments."""
+
+    spectral: SpectralConfig = field(default_factory=lambda: SpectralConfig(colour_weight=1.0))
+    nodes: int = 2
+    """Nodes of the graph along each side of a patch: 1, one for each patch; 2 or more follow outlines more closely."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.nodes <= 8:
+            raise ConfigError("--nodes is a number of nodes along a patch", expected="1..8", found=self.nodes)
+
+
+class SegmentFolder:
+    """A folder of segments, written or read. Raises ConfigError: it was made with other settings."""
+
+    def __init__(self, folder: Path, settings: dict | None = None) -> None:
+        self.folder = folder
+        place = folder / SETTINGS
+        if settings is None:
+            if not place.is_file():
+                raise DataError(
+                    "is no folder of segments",
+                    where=folder,
+                    expected=SETTINGS,
+                    found="no such file" if folder.is_dir() else "no such folder",
+                    next_step="Make it with `clip-es segments`.",
+                )
+            return
+        for part in ("regions", "sides"):
+            make_folder(folder / part)
+        if place.is_file() and (there := read_json(place)) != settings:
+            differ = sorted(key for key in settings if there.get(key) != settings[key])
+            raise ConfigError(
+                "the folder holds segments made with other settings",
+                where=folder,
+                expected={key: there.get(key) for key in differ},
+                found={key: settings[key] for key in differ},
+                next_step="Pass another --out.",
+            )
+        write_json(place, settings)
+
+    def has(self, image_id: str) -> bool:
+        """Whether a picture is done; its regions are written last."""
+        return (self.folder / "regions" / f"{image_id}.png").is_file()
+
+    def save(self, image_id: str, regions: Int[Tensor, "h w"], sides: Bool[Tensor, "k h w"]) -> None:
+        """Write one picture's. Raises StoreError."""
+        for number, side in enumerate(sides.numpy()):
+            write_atomic(self.folder / "sides" / f"{image_id}_k{number}.png", _png(side.astype(np.uint8) * 255))
+        text = io.BytesIO()
+        write_mask(text, regions.numpy().astype(np.uint8))
+        write_atomic(self.folder / "regions" / f"{image_id}.png", text.getvalue())
+
+    def regions(self, image_id: str) -> Int[Tensor, "h w"]:
+        """k-means regions at the picture's size. Raises DataError: the picture has none."""
+        path = self.folder / "regions" / f"{image_id}.png"
+        if not path.is_file():
+            raise DataError("the picture has no segments", where=path, next_step="Call `clip-es segments` for it.")
+        return torch.from_numpy(read_mask(path).astype(np.int64))
+
+    def sides(self, image_id: str) -> Bool[Tensor, "k h w"]:
+        """Sides of the eigenvectors at the picture's size, in their order; also those of SAZS's own files."""
+        paths = sorted(
+            (self.folder / "sides").glob(f"{_escaped(image_id)}_k*.png"), key=lambda p: int(p.stem.rpartition("_k")[2])
+        )
+        if not paths:
+            raise DataError("the picture has no segments", where=self.folder / "sides" / f"{image_id}_k0.png")
+        return torch.from_numpy(np.stack([np.asarray(Image.open(path)) == 255 for path in paths]))
+
+    def write_rle(self, ids: Iterable[str]) -> Path:
+        """All sides as COCO RLE in one file."""
+        found = {}
+        for image_id in ids:
+            if self.has(image_id):
+                sides = self.sides(image_id).numpy()
+                found[image_id] = [{"size": list(side.shape), "counts": rle.encode(side)} for side in sides]
+        write_json(self.folder / "rle.json", found)
+        return self.folder / "rle.json"
+
+
+def segment(
+    records: Iterable[ImageRecord],
+    encoder: Encoder,
+    out: SegmentFolder,
+    config: SegmentsConfig,
+    done: Callable[[], object] = lambda: None,
+) -> list[Problem]:
+    """Segments of all pictures that have none yet. Returns those that failed."""
+    dino = None
+    if config.spectral.features != "clip":
+        dino = Dino(config.spectral.features, DinoConfig(), encoder.device)
+    image, problems = ImageConfig(), []
+    for record in records:
+        try:
+            if not out.has(record.image_id):
+                out.save(record.image_id, *segments_of(record, encoder, dino, config, image))
+        except ClipEsError as error:
+            problems.append(Problem.of(record.image_id, error, "segments"))
+        done()
+    return problems
+
+
+def segments_of(
+    record: ImageRecord, encoder: Encoder, dino: Dino | None, config: SegmentsConfig, image: ImageConfig
+) -> tuple[Int[Tensor, "h w"], Bool[Tensor, "k h w"]]:
+    """Regions and sides of one picture at its own size, enlarged by nearest neighbour."""
+    picture = read_picture(record, encoder.patch, image)
+    rows, columns = picture.grid_hw
+    if dino is None:
+        (seen,) = encoder.encode([picture.patches])
+        features = seen.tokens[1:].T.unflatten(1, (rows, columns))
+    else:
+        features = dino.features(picture.rgb)
+    grid = (rows * config.nodes, columns * config.nodes)
+    regions, sides = picture_segments(picture.patches, features, config.spectral, grid)
+    return enlarge(regions[None], picture.size_hw)[0], enlarge(sides, picture.size_hw)
+
+
+def enlarge(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Nearest neighbour, half-pixel centres."""
+    rows, columns = (
+        ((torch.arange(size) + 0.5) * count / size).long() for size, count in zip(size_hw, maps.shape[1:], strict=True)
+    )
+    return maps[:, rows][:, :, columns]
+
+
+def settings_of(config: SegmentsConfig, encoder: Encoder) -> dict:
+    """What another call must have in common."""
+    return {"spectral": asdict(config.spectral), "nodes": config.nodes, "encoder": encoder.source}
+
+
+def _png(grey: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(grey).save(file, "PNG")
+    return file.getvalue()
+
+
+def _escaped(image_id: str) -> str:
+    import glob
+
+    return glob.escape(image_id)
