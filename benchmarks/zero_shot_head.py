@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import csv
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -271,12 +271,10 @@ def evaluate(
 
 def cliper_figures(folder: Path, cache: Cache, unseen: Sequence[int]) -> dict[str, float]:
     """Training-free CLIPer on the same pictures, asked for the same twelve classes."""
-    from dataclasses import replace
-
     from clip_es.pipelines.masks.maker import MaskMaker
 
     encoder = load_encoder("scenes", device="cpu")
-    settings = replace(DEFAULT, method="cliper", cliper=CLIPER_SCENES, refine=())
+    settings = replace(DEFAULT, method="cliper", refine=()).using(cliper=CLIPER_SCENES)
     maker = MaskMaker(encoder, VOCABULARY, config=settings, labels="none")
     seen = [value for value in range(1, 13) if value not in unseen]
     meter, outlines = ZeroShotMeter(seen, unseen), BoundaryMeter()
