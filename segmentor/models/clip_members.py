@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clip_es.config.methods import CliperConfig
 from clip_es.encoder import Encoder
-from clip_es.localize.cliper import read_layers, see
+from clip_es.localize.cliper.layers import read_layers, see
 
 
 @torch.no_grad()
