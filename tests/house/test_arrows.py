@@ -47,7 +47,15 @@ FRONT_DOORS = {"clip_es/__init__.py", "clip_es/__main__.py"}
 
 MMSEG_PARTS = {
     f"segmentor/{name}.py"
-    for name in ("models/clip_backbone", "data/dataset", "models/heads", "training/hooks", "zero_shot/heads")
+    for name in (
+        "models/clip_backbone",
+        "data/dataset",
+        "models/heads",
+        "models/published",
+        "models/text_heads",
+        "training/hooks",
+        "zero_shot/heads",
+    )
 }
 """Subclasses of mmsegmentation's own parts; `clip_es.segmentor.prepare` imports them, inside a function."""
 
