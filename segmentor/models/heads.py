@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clip_es.segmentor.losses.confidence import ConfidenceGuidedLoss
-from clip_es.segmentor.models.text_heads import EdgeHead
 
 
 class DeepLabV2Head(BaseDecodeHead):
@@ -46,7 +45,7 @@ class _HandsConfidence:
         losses = [module for module in self.modules() if isinstance(module, ConfidenceGuidedLoss)]  # type: ignore
         for loss in losses:
             loss.confidence = confidence
-        edges = [module for module in self.modules() if isinstance(module, EdgeHead)]  # type: ignore
+        edges = [module for module in self.modules() if hasattr(module, "decode_logits")]  # type: ignore
         watched = self._watch(edges) if edges else None
         try:
             return super().loss(inputs, data_samples)  # type: ignore
@@ -58,7 +57,7 @@ class _HandsConfidence:
             for loss in losses:
                 loss.confidence = None
 
-    def _watch(self, edges: list[EdgeHead]) -> Any:
+    def _watch(self, edges: list[Any]) -> Any:
         """Hand the logits of the (last) decode head, which comes before the auxiliary heads, to the edge heads."""
         head: Any = self.decode_head  # type: ignore
         head = head[-1] if isinstance(head, nn.ModuleList) else head

@@ -208,22 +208,32 @@ class ClipPixelEmbedding(PixelEmbedding):
     def embed(
         self, joined: Float[Tensor, "batch channel h w"], maps: Sequence[Float[Tensor, "batch _ _ _"]]
     ) -> Float[Tensor, "batch dim h w"]:
-        """Embeddings on the grid of the first map."""
-        members = F.normalize(maps[-1].unflatten(1, (-1, self.embed_dim)), dim=2)
-        own = torch.einsum("m,bmdhw->bdhw", self.mix.softmax(0), members)
-        grid, size = (own.shape[2], own.shape[3]), (joined.shape[2], joined.shape[3])
+        """Embeddings on the grid of the first map: means of unit vectors, and the correction."""
+        mixed = self.carry(joined, self.own(maps[-1]))
+        return mixed + self.adapt * self.out(joined) if self.adapt else mixed
+
+    def own(self, members: Float[Tensor, "batch member_dim gh gw"]) -> Float[Tensor, "batch dim gh gw"]:
+        """CLIP's embedding of each patch: the weighted sum of its members, each of unit length."""
+        units = F.normalize(members.unflatten(1, (-1, self.embed_dim)), dim=2)
+        return torch.einsum("m,bmdhw->bdhw", self.mix.softmax(0), units)
+
+    def carry(
+        self, joined: Float[Tensor, "batch channel h w"], patches: Float[Tensor, "batch any gh gw"]
+    ) -> Float[Tensor, "batch any h w"]:
+        """What patches hold, brought to pixels: for each a weighted mean."""
+        grid, size = (patches.shape[2], patches.shape[3]), (joined.shape[2], joined.shape[3])
         coarse = F.adaptive_avg_pool2d(joined, grid)
         queries, keys = self.query(joined).flatten(2), self.key(coarse).flatten(2)
         alike = torch.einsum("bkp,bkg->bpg", queries, keys) * queries.shape[1] ** -0.5
         weights = (alike - F.softplus(self.nearness) * _squared_distances(size, grid, joined)).softmax(-1)
-        mixed = torch.einsum("bpg,bdg->bdp", weights, own.flatten(2)).unflatten(2, size)
-        return mixed + self.adapt * self.out(joined) if self.adapt else mixed
+        return torch.einsum("bpg,bdg->bdp", weights, patches.flatten(2)).unflatten(2, size)
 
 
 class PixelText(nn.Module):
     """Pixel embeddings, a table of text rows, and the class logits that follow: what `PixelTextHead` is made of.
 
-    Logits are cosines times a learnt scale (`normalize`), or plain products as SAZS has them. With `objectness`, one
+    Logits are cosines times a learnt scale (`normalize`), or plain products as SAZS has them; CLIP's own embeddings are
+    means of unit vectors and stay as they are. With `objectness`, one
     more map says how much every class is ahead of background at a pixel, whichever class it is: it is learnt from the
     seen and holds for the unseen. The table is part of the state dict.
     """
@@ -243,6 +253,7 @@ class PixelText(nn.Module):
     ) -> None:
         super().__init__()
         self.embedding, self.normalize, self.names = embedding, normalize, table.names
+        self.trained, self.bonus = frozenset(table.names), 0.0
         self.log_scale = nn.Parameter(torch.tensor(scale).log()) if normalize else None
         self.ahead = nn.Conv2d(channels, 1, 1) if objectness else None
         if self.ahead is not None:
@@ -250,8 +261,13 @@ class PixelText(nn.Module):
         self.register_buffer("rows", table.rows.clone())
         self.register_buffer("owners", table.owners.clone())
 
-    def set_table(self, table: TextTable) -> None:
-        """Answer with these classes from now on. Raises ShapeError: text of another width."""
+    def set_table(self, table: TextTable, bonus: float = 0.0) -> None:
+        """Answer with these classes from now on. Raises ShapeError: text of another width.
+
+        `bonus` is added to the logit of every class that was not trained on: background and the seen classes have
+        been taught to win. Source: calibrated stacking, Chao et al. 2016.
+        """
+        self.bonus = bonus
         if table.rows.shape[1] != self.rows.shape[1]:
             pixel_text_logits(self.rows.T[None, :, :, None], table.rows)  # Says so.
         self.names = table.names
@@ -266,16 +282,25 @@ class PixelText(nn.Module):
 
     def forward(self, maps: Sequence[Float[Tensor, "batch _ _ _"]]) -> Float[Tensor, "batch class h w"]:
         """Logits of the classes of the table, background first."""
-        features, joined = self.features(maps)
-        return self.logits(features, joined)
+        return self.logits(maps, self.embedding.joined(maps[: len(self.embedding.inputs)]))
 
     def logits(
-        self, features: Float[Tensor, "batch dim h w"], joined: Float[Tensor, "batch channel h w"]
+        self, maps: Sequence[Float[Tensor, "batch _ _ _"]], joined: Float[Tensor, "batch channel h w"]
     ) -> Float[Tensor, "batch class h w"]:
-        """The same from `features`."""
+        """The same, given what the maps say of each pixel."""
         scale = None if self.log_scale is None else self.log_scale.exp()
-        rows = pixel_text_logits(features, self.rows, normalize=self.normalize, scale=scale)
+        if isinstance(self.embedding, ClipPixelEmbedding) and not self.embedding.adapt:
+            # A product with a mean is the mean of the products, and there are fewer rows than dimensions.
+            patches = pixel_text_logits(self.embedding.own(maps[-1]), self.rows, scale=scale)
+            rows = self.embedding.carry(joined, patches)
+        else:
+            features = self.embedding.embed(joined, maps)
+            unit = self.normalize and not isinstance(self.embedding, ClipPixelEmbedding)
+            rows = pixel_text_logits(features, self.rows, normalize=unit, scale=scale)
         classes = class_logits(rows, self.owners, len(self.names))
+        if self.bonus:
+            strange = torch.tensor([name not in self.trained for name in self.names], device=classes.device)
+            classes = classes + self.bonus * strange[:, None, None]
         if self.ahead is None:
             return classes
         return torch.cat([classes[:, :1] - self.ahead(joined), classes[:, 1:]], dim=1)
