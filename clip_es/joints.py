@@ -109,7 +109,7 @@ class Table(Mapping[str, R], Generic[R]):
     def _add(self, row: R, rows: dict[str, R]) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9+-]*", row.name):
             raise ConfigError(
-                f"this is no name for a {self.kind}", expected="lower case, digits and hyphens", found=row.name
+                f"this is not a name for a {self.kind}", expected="lower case, digits and hyphens", found=row.name
             )
         if row.name in rows:
             raise ConfigError(f"a {self.kind} has this name already", found=row.name)

@@ -24,7 +24,7 @@ class _Loader(yaml.SafeLoader):
             raise
         except Exception as error:  # PyYAML meets `!!bool x` with KeyError, `!!int ''` with IndexError, and so on
             value = getattr(node, "value", "")
-            problem = f"{value!r} is no value of the type {node.tag.rpartition(':')[2]}"[:200]
+            problem = f"{value!r} is not a value of the type {node.tag.rpartition(':')[2]}"[:200]
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:

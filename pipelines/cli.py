@@ -59,7 +59,7 @@ ALONE: dict[str, tuple[str, str, str]] = {
     "train-clipseg phrasecut": ("train_clipseg", "TrainClipSegPhraseCut", "train CLIPSeg's decoder on PhraseCut"),
     "train-clipseg folder": ("train_clipseg", "TrainClipSegFolder", "train CLIPSeg's decoder on a table of masks"),
     "evaluate-clipseg referring": ("clipseg", "EvaluateReferring", "phrases against masks: mIoU, IoU_FG, IoU_BIN, AP"),
-    "evaluate-clipseg zero-shot": ("clipseg", "EvaluateZeroShot", "seen and unseen classes asked by name"),
+    "evaluate-clipseg zero-shot": ("clipseg", "EvaluateZeroShot", "seen and unseen classes, prompted by name"),
     "evaluate-clipseg one-shot": ("clipseg", "EvaluateOneShot", "folds of classes, each shown by one example"),
     "prompt": ("clipseg", "Prompt", "where is it? find words or an example in one picture"),
     "demo": ("demo", "Demo", "draw scenes, make masks, evaluate, write the report"),

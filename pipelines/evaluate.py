@@ -66,7 +66,7 @@ def masks_below(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise DataError(
-            "this is no folder of masks",
+            "this is not a folder of masks",
             where=folder,
             found="no folder of this name",
             next_step="Name the folder that holds the PNG files themselves, for example RUN/labels.",
@@ -116,9 +116,9 @@ def evaluate(
             failures.append((name, str(error)))
     if len(failures) == len(pairs):
         raise DataError(
-            "no mask could be compared with its truth",
+            "no mask could be compared with its ground truth",
             found=failures[0][1] if failures else "no pair at all",
-            next_step="Mend the files, or name other folders.",
+            next_step="Repair the files, or name other folders.",
         )
     return Evaluation(matrix.compute(), len(pairs) - len(failures), tuple(failures))
 

@@ -192,7 +192,7 @@ def pictures_to_predict(
         except ClipEsError as error:
             problems.append(Problem.of(image_id, error))
     if not records and not problems:
-        raise DataError("there is no picture to look at", where=images, found="no file that looks like one")
+        raise DataError("there is no picture to predict", where=images, found="no file that looks like one")
     return list(records.values()), problems
 
 

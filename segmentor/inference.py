@@ -156,7 +156,7 @@ class Segmenter:
         assert total is not None
         if not bool(total.isfinite().all()):
             raise DataError(
-                "the model's answer is not finite",
+                "the model's output is not finite",
                 found=f"arithmetic in {self.dtype}",
                 next_step="Pass --dtype float32 or bfloat16." if self.dtype == "float16" else None,
             )
@@ -305,7 +305,7 @@ def _settings(checkpoint: Checkpoint, config: str | Path | None) -> tuple[Mappin
         where = f"the config in {checkpoint.path}"
         return parse_config(checkpoint.config, where), where
     raise ConfigError(
-        "nothing says what model this checkpoint is of",
+        "nothing says which model this checkpoint belongs to",
         where=checkpoint.path,
         expected=f"{CONFIG} beside it, or the config's text in it",
         next_step="Pass --config FILE.py.",

@@ -165,7 +165,8 @@ def export_onnx(
         where=out,
         expected=f"probabilities within {tolerance:g}",
         found="; ".join(failures),
-        next_step="Try another --size or --opset, or a newer torch and onnxscript; --tolerance says what is taken.",
+        next_step="Try another --size or --opset, or a newer torch and onnxscript; --tolerance says which difference "
+        "is accepted.",
     )
 
 

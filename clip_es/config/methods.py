@@ -141,7 +141,7 @@ def check_layers(layers: tuple[int, ...] | list[int]) -> None:
 
 @dataclass(frozen=True)
 class PatchTextConfig:
-    """Patch-text: each patch against the words, after CLIP's last blocks have been mended."""
+    """Patch-text: each patch against the words, after CLIP's last blocks were changed."""
 
     read: Literal["svc", "value", "kk-near", "qq", "qq+kk", "fused", "vanilla"] = "svc"
     """How patches are read. svc: self-correlation of queries, keys and values (ExCEL). value: MaskCLIP. kk-near:

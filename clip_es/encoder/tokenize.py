@@ -72,7 +72,7 @@ def load_file(file: Path) -> Any:
     """A Python file as a module of its own, without the package it lies in."""
     spec = importlib.util.spec_from_file_location(f"_clip_es_{file.stem}", file)
     if spec is None or spec.loader is None:
-        raise ConfigError("this is no Python file", where=file)
+        raise ConfigError("this is not a Python file", where=file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -66,7 +66,7 @@ def _plain_suffix(picture: Path, size_hw: tuple[int, int], suffixes: tuple[str, 
             where=picture,
             expected=f"{size_hw} (height, width)",
             found=found,
-            next_step="Pass the --images with which the run was made.",
+            next_step="Pass the --images the run was made with.",
         )
     own = picture.suffix.lower()
     fitting = [kind for kind in (own, *kinds) if kind in kinds and kind in suffixes]

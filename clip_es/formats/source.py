@@ -139,7 +139,7 @@ def decode_png(data: bytes, where: str, size_hw: tuple[int, int]) -> Image.Image
     Raises DataError: damaged or no PNG. ShapeError: another size.
     """
     if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 33:
-        raise DataError("is no PNG file", where=where, found=repr(data[:8]), next_step="Export the masks as PNG.")
+        raise DataError("is not a PNG file", where=where, found=repr(data[:8]), next_step="Export the masks as PNG.")
     found = int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
     if found != size_hw:
         raise wrong_size(where, found, size_hw)

@@ -200,7 +200,7 @@ METHODS: Table[Method] = Table(
         ),
         Method(
             "clipseg",
-            "a decoder that was trained on masks, asked with words or examples",
+            "a decoder that was trained on masks, prompted with words or examples",
             ClipSegConfig,
             _clipseg,
             finds_classes=True,
@@ -208,7 +208,7 @@ METHODS: Table[Method] = Table(
         ),
         Method(
             "patch-text",
-            "what each patch says in words after mending the last blocks, with labels or without",
+            "patches compared with the words after changing the last blocks, with labels or without",
             PatchTextConfig,
             _patch_text,
             finds_classes=True,

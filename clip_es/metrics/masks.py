@@ -61,7 +61,7 @@ class ConfusionMatrix:
                 "a prediction holds a class that is not being evaluated",
                 expected=f"0..{self.num_classes - 1}, or {UNDECIDED} for undecided",
                 found=int(prediction[~(known | undecided)][0]),
-                next_step="Evaluate with the vocabulary with which the masks were made.",
+                next_step="Evaluate with the vocabulary the masks were made with.",
             )
         counted = (truth >= 0) & (truth < self.num_classes)
         if self.undecided == "ignore":

@@ -73,7 +73,9 @@ class ReferringMeter:
         Raises ShapeError: sizes that do not fit.
         """
         if probability.shape != truth.shape or (valid is not None and valid.shape != truth.shape):
-            raise ShapeError("map and truth must have one size", expected=list(truth.shape), found=probability.shape)
+            raise ShapeError(
+                "map and ground truth must have one size", expected=list(truth.shape), found=probability.shape
+            )
         edges = torch.tensor(self.thresholds, dtype=probability.dtype, device=probability.device)
         above = torch.bucketize(probability, edges)  # how many thresholds each pixel is above
         keep = torch.ones_like(truth) if valid is None else valid

@@ -26,7 +26,7 @@ def pictures_below(folders: Path | Iterable[Path]) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for folder in [folders] if isinstance(folders, Path) else folders:
         if not folder.is_dir():
-            raise DataError("this is no folder of pictures", where=folder, next_step="Check the path.")
+            raise DataError("this is not a folder of pictures", where=folder, next_step="Check the path.")
         for place, inner, names in os.walk(folder, onerror=_refuse):
             inner[:] = sorted(name for name in inner if not name.startswith("."))
             for name in sorted(names):

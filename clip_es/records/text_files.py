@@ -43,7 +43,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str | DataError]]:
             continue
         if "\0" in text:
             where, found = f"{path.name} line {number}", repr(printable(text, 60))
-            yield number, DataError("holds a zero byte", where=where, found=found, next_step="Write the line anew.")
+            yield number, DataError("holds a zero byte", where=where, found=found, next_step="Write the line again.")
             continue
         yield number, text
 

@@ -186,12 +186,12 @@ def load_dino(folder: str | Path, device: str | torch.device = "cpu") -> Any:
         ) from error
     expected = "a folder with config.json and model.safetensors of a DINO or DINOv2 in transformers' layout"
     if not (Path(folder) / "config.json").is_file():
-        raise WeightsError("this is no folder of a DINO", where=folder, expected=expected, found="no config.json")
+        raise WeightsError("this is not the folder of a DINO", where=folder, expected=expected, found="no config.json")
     try:
         kind = transformers.AutoConfig.from_pretrained(folder, local_files_only=True).model_type
         if kind not in KINDS:
             raise WeightsError(
-                "this model is no DINO", where=folder, expected=", ".join(KINDS), found=f"model_type {kind}"
+                "this model is not a DINO", where=folder, expected=", ".join(KINDS), found=f"model_type {kind}"
             )
         options = {"add_pooling_layer": False} if kind == "vit" else {}
         model = getattr(transformers, KINDS[kind]).from_pretrained(folder, local_files_only=True, **options)

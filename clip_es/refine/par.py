@@ -24,7 +24,7 @@ from clip_es.types import ClassMaps, Picture
 
 @dataclass(frozen=True)
 class ParConfig:
-    """Pixel-adaptive refinement: each pixel takes over the labels of neighbours that look like it."""
+    """Pixel-adaptive refinement: each pixel takes over the labels of similar neighbours."""
 
     dilations: tuple[int, ...] = (1, 2, 4, 8, 12, 24)
     """Distances of the eight neighbours of each ring, pixels."""

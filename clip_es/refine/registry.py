@@ -66,7 +66,9 @@ REFINERS: Table[Refiner] = Table(
         Refiner("affinity", "spreads maps along CLIP's own attention", "patches", AffinityConfig, affinity.make),
         Refiner("spectral", "averages maps over segments of the picture", "patches", SpectralConfig, spectral.make),
         Refiner("diffusion", "carries maps along Stable Diffusion's attention", "own", DiffusionConfig, diffusion.make),
-        Refiner("dino", "averages maps over patches alike to DINO", "own", DinoConfig, dino.make, check=dino.check),
+        Refiner(
+            "dino", "averages maps over patches that DINO finds similar", "own", DinoConfig, dino.make, check=dino.check
+        ),
         Refiner(
             "segments",
             "lets segments of the picture vote",
@@ -76,7 +78,7 @@ REFINERS: Table[Refiner] = Table(
             undecided_below=0.0,
         ),
         Refiner("crf", "lets labels follow the edges of the picture", "pixels", CrfConfig, crf.make, **crf.TRAITS),
-        Refiner("par", "passes labels between like neighbours", "pixels", ParConfig, par.make, undecided_below=0.0),
+        Refiner("par", "passes labels between similar neighbours", "pixels", ParConfig, par.make, undecided_below=0.0),
     ],
     Refiner,
 )

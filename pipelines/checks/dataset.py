@@ -30,7 +30,7 @@ KINDS: dict[str, tuple[str, str]] = {
         "an entry of the list cannot be used",
         "Each line says what to do. --on-bad-label skip leaves unknown labels out and keeps the picture.",
     ),
-    "picture": ("a picture cannot be read", "Copy it again, save it anew as PNG or JPEG, or take it out of the list."),
+    "picture": ("a picture cannot be read", "Copy it again, save it again as PNG or JPEG, or take it out of the list."),
     "large": ("a picture is larger than allowed", "Scale it down, or raise --image.max-megapixels."),
     "annotation": (
         "the annotation states another size than the picture has",
@@ -42,10 +42,10 @@ KINDS: dict[str, tuple[str, str]] = {
         "Restore the one that was resized or turned. Where masks ignore EXIF as well, pass --image.no-exif.",
     ),
     "values": (
-        "a ground-truth mask holds values that are no class",
+        "a ground-truth mask holds values that are not classes",
         "0 is background, k + 1 class k, 255 ignored: re-index the masks, or name their --vocabulary.",
     ),
-    "twice": ("a picture stands in the list more than once", "Take all but one out of the list."),
+    "twice": ("a picture is in the list more than once", "Take all but one out of the list."),
     "contradiction": (
         "the same picture has different labels",
         "Look at it, correct its labels, and take all but one out of the list.",
@@ -55,7 +55,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "reduced": ("the encoder sees a picture scaled down", "Masks keep the size. --image.max-patches sets how far."),
     "tiny": ("a picture has fewer than 16 patches", "Its masks will be coarse; larger versions help."),
     "no truth": ("a picture has no ground truth while others have", "It takes no part in the evaluation."),
-    "absent": ("a class of the vocabulary has no picture", "Fine where it is meant so; else look at the spelling."),
+    "absent": ("a class of the vocabulary has no picture", "Fine if intended; otherwise check the spelling."),
     "together": (
         "a label never occurs without another",
         "CLIP tells them apart by their words alone, and a segmenter trained on the masks learns what CLIP mixes up. "

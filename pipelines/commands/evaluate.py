@@ -68,7 +68,10 @@ class Evaluate:
         show_table("IoU of each class", ("class", "IoU"), iou.items())
         show_table(f"{result.images} masks", ("figure", "per cent"), shown.items())
         if ids is None and (alone := len(masks_below(self.truth)) - len(pairs)):
-            say(f"{alone} pictures with truth have no mask and were not counted; --list-file holds the masks to a list")
+            say(
+                f"{alone} pictures with ground truth have no mask and were not counted; "
+                "--list-file compares the masks with a list"
+            )
         for name, reason in result.failures:
             say(f"left out {name}: {reason}")
         if self.out:
@@ -98,7 +101,7 @@ class Evaluate:
             return (first, *(load_vocabulary(self.vocabulary or "voc12").names if classes is None else classes))
         if self.classes.isascii() and self.classes.isdigit():
             if not 1 <= int(self.classes) <= UNDECIDED:
-                raise ConfigError("an 8-bit mask tells 1 to 255 labels apart", where="--classes", found=self.classes)
+                raise ConfigError("an 8-bit mask distinguishes 1 to 255 labels", where="--classes", found=self.classes)
             return tuple(str(label) for label in range(int(self.classes)))
         names = []
         for _, line in read_lines(Path(self.classes)):
@@ -107,7 +110,7 @@ class Evaluate:
             names.append(line.strip())
         if len(set(names)) != len(names) or not 1 <= len(names) <= UNDECIDED:
             raise DataError(
-                "is no list of class names",
+                "is not a list of class names",
                 where=self.classes,
                 expected="1 to 255 lines, each with another name, label 0 first",
                 found=f"{len(names)} names, {len(names) - len(set(names))} of them a second time",

@@ -199,7 +199,7 @@ class ExportOnnx:
         shapes = ", ".join(" x ".join(map(str, shape)) for shape in made.checked)
         say(f"{made.path}: opset {made.opset}, by {made.way}, {len(segmenter.names)} labels, free: {made.free}")
         say(
-            f"Against PyTorch at {shapes}: probabilities differ by at most {made.difference:.2g}, "
+            f"Compared with PyTorch at {shapes}: probabilities differ by at most {made.difference:.2g}, "
             f"{100 * made.other_labels:.3f} % of the pixels have another label"
         )
         if made.failures:

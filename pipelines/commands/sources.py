@@ -188,7 +188,7 @@ class Voc12Source(DataSource):
                 "classes in SegmentationClass is not known",
                 where=self.root,
                 found=f"{', '.join(known[:3])} in both; {', '.join(others[:3])} in {vocabulary.name} alone",
-                next_step=f"Pass --truth-vocabulary {published.name}, or that with which the masks were drawn.",
+                next_step=f"Pass --truth-vocabulary {published.name}, or the vocabulary the masks were made with.",
             )
         return published.names if known else vocabulary.names
 

@@ -91,7 +91,7 @@ class Train:
         masks, pictures, listed = self.val_masks, self.val_images, self.val_list_file
         if self.val is not None:
             if masks is not None:
-                raise ConfigError("--val and --val-masks are two ways to say one thing", next_step="Pass one of them.")
+                raise ConfigError("--val and --val-masks mean the same thing", next_step="Pass one of them.")
             masks, pictures = self.val / "SegmentationClass", pictures or self.val / "JPEGImages"
             listed = listed or self.val / "ImageSets" / "Segmentation" / f"{self.val_split}.txt"
         names = self._names(is_run)

@@ -71,7 +71,7 @@ def export(
                     raise DataError(
                         "its picture is not there",
                         where=image_id,
-                        next_step="Pass the --images with which the run was made, or --pictures none.",
+                        next_step="Pass the --images the run was made with, or --pictures none.",
                     )
                 content = run.labels(image_id, labels)
                 writer.add(image_id, content, picture)

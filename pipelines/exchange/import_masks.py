@@ -158,13 +158,13 @@ def _check(incoming: Incoming, known: set[str], seen: set[str]) -> None:
     image_id = incoming.image_id
     if image_id not in known:
         raise DataError(
-            "no finished picture of this run is called so",
+            "no finished picture of this run has this name",
             where=incoming.where,
             found=repr(image_id[:100]),
             next_step="Keep the names of the export.",
         )
     if image_id in seen:
-        raise DataError("comes twice; the first one counts", where=incoming.where)
+        raise DataError("occurs twice; the first one counts", where=incoming.where)
     seen.add(image_id)
 
 

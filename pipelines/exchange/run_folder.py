@@ -57,11 +57,11 @@ class Run:
         most = int(np.where(labels == UNDECIDED, 0, labels).max(initial=0))
         if most > len(self.names.classes):
             raise DataError(
-                "holds a label that is no class",
+                "holds a label that is not a class",
                 where=path,
                 expected=f"0..{len(self.names.classes)} or {UNDECIDED}",
                 found=most,
-                next_step="Pass the --vocabulary with which the masks were made.",
+                next_step="Pass the --vocabulary the masks were made with.",
             )
         return labels
 
@@ -80,7 +80,7 @@ class Run:
             raise ConfigError("run.yaml does not say where the pictures are", where=self.folder, next_step=step)
         for folder in folders:
             if not folder.is_dir():
-                raise ConfigError("the folder of the pictures is not there", where=folder, next_step=step)
+                raise ConfigError("the folder of the pictures does not exist", where=folder, next_step=step)
         found = pictures_of(self.image_ids if only is None else only, folders)
         if not found:
             raise ConfigError("none of the run's pictures is there", where=", ".join(map(str, folders)), next_step=step)
@@ -91,7 +91,7 @@ def _names(manifest: Manifest, vocabulary: str | None) -> Names:
     classes = classes_of_run(manifest, vocabulary)
     if classes is None:
         raise ConfigError(
-            "does not say what the classes are called",
+            "does not name the classes",
             where=manifest.folder / FILE,
             found=f"vocabulary {manifest.vocabulary!r}",
             next_step="Pass --vocabulary with the file the run was made with.",

@@ -39,14 +39,14 @@ def run_page(
     if scores:
         page.heading("IoU of each class")
         page.paragraph(
-            f"The decided label of every pixel against the truth of {scores.images} pictures; "
-            "pixels whose truth is 255 do not count."
+            f"The decided label of every pixel compared with the ground truth of {scores.images} pictures; "
+            "pixels whose ground truth is 255 do not count."
         )
         names = ("background", *(entry.name for entry in maker.vocabulary.classes))
         known = [(n, 100 * v) for n, v in zip(names, scores.scores.iou.tolist(), strict=True) if v == v]
         page.bars([name for name, _ in known], [value for _, value in known], "IoU, per cent")
     page.heading("Pictures")
-    page.paragraph("Picture, map of each label before and after the refiners on the patch grid, mask, truth.")
+    page.paragraph("Picture, map of each label before and after the refiners on the patch grid, mask, ground truth.")
     page.gallery(gallery(out, dataset, maker, pictures))
     seconds = summary.get("seconds", {})
     if seconds:

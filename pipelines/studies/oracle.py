@@ -20,8 +20,8 @@ from clip_es.records import Dataset
 from clip_es.refine.spectral import oracle, picture_sides
 
 STAMP = (
-    "ORACLE: for every picture and class the better of mask and spectral segment was chosen by looking at the ground "
-    "truth. This bounds what choosing could give; it is no result of any method and made no mask."
+    "ORACLE: for every picture and class the better of mask and spectral segment was chosen with the ground truth. "
+    "This bounds what choosing could achieve; it is not the result of a method and made no mask."
 )
 
 
@@ -69,9 +69,9 @@ def spectral_oracle(
     """
     if not dataset.truth:
         raise ConfigError(
-            "an oracle looks at the ground truth, and this data set has none",
+            "an oracle needs ground truth, and this data set has none",
             where=dataset.name,
-            next_step="Name the folder of its masks; without truth there is nothing to bound.",
+            next_step="Name the folder of its masks; without ground truth there is no bound.",
         )
     inside, union = np.zeros((2, classes), dtype=np.int64), np.zeros((2, classes), dtype=np.int64)
     chosen = asked = done = 0
@@ -87,7 +87,7 @@ def spectral_oracle(
                 truth = dataset.truth_table[truth]
             if truth.shape != mask.shape:
                 raise DataError(
-                    "mask and truth differ in size", where=mask_path, expected=truth.shape, found=mask.shape
+                    "mask and ground truth differ in size", where=mask_path, expected=truth.shape, found=mask.shape
                 )
             picture = read_picture(record, encoder.patch, images)
             seen = encoder.encode([picture.patches], attention_layers=1)[0]
@@ -108,9 +108,9 @@ def spectral_oracle(
                 union[row, k] += int((found | true).sum())
     if not done:
         raise DataError(
-            "no picture has both a mask and truth",
+            "no picture has both a mask and ground truth",
             where=labels,
-            expected=f"PNG files named like the {len(dataset.truth)} pictures with truth",
+            expected=f"PNG files named like the {len(dataset.truth)} pictures with ground truth",
             found=failures[0][1] if failures else "none",
         )
     return OracleResult(classes, inside, union, chosen, asked, tuple(failures), done)

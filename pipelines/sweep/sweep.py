@@ -225,7 +225,7 @@ class Counter:
         truth = truth if self.table is None else self.table[truth]
         if truth.shape != picture.size_hw:
             raise DataError(
-                "picture and truth differ in size", where=truth_path, expected=picture.size_hw, found=truth.shape
+                "picture and ground truth differ in size", where=truth_path, expected=picture.size_hw, found=truth.shape
             )
         known = truth <= len(self.vocabulary.classes)
         classes = np.unique([0, *(k + 1 for k in record.class_ids), *np.unique(truth[known])])
@@ -317,4 +317,4 @@ def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DataError("the truth cannot be read", where=path, found=error.strerror) from error
+        raise DataError("the ground truth cannot be read", where=path, found=error.strerror) from error

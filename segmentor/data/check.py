@@ -42,7 +42,7 @@ KINDS: dict[str, tuple[str, str]] = {
         "Name the folder of the very pictures the masks were made for; or remove the files and make the masks again.",
     ),
     "label": (
-        "a label is no class of the vocabulary",
+        "a label is not a class of the vocabulary",
         "Check with the vocabulary the masks were made with (--vocabulary), or make the masks again with this one.",
     ),
     "undecided": ("labels/ holds 255, which only masks/ may", f"Remove the file. {AGAIN}"),
@@ -219,7 +219,7 @@ def png_header(path: Path) -> tuple[int, int, int, int]:
         raise DataError("cannot be read", where=path, found=error.strerror) from error
     if start[:8] != b"\x89PNG\r\n\x1a\n" or start[12:16] != b"IHDR" or len(start) < 33:
         found = f"a file that starts with {start[:8]!r}" if start else "0 bytes"
-        raise DataError("is no PNG file", where=path, found=found)
+        raise DataError("is not a PNG file", where=path, found=found)
     return int.from_bytes(start[20:24], "big"), int.from_bytes(start[16:20], "big"), start[24], start[25]
 
 

@@ -77,7 +77,7 @@ class LoadPseudoMask(BaseTransform):
     all have the highest.)
 
     Raises DataError: a file is missing or damaged, mask or confidence of another size than the picture, a label that
-    is none of the classes.
+    is not one of the classes.
     """
 
     def transform(self, results: dict) -> dict:

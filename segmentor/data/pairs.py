@@ -95,7 +95,7 @@ def check_labels(labels: np.ndarray, class_count: int, where: Path) -> None:
     wrong = labels[(labels >= class_count) & (labels != UNDECIDED)]
     if wrong.size:
         raise DataError(
-            "the mask holds a label that is none of the classes",
+            "the mask holds a label that is not one of the classes",
             where=where,
             expected=f"0..{class_count - 1}, or {UNDECIDED} for undecided",
             found=", ".join(map(str, np.unique(wrong)[:5])),

@@ -48,7 +48,7 @@ def confidence_loss(
     wrong = valid & ((labels < 0) | (labels >= logits.shape[1]))
     if not logits.is_cuda and bool(wrong.any()):  # On a GPU the question would stop the stream at every step.
         raise DataError(
-            "a label is none of the classes",
+            "a label is not one of the classes",
             expected=f"0..{logits.shape[1] - 1}, or {ignore_index} for undecided",
             found=int(labels[wrong][0]),
             next_step="clip-es check names the masks with such labels.",
@@ -123,7 +123,7 @@ class ConfidenceGuidedLoss(nn.Module):
     ) -> Float[Tensor, ""]:
         """The loss of a batch, in the form heads call it. Raises as `confidence_loss`; ConfigError: no mean asked."""
         if avg_factor is not None or reduction_override not in (None, "mean"):
-            raise ConfigError("ConfidenceGuidedLoss is a mean of its own", found=f"{avg_factor}, {reduction_override}")
+            raise ConfigError("ConfidenceGuidedLoss takes its own mean", found=f"{avg_factor}, {reduction_override}")
         confidence = self.confidence
         if confidence is not None and confidence.shape[1:] != label.shape[1:]:
             # A head that computes its loss on a smaller label map than the data set's.

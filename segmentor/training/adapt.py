@@ -54,7 +54,7 @@ def build_config(settings: TrainSettings, data: TrainData, out: Path) -> Config:
     cfg = load_config(settings.config)
     for key in ("model", "train_dataloader", "optim_wrapper"):
         if key not in cfg:
-            raise ConfigError("is no config for training", where=settings.config, expected=f"a part {key!r}")
+            raise ConfigError("is not a config for training", where=settings.config, expected=f"a part {key!r}")
     _set_model(cfg, settings, data)
     _set_data(cfg, settings, data)
     _set_schedule(cfg, settings)
@@ -81,7 +81,7 @@ def _set_model(cfg: Config, settings: TrainSettings, data: TrainData) -> None:
     kind = cfg.model.type
     if kind not in (*_SEGMENTORS, *_SEGMENTORS.values()):
         raise ConfigError(
-            f"a model of type {kind!r} cannot hand its losses the confidence",
+            f"a model of type {kind!r} cannot pass the confidence to its losses",
             where=settings.config,
             expected=" or ".join(_SEGMENTORS),
             next_step="Subclass it as clip_es.segmentor.models.heads.ConfidenceEncoderDecoder does, or choose another.",

@@ -76,7 +76,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(
-            "this is no checkpoint of a model",
+            "this is not a checkpoint of a model",
             where=path,
             expected="a state dict, alone or under 'state_dict'",
             found=f"keys {', '.join(map(str, list(content)[:8]))}"
@@ -172,7 +172,7 @@ def parse_config(text: str | bytes, where: object) -> dict[str, Any]:
             next_step="If you trust it, pass it with --config: then it runs as any mmengine config.",
         ) from None
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ConfigError("this is no config", where=where, found=str(error).splitlines()[0]) from error
+        raise ConfigError("this is not a config", where=where, found=str(error).splitlines()[0]) from error
     for key in ("model", "test_pipeline"):
         _refuse_imports(values.get(key), where)
     return values

@@ -42,7 +42,7 @@ class WholeCheckpointHook(CheckpointHook):
     def __init__(self, *args: Any, max_keep_ckpts: int = 2, **kwargs: Any) -> None:
         if max_keep_ckpts in (0, 1):
             raise ConfigError(
-                "one checkpoint is none while it is written",
+                "a single checkpoint is unusable while it is being written",
                 expected="max_keep_ckpts >= 2, or -1",
                 found=max_keep_ckpts,
             )

@@ -72,7 +72,7 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         ours = our_name(name)
         if ours is None:
             raise WeightsError(
-                "is no tensor of the published layout",
+                "is not a tensor of the published layout",
                 where=name,
                 expected="scale.*, gen.*, dis.* or net.* of CaGNet",
                 next_step="Remove it from the file if it belongs to no weights.",

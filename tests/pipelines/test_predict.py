@@ -198,7 +198,7 @@ def test_pictures_come_from_a_folder_a_list_of_paths_or_one_file(pictures, tmp_p
     with pytest.raises(DataError, match="no such pictures"):
         pictures_to_predict(tmp_path / "nowhere", 3)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no picture to look at"):
+    with pytest.raises(DataError, match="no picture to predict"):
         pictures_to_predict(tmp_path / "empty", 3)
 
 

@@ -41,7 +41,7 @@ def test_a_voc_root_gives_the_validation_set(folder):
     }
     folders = data(folder / "run", "--val-masks", folder / "truth", "--val-images", folder / "images")
     assert folders.val == {"masks": str(folder / "truth"), "images": str(folder / "images")}
-    with pytest.raises(ConfigError, match="two ways to say one thing"):
+    with pytest.raises(ConfigError, match="mean the same thing"):
         data(folder / "run", "--val", "root", "--val-masks", folder / "truth")
 
 

@@ -78,7 +78,7 @@ def read_examples(folder: str | Path, class_id: Callable[[str], int]) -> list[Ex
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
-        raise DataError("is no folder of examples", where=root, next_step="Pass --examples with a folder.")
+        raise DataError("is not a folder of examples", where=root, next_step="Pass --examples with a folder.")
     found = [_example(path, class_id(path.parent.name)) for path in _pictures(root)]
     if not found:
         raise DataError(

@@ -120,7 +120,7 @@ class ClipSeg:
                 where=picture.image_id,
                 expected=f"examples of {len(ids)} classes",
                 found=f"none for class {', '.join(map(str, missing))}",
-                next_step="Add a folder of that class to the examples, or leave --examples away to ask with words.",
+                next_step="Add a folder of that class to the examples, or leave out --examples to use words.",
             )
         vectors = [self.prompts[k] for k in ids]
         prompts = torch.stack(vectors) if vectors else torch.zeros(0, self.decoder.sizes.embed)

@@ -79,7 +79,7 @@ def score_phrases(
         raise DataError(
             "there is nothing to score" if by == "text" else "no phrase has an example in another picture",
             where=data.name,
-            next_step="Take more pictures." if by == "text" else "Ask by text, or take more pictures.",
+            next_step="Take more pictures." if by == "text" else "Prompt with text, or take more pictures.",
         )
     return meter.compute()
 

@@ -154,7 +154,7 @@ def _usable(key: str, items: list, path: Path, problems: list[tuple[str, DataErr
     for number, item in enumerate(items):
         wrong = None
         if not isinstance(item, dict) or not all(_whole(item.get(field)) for field in _NEEDED[key]):
-            wrong = f"{key}[{number}] has not the whole numbers {', '.join(_NEEDED[key])}"
+            wrong = f"{key}[{number}] lacks the whole numbers {', '.join(_NEEDED[key])}"
         elif item["id"] in seen:
             wrong = f"{key}[{number}] has the id {item['id']}, which an earlier one has"
         if wrong:
@@ -170,7 +170,7 @@ def _belongs(thing: dict, images: dict, names: dict, path: Path, problems: list[
             error = DataError(
                 f"annotation {thing['id']} has the {field} {thing[field]}, which the file does not list",
                 where=path.name,
-                next_step="Mend or remove the annotation.",
+                next_step="Repair or remove the annotation.",
             )
             problems.append((f"annotation {thing['id']}", error))
             return False
@@ -247,7 +247,7 @@ def pixels_of(file: CocoFile, thing: dict, size: tuple[int, int]) -> Bool[np.nda
             where=file.path.name,
             expected="polygons, or run lengths with the size of the picture",
             found=wrong,
-            next_step="Mend or remove the annotation.",
+            next_step="Repair or remove the annotation.",
         )
     try:
         packed = isinstance(shape, dict) and isinstance(shape["counts"], str)

@@ -101,7 +101,7 @@ def _class_id(class_count: int, text: str) -> int:
     value = int(text) if text.isascii() and text.isdigit() and len(text) < 6 else -1
     if not 0 <= value < class_count:
         raise DataError(
-            f"lists {printable(text, 40)!r}, which is no class id",
+            f"lists {printable(text, 40)!r}, which is not a class id",
             expected=f"whole numbers 0..{class_count - 1}",
             next_step="The ids 1..90 of COCO's JSON files have to be re-indexed to 0..79.",
         )

@@ -73,10 +73,10 @@ def open_labels(table: Path, class_id: ClassId, class_count: int | None, picture
         )
     if suffix not in known:
         raise DataError(
-            "is no table of labels as far as its name tells",
+            "is not a table of labels, judging by its name",
             where=table,
             expected=f"a name that ends with {', '.join(known)}",
-            next_step="Rename it; data/README.md shows what stands in each kind.",
+            next_step="Rename it; data/README.md shows what each kind contains.",
         )
     either = _name_or_id(class_id, class_count)
     if suffix == ".npy":
@@ -201,7 +201,7 @@ def _array_lines(table: Path, class_count: int | None, pictures: Callable[[], It
             if name is None:
                 raise DataError(
                     "has more rows than there are pictures", where=table, expected=f"{rows - 1} ({origin})",
-                    found=len(found), next_step=f"Name the pictures, one a line, in {listed}.",
+                    found=len(found), next_step=f"Name the pictures, one per line, in {listed}.",
                 )  # fmt: skip
             if isinstance(name, DataError):
                 yield rows, name
@@ -212,7 +212,7 @@ def _array_lines(table: Path, class_count: int | None, pictures: Callable[[], It
     if next(names, None) is not None:
         raise DataError(
             "has fewer rows than there are pictures", where=table, expected=f"one for each picture of {origin}",
-            found=rows, next_step=f"Name the pictures, one a line, in {listed}.",
+            found=rows, next_step=f"Name the pictures, one per line, in {listed}.",
         )  # fmt: skip
 
 

@@ -157,7 +157,7 @@ def _task(task: Any, where: str, here: set[str]) -> tuple[int, str, list]:
     """Picture, phrase and polygons of an entry. Raises DataError: it is none, or its picture is missing."""
     if not isinstance(task, dict) or any(key not in task for key in _KEYS):
         raise DataError(
-            "is no phrase with its region",
+            "is not a phrase with its region",
             where=where,
             expected="an object with image_id, phrase and Polygons",
             found=printable(repr(task), 80),
@@ -221,7 +221,7 @@ def _entries(path: Path) -> Iterator[tuple[int, Any]]:
     decoder, at, number = json.JSONDecoder(), _skip(text, 0), 0
     try:
         if text[at : at + 1] != "[":
-            raise DataError("is no JSON list", where=path, found=repr(printable(text[:60])))
+            raise DataError("is not a JSON list", where=path, found=repr(printable(text[:60])))
         at = _skip(text, at + 1)
         while text[at : at + 1] != "]":
             entry, at = decoder.raw_decode(text, at)

@@ -119,7 +119,7 @@ def resolve_backend(name: Backend, device: str = "cpu") -> Literal["pydensecrf",
         raise ConfigError(
             f"the dense CRF needs {_LIBRARIES[name]}, which is not installed",
             where=f"--refine.crf.backend {name}",
-            next_step="pip install 'clip-es[native]' and leave the flag away (pydensecrf: extra `crf`, Python below "
+            next_step="pip install 'clip-es[native]' and leave the flag out (pydensecrf: extra `crf`, Python below "
             "3.13 and a C++ compiler; torch needs nothing more and is slow on a CPU), or run without a CRF: "
             "--refine affinity.",
         )

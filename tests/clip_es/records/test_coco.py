@@ -185,13 +185,13 @@ def test_a_damaged_segmentation_costs_one_mask(tmp_path, segmentation):
 @pytest.mark.parametrize(
     ("entry", "says"),
     [
-        (7, "annotations[1] has not the whole numbers"),
-        ({"id": 2, "image_id": 1}, "annotations[1] has not the whole numbers"),
+        (7, "annotations[1] lacks the whole numbers"),
+        ({"id": 2, "image_id": 1}, "annotations[1] lacks the whole numbers"),
         ({**thing(1, (0, 0, 1, 1))}, "which an earlier one has"),
         ({**thing(2, (0, 0, 1, 1)), "image_id": 99}, "the image_id 99, which the file does not list"),
         ({**thing(2, (0, 0, 1, 1)), "category_id": 7}, "the category_id 7, which the file does not list"),
-        ({**thing(2, (0, 0, 1, 1)), "id": True}, "has not the whole numbers"),
-        ({**thing(2, (0, 0, 1, 1)), "image_id": [1]}, "has not the whole numbers"),
+        ({**thing(2, (0, 0, 1, 1)), "id": True}, "lacks the whole numbers"),
+        ({**thing(2, (0, 0, 1, 1)), "image_id": [1]}, "lacks the whole numbers"),
     ],
 )
 def test_a_bad_annotation_is_a_problem_and_the_others_are_read(tmp_path, entry, says):
@@ -212,7 +212,7 @@ def test_a_bad_annotation_is_a_problem_and_the_others_are_read(tmp_path, entry, 
         ({"id": 3, "file_name": "1.jpg"}, "listed twice"),
         ({"id": 1, "file_name": "3.jpg"}, "which an earlier one has"),
         ({"id": 3, "file_name": "a\x00.jpg"}, "names the picture"),
-        ("x", "has not the whole numbers id"),
+        ("x", "lacks the whole numbers id"),
     ],
 )
 def test_a_bad_picture_is_a_problem_and_the_others_are_read(tmp_path, image, says):

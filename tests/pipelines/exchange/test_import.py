@@ -352,7 +352,7 @@ def test_names_never_leave_the_run(made, tmp_path, capsys):
     everything = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     for name, source in (("coco-rle", "coco.json"), ("voc", "evil.zip"), ("labelme", "coco.json")):
         assert main(["import", str(made.run), "--format", name, "--from", str(tmp_path / source)]) == 1
-        assert "no finished picture of this run is called so" in capsys.readouterr().out
+        assert "no finished picture of this run has this name" in capsys.readouterr().out
     changed = {path for path in tmp_path.rglob("*") if everything.get(path) != path.stat().st_mtime_ns}
     assert changed <= {made.run}  # its lock came and went
 

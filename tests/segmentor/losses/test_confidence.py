@@ -148,5 +148,5 @@ def test_sizes_and_modes_that_do_not_fit_are_refused():
         ConfidenceGuidedLoss(mode="harder")
     with pytest.raises(ConfigError, match="threshold within"):
         ConfidenceGuidedLoss(threshold=95)
-    with pytest.raises(ConfigError, match="a mean of its own"):
+    with pytest.raises(ConfigError, match="takes its own mean"):
         ConfidenceGuidedLoss()(logits, labels, reduction_override="none")

@@ -201,13 +201,13 @@ def test_settings_and_configs_that_cannot_work_are_refused(folder, settings, tin
 
     cases = [
         (replace(settings, config="deeplabv2_r101_vok"), r"there is no config .* Nearest: 'deeplabv2_r101_voc'"),
-        (variant("'EncoderDecoder'", "'DepthEstimator'"), "cannot hand its losses the confidence"),
+        (variant("'EncoderDecoder'", "'DepthEstimator'"), "cannot pass the confidence to its losses"),
         (variant("'CrossEntropyLoss', use_sigmoid=False", "'DiceLoss'"), "no head of this config has a cross-entropy"),
         (variant("use_sigmoid=False", "use_sigmoid=False, class_weight=[1.0] * 19"), "Expected 3 numbers"),
         (variant("by_epoch=False", "by_epoch=True"), "counts epochs"),
         (variant("dict(type='LoadAnnotations')", "dict(type='LoadPanopticAnnotations')"), "read and pack labels"),
         (variant("model = ", "model == "), "the config cannot be read"),
-        (variant("train_dataloader", "other_dataloader"), "is no config for training"),
+        (variant("train_dataloader", "other_dataloader"), "is not a config for training"),
     ]
     for wrong, message in cases:
         with pytest.raises(ConfigError, match=message):
@@ -224,7 +224,7 @@ def test_bad_masks_stop_before_the_training(folder, settings, tiny_training, tmp
         write_mask(tmp_path / "data" / "run" / "labels" / f"{name}.png", np.full((40, 48), 3, dtype=np.uint8))
     with pytest.raises(
         DataError,
-        match=r"p1\.png: 2 problems would .* a label is no class of the vocabulary. Found label 3; expected 0\.\.2",
+        match=r"p1\.png: 2 problems would .* a label is not a class of the vocabulary. Found label 3; expected 0\.\.2",
     ):
         train(settings, tiny_training.train_data(tmp_path / "data"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
