@@ -60,7 +60,7 @@ def test_names_come_from_a_list_of_lines_too(folders):
 @pytest.mark.parametrize("text", ["", "car\ncar\n"])
 def test_a_useless_list_of_names_is_refused(folders, text):
     (folders / "names.txt").write_text(text)
-    with pytest.raises(DataError, match="no list of class names"):
+    with pytest.raises(DataError, match="not a list of class names"):
         Evaluate(run_folder=folders, truth=folders, classes=str(folders / "names.txt")).names()
 
 
@@ -105,7 +105,7 @@ def test_folders_with_nothing_in_common_are_refused(folders):
     (folders / "empty").mkdir()
     with pytest.raises(DataError, match="no mask of the same name"):
         pair(folders / "empty", folders / "truth")
-    with pytest.raises(DataError, match="no folder of masks"):
+    with pytest.raises(DataError, match="not a folder of masks"):
         pair(folders / "nowhere", folders / "truth")
 
 

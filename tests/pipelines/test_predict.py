@@ -373,7 +373,7 @@ def test_a_checkpoint_without_a_config_asks_for_one(model, tmp_path, capsys):
     assert call(tmp_path / "alone.pth", tmp_path, tmp_path / "out") == 2
     assert "--config" in capsys.readouterr().err
     torch.save({"a": 1}, tmp_path / "alone.pth")
-    with pytest.raises(WeightsError, match="no checkpoint of a model"):
+    with pytest.raises(WeightsError, match="not a checkpoint of a model"):
         read_checkpoint(tmp_path / "alone.pth")
 
 

@@ -99,8 +99,8 @@ def test_phrases_of_unseen_classes_are_left_out(root):
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        (7, "no phrase with its region"),
-        ({"image_id": 1}, "no phrase with its region"),
+        (7, "not a phrase with its region"),
+        ({"image_id": 1}, "not a phrase with its region"),
         (task(1, "cat", SQUARE) | {"image_id": "1"}, "needs a number and a phrase"),
         (task(1, "  ", SQUARE), "needs a number and a phrase"),
         (task(3, "cat", SQUARE), "the picture 3, which is not there"),

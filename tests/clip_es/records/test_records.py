@@ -405,7 +405,7 @@ def test_a_line_of_coco_is_an_id_and_class_ids(tmp_path):
     [
         ("COCO_val2014_000000000042 80", "whole numbers 0..79"),
         ("COCO_val2014_000000000042 -1", "whole numbers 0..79"),
-        ("COCO_val2014_000000000042 dog", "no class id"),
+        ("COCO_val2014_000000000042 dog", "not a class id"),
         ("COCO_val2014_000000000042", "lists no object"),
         ("COCO_train2014_000000000009 1", "listed twice"),
         ("COCO_train2014_000000000010 1", "has no picture"),

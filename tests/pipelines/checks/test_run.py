@@ -78,7 +78,7 @@ def test_a_label_that_is_no_class_is_found_with_its_file(run):
     result = check_run(run)
     assert {(t.kind, t.file) for t in result.troubles} == {("label", "masks/b.png"), ("label", "labels/b.png")}
     assert "label 3; expected 0..2" in result.troubles[0].detail
-    with pytest.raises(DataError, match="no class of the vocabulary") as caught:
+    with pytest.raises(DataError, match="not a class of the vocabulary") as caught:
         result.refuse()
     assert "b.png" in str(caught.value)
     assert "clip-es check" in str(caught.value)

@@ -268,7 +268,7 @@ BAD_SHAPES = {
     "must be .x, y": {"label": "cat", "points": [[0, 1e300], [1, 1], [2, 2]]},
     "needs a label": {"points": []},
     "outside its picture": {"label": "cat", "points": [[0, 0], [30, 3]], "shape_type": "mask", "mask": ""},
-    "is no PNG": {"label": "cat", "points": [[0, 0], [3, 3]], "shape_type": "mask", "mask": "AAAA"},
+    "is not a PNG": {"label": "cat", "points": [[0, 0], [3, 3]], "shape_type": "mask", "mask": "AAAA"},
     "not base64": {"label": "cat", "points": [[0, 0], [3, 3]], "shape_type": "mask", "mask": "§"},
 }
 
@@ -364,7 +364,7 @@ def test_a_picture_that_comes_twice_counts_once(made, tmp_path, capsys):
             tmp_path / f"edited/{folder}/{FIRST}.png", np.full_like(made.masks[FIRST], len(folder) + (folder > "a"))
         )
     assert main(["import", str(made.run), "--format", "voc", "--from", str(tmp_path / "edited")]) == 1
-    assert "comes twice" in capsys.readouterr().out
+    assert "occurs twice" in capsys.readouterr().out
     assert (read_mask(made.run / f"masks/{FIRST}.png") == 1).all()
 
 
