@@ -148,7 +148,7 @@ def test_a_name_is_taken_once_and_fits_a_flag(dim):
     row = REFINERS["dim"]
     with pytest.raises(ConfigError, match="has this name already"):
         REFINERS.register(row)
-    with pytest.raises(ConfigError, match="no name for a refiner"):
+    with pytest.raises(ConfigError, match="not a name for a refiner"):
         REFINERS.register(Refiner("Dim it", "about", "pixels", DimConfig, row.make))
 
 

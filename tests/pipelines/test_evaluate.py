@@ -96,7 +96,7 @@ def test_a_list_holds_the_masks_to_its_pictures(folders, capsys):
 def test_truth_without_a_mask_is_mentioned(folders, capsys):
     put(folders / "truth" / "c.png", TRUTH)
     assert call(folders, "--classes", "3")[0] == 0
-    assert "1 pictures with truth have no mask" in capsys.readouterr().out
+    assert "1 pictures with ground truth have no mask" in capsys.readouterr().out
 
 
 def test_folders_with_nothing_in_common_are_refused(folders):

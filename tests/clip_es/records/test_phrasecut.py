@@ -120,7 +120,12 @@ def test_one_bad_entry_is_a_problem_and_no_more(root, bad, reason):
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [("{}", "no JSON list"), ("[1, 2", "damaged JSON"), ("[1 2]", "damaged JSON"), ("[]", "no entry that can be used")],
+    [
+        ("{}", "not a JSON list"),
+        ("[1, 2", "damaged JSON"),
+        ("[1 2]", "damaged JSON"),
+        ("[]", "no entry that can be used"),
+    ],
 )
 def test_a_damaged_file_is_named(root, text, reason):
     (root / "refer_train.json").write_text(text)
