@@ -47,7 +47,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 # grad-cam declares torchvision, which has no build beside a CPU torch; it is wanted only as an oracle in the tests.
 # Datumaro declares a second OpenCV, labelme more of a desktop than reading its files needs.
 $(VENV)/.ready-tests: $(VENV)/.ready
-	$(PIP) -e '.[dev,docs,coco,diffusion,onnx,ray]' accelerate datasets supervision
+	$(PIP) -e '.[dev,docs,heif,coco,diffusion,onnx,ray]' accelerate datasets supervision
 	$(PIP) --no-deps grad-cam ttach scikit-learn narwhals joblib threadpoolctl
 	$(PIP) --no-deps datumaro json-stream json-stream-rs-tokenizer shapely imagesize lxml orjson cachetools ruamel.yaml
 	$(PIP) --no-deps labelme imgviz loguru natsort cmap PyQt5 PyQt5-sip PyQt5-Qt5

@@ -22,6 +22,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from PIL import Image
 from clip_es.config.stages import ImageConfig
 from clip_es.errors import ClipEsError, DataError
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
 """Formats that are tried. The rest of Pillow's list is no photographs, and EPS starts another program."""
 
 MOST_SCANS = 100
@@ -60,6 +61,17 @@ def decode(path: Path, config: ImageConfig) -> Image.Image:
         return upright(image) if config.exif else image
 
 
+@cache
+def _knows_heif() -> bool:
+    """Whether Pillow can read HEIC, which a library of its own teaches it."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
 @contextmanager
 def opened(path: Path, config: ImageConfig) -> Iterator[Image.Image]:
     """The file with its header read; nothing is decoded before its size is known to be allowed."""
@@ -71,6 +83,12 @@ def opened(path: Path, config: ImageConfig) -> Iterator[Image.Image]:
         raise DataError("the picture is empty", where=path, found="0 bytes", next_step="Copy it again.")
     Image.init()
     with quiet_pillow(), path.open("rb") as file:
+        if not _knows_heif() and path.suffix.lower() in (".heic", ".heif"):
+            raise DataError(
+                "reading HEIC needs the extra `heif`",
+                where=path,
+                next_step="pip install 'clip-es[heif]', or save the pictures as JPEG.",
+            )
         image = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
         check_area(path, "the picture", image.height, image.width, config.max_megapixels)
         if image.format in {"JPEG", "MPO"}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,6 +14,12 @@ PACKAGED: dict[str, str] = {
     "drawn24": "24 sentences about drawings, for the drawn world",
 }
 """Lists that come with the package: <name>.txt in this folder, and what it holds."""
+
+NAMED: dict[str, str] = {
+    "origami": "a clean origami {}.",
+    "photo": "a photo of a {}.",
+}
+"""Single sentences with a name: that of CLIP-ES, and the neutral one."""
 
 _MAX_BYTES = 1_000_000
 
@@ -63,3 +70,8 @@ def load_templates(name_or_path: str | Path) -> tuple[str, ...]:
             found=f"{repeated[0]!r} twice" if repeated else "none",
         )
     return tuple(templates)
+
+
+def sentences(given: Sequence[str]) -> tuple[str, ...]:
+    """Sentences as they are given, each by its name or as it is. Raises ConfigError: one without `{}`."""
+    return tuple(check_template(NAMED.get(text, text), "--template") for text in given)

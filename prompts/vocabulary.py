@@ -4,7 +4,7 @@ A vocabulary is a YAML file:
 
     name: garden                        # default: the file's name
     source: where the words are from    # optional
-    template: a photo of a {}.          # or `templates:`, a list; default: CLIP-ES's `a clean origami {}.`
+    template: a photo of a {}.          # or `templates:`, a list; default: `a photo of a {}.`
     box_threshold: 0.4                  # optional, see AffinityConfig
     classes:                            # in the order of the class ids
       - rose
@@ -48,11 +48,14 @@ PACKAGED: dict[str, str] = {
 }
 """Vocabularies that come with the package: <name>.yaml in this folder, and what it holds."""
 
-TEMPLATE = "a clean origami {}."
-"""The template of CLIP-ES."""
+TEMPLATE = "a photo of a {}."
+"""Of a vocabulary that names none: neutral. CLIP-ES's own is `--template origami`, and that of voc12 and coco14."""
 
 LISTS = (".txt", ".names", ".lst")
 """Suffixes of files with one name per line."""
+
+_ONE_NAME = re.compile(r"(?=.{1,60}$)[^\W_]+([ '-][^\W_]+)*")
+"""What may be the name of a single class, and not that of a file."""
 
 _LARGEST_FILE = 2**20
 _KEYS = ("name", "source", "template", "templates", "box_threshold", "classes", "background")
@@ -162,7 +165,8 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
         return _vocabulary(_parse(content, f"{name_or_path}.yaml"), f"{name_or_path}.yaml", str(name_or_path))
     path = Path(name_or_path).expanduser()
     if not _is_file(path):
-        if "," in str(name_or_path):
+        hint = nearest(str(name_or_path), PACKAGED)
+        if "," in str(name_or_path) or (not hint and _ONE_NAME.fullmatch(str(name_or_path))):
             names = [name.strip() for name in str(name_or_path).split(",")]
             return _vocabulary([name for name in names if name], "the list of names", "names")
         raise ConfigError(
@@ -170,7 +174,7 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
             where=path,
             expected=f"a YAML file, a text file with one name per line, names such as cat,dog, or one of "
             f"{', '.join(PACKAGED)}",
-            next_step=nearest(str(name_or_path), PACKAGED) or None,
+            next_step=f"{hint} A class of this name alone: '{name_or_path},'." if hint else None,
         )
     try:
         with path.open("rb") as file:
@@ -181,6 +185,15 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
         raise ConfigError("this is too large for a vocabulary", where=path, expected=f"at most {_LARGEST_FILE} bytes")
     parse = _names if path.suffix.lower() in LISTS else _parse
     return _vocabulary(parse(content, path), path, path.stem)
+
+
+def vocabulary_of(names: Iterable[str], where: object, name: str) -> Vocabulary:
+    """The vocabulary of labels that were found somewhere, in alphabetical order; spellings that differ only in case,
+    blanks, `_`, `-` or `/` are one class. Raises ConfigError: there is none, or one is no name."""
+    once: dict[str, str] = {}
+    for word in sorted(names):
+        once.setdefault(_loosely(word), word)
+    return _vocabulary(sorted(once.values()), where, name)
 
 
 def classes_of_run(run: Manifest, vocabulary: str | Path | None = None) -> tuple[str, ...] | None:

@@ -131,6 +131,8 @@ class Labels:
                     self.left_out[name] = self.left_out.get(name, 0) + 1
                     continue
                 step = "Fix the file, or pass --on-bad-label skip."
+                if "," in name:
+                    step = f"Several labels are separated by ';', not by ','. {step}"
                 raise DataError(
                     error.what,
                     where=where,

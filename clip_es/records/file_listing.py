@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from array import array
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from clip_es.records.text_files import unreadable
 
 PICTURES = (
     *(".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
-    *(".ppm", ".pgm", ".jp2", ".avif"),
+    *(".ppm", ".pgm", ".jp2", ".avif", ".heic", ".heif"),
 )
 """Suffixes of pictures, lower case; of two files with one id the first counts."""
 
@@ -144,14 +145,29 @@ def picture_names(top: Path, suffixes: tuple[str, ...] = PICTURES) -> Iterator[s
 
 
 def _folders(top: Path, nested: bool) -> Iterator[tuple[Path, str]]:
-    """A folder, then those below it by name, each with the prefix of its ids; links to folders are left out."""
-    waiting = [(top, "")]
-    while waiting:
-        folder, prefix = waiting.pop()
+    """A folder, then those below it by name, each with the prefix of its ids.
+
+    Links to folders are followed after all others, so that a folder has the name of its own place where it is reached
+    both ways; none is visited twice.
+    """
+    seen: set[tuple[int, int]] = set()
+    waiting, linked = [(top, "")], deque[tuple[Path, str]]()
+    while waiting or linked:
+        folder, prefix = waiting.pop() if waiting else linked.popleft()
+        if not nested:
+            yield folder, prefix
+            return
+        try:
+            status = folder.stat()
+        except OSError:  # Gone, or a link that leads nowhere.
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
         yield folder, prefix
-        if nested:
-            names = reversed(_folder_names(folder))
-            waiting.extend((folder / name, f"{prefix}{name}{SEPARATOR}") for name in names)
+        real, links = _folder_names(folder)
+        waiting.extend((folder / name, f"{prefix}{name}{SEPARATOR}") for name in reversed(real))
+        linked.extend((folder / name, f"{prefix}{name}{SEPARATOR}") for name in links)
 
 
 def _file_names(folder: Path) -> Iterator[str]:
@@ -165,11 +181,20 @@ def _file_names(folder: Path) -> Iterator[str]:
         raise unreadable(folder, error) from error
 
 
-def _folder_names(folder: Path) -> list[str]:
+def _folder_names(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the folders in a folder, sorted: real ones, and links to some. Hidden ones are left out."""
+    real, links = [], []
     try:
         with os.scandir(folder) as entries:
-            return sorted(e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith("."))
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    real.append(entry.name)
+                elif entry.is_symlink() and entry.is_dir():
+                    links.append(entry.name)
     except (FileNotFoundError, NotADirectoryError):
-        return []
+        pass
     except OSError as error:
         raise unreadable(folder, error) from error
+    return sorted(real), sorted(links)

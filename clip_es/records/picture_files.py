@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from clip_es.errors import DataError
-from clip_es.records.file_listing import PICTURES
+from clip_es.records.file_listing import PICTURES, picture_names
 
 _DEPTH = 4
 """The names of the stated folder and of two above it may be part of an id, or none of them."""
@@ -27,12 +26,8 @@ def pictures_below(folders: Path | Iterable[Path]) -> dict[str, list[Path]]:
     for folder in [folders] if isinstance(folders, Path) else folders:
         if not folder.is_dir():
             raise DataError("this is not a folder of pictures", where=folder, next_step="Check the path.")
-        for place, inner, names in os.walk(folder, onerror=_refuse):
-            inner[:] = sorted(name for name in inner if not name.startswith("."))
-            for name in sorted(names):
-                if name.lower().endswith(PICTURES) and not name.startswith("."):
-                    path = Path(place, name)
-                    found.setdefault(picture_id(path.relative_to(folder)), []).append(path)
+        for name in picture_names(folder):
+            found.setdefault(picture_id(Path(name)), []).append(folder / name)
     return dict(sorted(found.items()))
 
 
@@ -55,7 +50,3 @@ def pictures_of(image_ids: Collection[str], folders: Iterable[Path]) -> dict[str
 
 def _preference(path: Path) -> int:
     return PICTURES.index(path.suffix.lower())
-
-
-def _refuse(error: OSError) -> None:
-    raise DataError("the folder cannot be read", where=error.filename, found=error.strerror)

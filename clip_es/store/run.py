@@ -21,6 +21,7 @@ from clip_es.records.dataset import STAGE, Problem, printable
 from clip_es.records.labels.files import FOUND_COLUMNS
 from clip_es.store import made_from
 from clip_es.store.cams import KeepCams, encoded_cams
+from clip_es.store.differences import describe
 from clip_es.store.disk import Lock, StoreError, drop_torn_line, make_folder, names_in, write_atomic
 from clip_es.store.failures import COLUMNS as FAILURE_COLUMNS
 from clip_es.store.failures import failure_row, read_failures
@@ -383,14 +384,16 @@ def _settle(wanted: Manifest) -> None:
         there = Manifest.read(wanted.folder)
     except DataError as error:
         raise ConfigError(error.what, where=error.where, found=error.found, next_step="Pass another --out.") from error
-    if differing := there.differences(wanted):
-        raise ConfigError(
-            "the folder holds a run with other settings",
-            where=wanted.folder,
-            expected="; ".join(f"{name} = {old}" for name, (old, _) in differing.items()),
-            found="; ".join(f"{name} = {new}" for name, (_, new) in differing.items()),
-            next_step="Pass another --out, or the settings of its run.yaml.",
-        )
+    if not there.differences(wanted):
+        return
+    rows = describe(there, wanted)
+    raise ConfigError(
+        "the folder holds a run with other settings",
+        where=wanted.folder,
+        expected="; ".join(f"{what} {before}" for what, before, _ in rows),
+        found="; ".join(f"{what} {now}" for what, _, now in rows),
+        next_step="Pass another --out, or the settings of its run.yaml.",
+    )
 
 
 def _merge_lock(folder: Path) -> Lock:

@@ -53,6 +53,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "labels": ("labels and ground truth name different classes", "Correct whichever is wrong."),
     "frames": ("a file has several frames or pages", "The first one is used. Export the others as files of their own."),
     "reduced": ("the encoder sees a picture scaled down", "Masks keep the size. --image.max-patches sets how far."),
+    "no row": ("a picture of the folder has no row in the table of labels", "It gets no mask; add a row for it."),
     "tiny": ("a picture has fewer than 16 patches", "Its masks will be coarse; larger versions help."),
     "no truth": ("a picture has no ground truth while others have", "It takes no part in the evaluation."),
     "absent": ("a class of the vocabulary has no picture", "Fine if intended; otherwise check the spelling."),
@@ -135,6 +136,7 @@ def check_data(
     pixels: bool = True,
     workers: int = 0,
     skipped: Dataset | None = None,
+    unlisted: Iterable[str] = (),
     progress: Progress = lambda items, what, total: items,
 ) -> DataCheck:
     """Look at every picture and mask of a data set.
@@ -142,6 +144,7 @@ def check_data(
     `pixels`: decode pictures and masks; without, only headers are read, so damage, values of masks and pictures that
     stand twice stay unknown. `patch`: side of the encoder's patches in pixels. `workers`: further processes that
     decode. `skipped`: the same data set read with `on_bad_label="skip"`, which tells the unknown labels apart.
+    `unlisted`: pictures that are there without being part of the data set.
     """
     count = len(dataset.records)
     findings = [Finding("entry", problem.image_id, "", problem.reason) for problem in dataset.problems]
@@ -158,6 +161,7 @@ def check_data(
     next(steps, None)
     findings += _twice(dataset.records, hashes, vocabulary.names)
     findings += _without_truth(dataset)
+    findings += [Finding("no row", "", name, "") for name in unlisted]
     counts = _label_counts(dataset.records, vocabulary)
     findings += [
         Finding("together", "", "", f"'{label.name}' is in {label.pictures} pictures, always with '{other}'")

@@ -17,13 +17,14 @@ from clip_es.encoder.download import OFFICIAL, cache_folder
 from clip_es.errors import ClipEsError, ConfigError
 from clip_es.pipelines.checks.dataset import KINDS, SERIOUS, DataCheck, check_data
 from clip_es.pipelines.checks.estimate import Estimate, estimate
-from clip_es.pipelines.commands.flags import VocabularyFlag
+from clip_es.pipelines.commands.flags import DataVocabularyFlag, TemplateFlag
 from clip_es.pipelines.commands.masks import OnPresets
-from clip_es.pipelines.commands.sources import S
+from clip_es.pipelines.commands.sources import FolderSource, S
 from clip_es.pipelines.console import say, show_table, track
 from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.pipelines.parallel.cores import cores
-from clip_es.prompts import Vocabulary, load_vocabulary
+from clip_es.prompts import Vocabulary
+from clip_es.prompts.templates import sentences
 from clip_es.records import Dataset, OnBadLabel
 from clip_es.store.run import KeepCams
 from clip_es.store.tables import write_csv, write_json
@@ -39,7 +40,7 @@ _COLUMNS = ("severity", "kind", "image_id", "file", "detail", "remedy")
 class CheckData(OnPresets[S]):
     """Find whatever would stop or spoil a run."""
 
-    vocabulary: VocabularyFlag = "voc12"
+    vocabulary: DataVocabularyFlag = "voc12"
     fast: bool = False
     """Read headers only: a thousand pictures a second or more, but damage, bad masks and repeated pictures go
     unnoticed."""
@@ -59,8 +60,7 @@ class CheckData(OnPresets[S]):
     """Whether the run will keep maps, for the estimate."""
     on_bad_label: OnBadLabel = "fail"
     """An unknown label is a problem of its picture, or is left out."""
-    template: tuple[str, ...] = ()
-    """Sentences the run will have in place of the vocabulary's, for the estimate."""
+    template: TemplateFlag = ()
     shown: int = 5
     """Files shown of each kind of problem."""
     out: Path | None = None
@@ -76,7 +76,7 @@ class CheckData(OnPresets[S]):
                 "counts cannot be negative, and one picture at least is measured",
                 found=f"--shown {self.shown}, --workers {self.workers}, --measure {self.measure}",
             )
-        vocabulary = load_vocabulary(self.vocabulary)
+        vocabulary = self.source.words(self.vocabulary)
         need_size = self.config.image.size_from == "annotation"
         labelled = self.source.label_source == "given"
         dataset = self.source.dataset(vocabulary, self.on_bad_label, need_size, labelled)
@@ -90,6 +90,7 @@ class CheckData(OnPresets[S]):
             pixels=not self.fast,
             workers=self._workers(len(dataset.records)),
             skipped=skipped,
+            unlisted=self.source.without_row(dataset) if isinstance(self.source, FolderSource) else (),
             progress=lambda items, what, total: track(items, what, total),
         )
         _show_labels(result)
@@ -122,7 +123,7 @@ class CheckData(OnPresets[S]):
             return None, f"{self.weights} is not on this machine yet; the first run fetches it. Or pass --weights."
         try:
             encoder = load_encoder(self.weights, device=self.device, config=self.config.encoder)
-            templates, labels = self.template or None, self.source.label_source
+            templates, labels = sentences(self.template) or None, self.source.label_source
             maker = MaskMaker(encoder, vocabulary, config=self.config, templates=templates, labels=labels)
             return estimate(
                 dataset.records,

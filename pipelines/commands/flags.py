@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from clip_es.encoder.download import OFFICIAL
+from clip_es.prompts.templates import NAMED
 from clip_es.prompts.templates import PACKAGED as TEMPLATES
 from clip_es.prompts.vocabulary import PACKAGED
 
@@ -18,6 +19,24 @@ VocabularyFlag = Annotated[
     str, tyro.conf.arg(help=f"Classes, prompts, background words, template. {_KNOWN}; {_OTHERS}.")
 ]
 """Which words."""
+
+DataVocabularyFlag = Annotated[
+    str | None,
+    tyro.conf.arg(
+        help=f"Classes, prompts, background words, template. {_KNOWN}; {_OTHERS}. None: of a folder, the names of its "
+        "sub-folders or those in its table of labels."
+    ),
+]
+"""Which words, where the data set may have its own."""
+
+TemplateFlag = Annotated[
+    tuple[str, ...],
+    tyro.conf.arg(
+        help="Sentences in place of the vocabulary's, with {} for the class; several are averaged. By name: "
+        + "; ".join(f"{name}: {text}" for name, text in NAMED.items())
+    ),
+]
+"""Which sentences for every class."""
 
 OwnVocabularyFlag = Annotated[
     str | None, tyro.conf.arg(help=f"{', '.join(PACKAGED)}, {_OTHERS}; None: as run.yaml says.")

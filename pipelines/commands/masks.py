@@ -18,7 +18,7 @@ from clip_es.config.presets import find_preset
 from clip_es.config.run import RunConfig
 from clip_es.encoder import load_encoder
 from clip_es.localize.methods import weakly_supervised
-from clip_es.pipelines.commands.flags import VocabularyFlag, WeightsFlag
+from clip_es.pipelines.commands.flags import DataVocabularyFlag, TemplateFlag, WeightsFlag
 from clip_es.pipelines.commands.sources import LabelSource, OnSource, S
 from clip_es.pipelines.console import bar, say, show_table
 from clip_es.pipelines.evaluate import Evaluation, evaluate
@@ -27,8 +27,8 @@ from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.pipelines.masks.ray import run_on_ray
 from clip_es.pipelines.masks.report import write_run_report
 from clip_es.pipelines.masks.run import make_masks
-from clip_es.prompts import Synonyms, Vocabulary, load_vocabulary
-from clip_es.prompts.templates import load_templates
+from clip_es.prompts import Synonyms, Vocabulary
+from clip_es.prompts.templates import load_templates, sentences
 from clip_es.records import Dataset, OnBadLabel
 from clip_es.store.run import KeepCams, RunStore, parse_shard, read_failures, shard
 from clip_es.types import ImageRecord
@@ -68,9 +68,8 @@ class Masks(OnPresets[S]):
     out: Path
     """Folder of the run. The same call with the same folder continues it."""
     weights: WeightsFlag = "ViT-B/16"
-    vocabulary: VocabularyFlag = "voc12"
-    template: tuple[str, ...] = ()
-    """Sentences in place of the vocabulary's, with {} for the class; several are averaged."""
+    vocabulary: DataVocabularyFlag = "voc12"
+    template: TemplateFlag = ()
     synonyms: Synonyms = "sentence"
     """Synonyms of a class in one sentence (the paper's), as the mean of their vectors, or left out."""
     device: str = "auto"
@@ -99,7 +98,7 @@ class Masks(OnPresets[S]):
     def run(self) -> int:
         """Make the masks, evaluate them where there is truth, write the report."""
         part = parse_shard(self.shard)
-        vocabulary = load_vocabulary(self.vocabulary).for_masks()
+        vocabulary = self.source.words(self.vocabulary).for_masks()
         labels = self.source.label_source
         need_size = self.config.image.size_from == "annotation"
         dataset = self.source.dataset(vocabulary, self.on_bad_label, need_size, labels == "given")
@@ -133,7 +132,7 @@ class Masks(OnPresets[S]):
             encoder,
             vocabulary,
             config=config,
-            templates=self.template or None,
+            templates=sentences(self.template) or None,
             synonyms=self.synonyms,
             labels=labels,
         )
@@ -144,7 +143,7 @@ class Masks(OnPresets[S]):
             "labels": maker.labels,
             **supervision(maker),
             "config": maker.config.in_use(maker.labels),
-            "prompts": {"templates": self.template or maker.vocabulary.templates, "synonyms": self.synonyms},
+            "prompts": {"templates": sentences(self.template) or maker.vocabulary.templates, "synonyms": self.synonyms},
             "sha256": {"weights": maker.encoder.source, "text": maker.bank.source, **maker.localizer.sources},
         }
 

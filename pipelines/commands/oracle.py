@@ -10,12 +10,11 @@ import tyro
 
 from clip_es.config.run import ImageConfig, SpectralConfig
 from clip_es.encoder import load_encoder
-from clip_es.pipelines.commands.flags import VocabularyFlag
+from clip_es.pipelines.commands.flags import DataVocabularyFlag
 from clip_es.pipelines.commands.sources import OnSource, S
 from clip_es.pipelines.console import say, show_table, track
 from clip_es.pipelines.report import Page
 from clip_es.pipelines.studies.oracle import STAMP, spectral_oracle
-from clip_es.prompts import load_vocabulary
 from clip_es.store.tables import write_json
 
 
@@ -27,7 +26,7 @@ class Oracle(OnSource[S]):
     """Folder of a run of `clip-es masks` on these pictures; its labels/ are compared."""
     weights: str = "ViT-B/16"
     """Whose patch features the segments are cut by."""
-    vocabulary: VocabularyFlag = "voc12"
+    vocabulary: DataVocabularyFlag = "voc12"
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     out: Path | None = None
@@ -37,7 +36,7 @@ class Oracle(OnSource[S]):
 
     def run(self) -> int:
         """Print IoU of the masks and of the oracle."""
-        vocabulary = load_vocabulary(self.vocabulary)
+        vocabulary = self.source.words(self.vocabulary)
         dataset = self.source.dataset(vocabulary, labelled=False)
         names = ("background", *vocabulary.names)
         result = spectral_oracle(

@@ -15,8 +15,13 @@ import tyro
 
 from clip_es import records
 from clip_es.errors import ConfigError, DataError
+from clip_es.pipelines.console import say
 from clip_es.prompts import Vocabulary, load_vocabulary
+from clip_es.prompts.vocabulary import vocabulary_of
 from clip_es.records import Dataset, OnBadLabel, Use
+from clip_es.records.file_listing import picture_names
+from clip_es.records.folder import image_id_of
+from clip_es.records.labels.names import label_names
 from clip_es.types import UNDECIDED
 
 LabelSource = Literal["given", "auto", "none"]
@@ -26,8 +31,8 @@ LabelSource = Literal["given", "auto", "none"]
 class DataSource:
     """What every kind of data set has."""
 
-    vocabulary: ClassVar[str] = "voc12"
-    """The vocabulary that its commands have where none is named."""
+    vocabulary: ClassVar[str | None] = "voc12"
+    """The vocabulary that its commands have where none is named; None: that which `words` finds in the data."""
     weights: ClassVar[str] = "ViT-B/16"
     """The weights that its commands have where none are named."""
 
@@ -38,6 +43,10 @@ class DataSource:
     def label_source(self) -> LabelSource:
         """Whether the data set has labels, or they are to be found, or not even that."""
         return self.labels
+
+    def words(self, vocabulary: str | None) -> Vocabulary:
+        """The vocabulary that is named, or else that of the data set. Raises ConfigError, DataError."""
+        return load_vocabulary(vocabulary or str(type(self).vocabulary))
 
     def dataset(
         self,
@@ -179,7 +188,7 @@ class Voc12Source(DataSource):
     def _truth_names(self, vocabulary: Vocabulary) -> tuple[str, ...]:
         if self.truth_vocabulary is not None:
             return load_vocabulary(self.truth_vocabulary).names
-        published = load_vocabulary(type(self).vocabulary)
+        published = self.words(None)
         known = [name for name in vocabulary.names if _has(published, name)]
         if known and len(known) < len(vocabulary.names):
             others = [name for name in vocabulary.names if name not in known]
@@ -197,7 +206,7 @@ class Voc12Source(DataSource):
 class ScenesSource(Voc12Source):
     """Scenes drawn by `clip-es scenes make`, in the layout of VOC."""
 
-    vocabulary: ClassVar[str] = "scenes"
+    vocabulary: ClassVar[str | None] = "scenes"
     weights: ClassVar[str] = "scenes"
 
     root: Path = Path("runs/scenes")
@@ -221,7 +230,7 @@ class ScenesSource(Voc12Source):
 class _CocoSource(DataSource):
     """What the years of COCO share."""
 
-    vocabulary: ClassVar[str] = "coco14"
+    vocabulary: ClassVar[str | None] = "coco14"
 
     root: Path
     split: str = "train"
@@ -323,7 +332,7 @@ class Coco17Source(_CocoSource):
 class Ade20kSource(DataSource):
     """ADE20K's scene parsing set: labels and truth from its masks, 150 classes and no background."""
 
-    vocabulary: ClassVar[str] = "ade20k"
+    vocabulary: ClassVar[str | None] = "ade20k"
 
     root: Path = Path("data/ADEChallengeData2016")
     """Folder with images and annotations."""
@@ -350,7 +359,7 @@ class Ade20kSource(DataSource):
 class CityscapesSource(DataSource):
     """Cityscapes: labels and truth from its fine masks, 19 classes and no background."""
 
-    vocabulary: ClassVar[str] = "cityscapes"
+    vocabulary: ClassVar[str | None] = "cityscapes"
 
     root: Path = Path("data/cityscapes")
     """Folder with leftImg8bit and gtFine."""
@@ -377,7 +386,7 @@ class CityscapesSource(DataSource):
 class ContextSource(DataSource):
     """Pascal Context: labels and truth from its masks, 59 classes."""
 
-    vocabulary: ClassVar[str] = "context"
+    vocabulary: ClassVar[str | None] = "context"
 
     root: Path = Path("data/VOC2010")
     """Folder with JPEGImages and SegmentationClassContext."""
@@ -411,6 +420,8 @@ class ContextSource(DataSource):
 class FolderSource(DataSource):
     """Pictures of your own: a folder, and a table of labels, or sub-folders named after the classes, or no labels."""
 
+    vocabulary: ClassVar[str | None] = None
+
     images: Path
     """Folder of the pictures; those of its sub-folders count too."""
     labels: str = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -424,6 +435,33 @@ class FolderSource(DataSource):
         if self.labels in {"auto", "none"}:
             return "auto" if self.labels == "auto" else "none"
         return "given"
+
+    def words(self, vocabulary: str | None) -> Vocabulary:
+        """The vocabulary that is named, or the names of the sub-folders, or those in the table of labels."""
+        if vocabulary is not None:
+            return load_vocabulary(vocabulary)
+        if self.labels == "subfolders":
+            where, names = self.images, {name.split("/")[0] for name in picture_names(self.images) if "/" in name}
+        elif self.label_source == "given":
+            where, names = Path(self.labels), label_names(Path(self.labels))
+        else:
+            raise ConfigError(
+                "which classes are to be looked for?",
+                where=self.images,
+                expected="--vocabulary with a name, a file, or names such as cat,dog",
+                next_step="Where sub-folders are named after the classes: --labels subfolders.",
+            )
+        found = vocabulary_of(names, where, where.stem)
+        more = f" and {len(found.names) - 20} more" if len(found.names) > 20 else ""
+        say(f"{len(found.names)} classes from {where}: {', '.join(found.names[:20])}{more}")
+        return found
+
+    def without_row(self, dataset: Dataset) -> list[str]:
+        """Pictures below the folder that the table of labels does not list, as paths below it."""
+        if self.labels in ("subfolders", "auto", "none"):
+            return []
+        listed = {record.image_id for record in dataset.records} | {problem.image_id for problem in dataset.problems}
+        return [name for name in picture_names(self.images) if image_id_of(name) not in listed]
 
     def dataset(
         self,

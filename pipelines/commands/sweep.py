@@ -12,7 +12,7 @@ import tyro
 from clip_es.config.run import RunConfig
 from clip_es.encoder import Encoder, load_encoder
 from clip_es.errors import ConfigError
-from clip_es.pipelines.commands.flags import TemplateListsFlag, VocabularyFlag, WeightsFlag
+from clip_es.pipelines.commands.flags import DataVocabularyFlag, TemplateListsFlag, WeightsFlag
 from clip_es.pipelines.commands.sources import DataSource, OnSource, S, ScenesSource
 from clip_es.pipelines.console import bar, say, track
 from clip_es.pipelines.sweep.report import show_sweep, write_sweep
@@ -20,7 +20,7 @@ from clip_es.pipelines.sweep.sweep import SweepResult, sweep
 from clip_es.prompts.bank import Synonyms
 from clip_es.prompts.sharpness import SharpnessConfig
 from clip_es.prompts.templates import load_templates
-from clip_es.prompts.vocabulary import Vocabulary, load_vocabulary
+from clip_es.prompts.vocabulary import Vocabulary
 from clip_es.prompts.write import write_vocabulary
 from clip_es.records import Dataset, OnBadLabel, Problem
 from clip_es.scenes.dataset import ScenesConfig, make
@@ -54,7 +54,7 @@ class Sweep(OnSource[S]):
     """Folder for sweep.csv, sweep.json and report.html. The same call with the same folder continues."""
     templates: TemplateListsFlag = ("imagenet80",)
     weights: WeightsFlag = "ViT-B/16"
-    vocabulary: VocabularyFlag = "voc12"
+    vocabulary: DataVocabularyFlag = "voc12"
     synonyms: Synonyms = "sentence"
     """Synonyms of a class in one sentence (the paper's), as the mean of their vectors, or left out."""
     sharpness: Annotated[SharpnessConfig, tyro.conf.arg(name="")] = field(default_factory=SharpnessConfig)
@@ -91,7 +91,7 @@ class Sweep(OnSource[S]):
         if isinstance(self.source, DrawnScenes):
             self.source.draw()
         templates = joined_templates(self.templates)
-        vocabulary = load_vocabulary(self.vocabulary)
+        vocabulary = self.source.words(self.vocabulary)
         dataset = self.source.dataset(vocabulary, self.on_bad_label, self.config.image.size_from == "annotation")
         if self.pictures is not None:
             dataset = thinned(dataset, self.pictures)

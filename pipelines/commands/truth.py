@@ -13,11 +13,11 @@ import tyro
 
 from clip_es.errors import DataError
 from clip_es.masks import write_mask
-from clip_es.pipelines.commands.flags import VocabularyFlag
+from clip_es.pipelines.commands.flags import DataVocabularyFlag
 from clip_es.pipelines.commands.sources import DataSource, LabelSource, OnSource, S
 from clip_es.pipelines.commands.sweep import write_failures
 from clip_es.pipelines.console import bar, say
-from clip_es.prompts import Vocabulary, load_vocabulary
+from clip_es.prompts import Vocabulary
 from clip_es.records import Problem, annotations_of
 from clip_es.records.coco.file import Crowd, Overlap, paint, read_coco_file
 from clip_es.records.coco.instances import masks_of
@@ -43,7 +43,7 @@ class _AnnotatedCoco(DataSource):
     Pictures without objects become all background. The pictures themselves are not opened.
     """
 
-    vocabulary: ClassVar[str] = "coco14"
+    vocabulary: ClassVar[str | None] = "coco14"
     year: ClassVar[int]
 
     labels: tyro.conf.Suppress[LabelSource] = "given"
@@ -111,11 +111,11 @@ class Truth(OnSource[S]):
 
     out: Path
     """Folder for <id>.png (mode P, VOC palette) and, where something failed, failures.csv. Files are written anew."""
-    vocabulary: VocabularyFlag = "voc12"
+    vocabulary: DataVocabularyFlag = "voc12"
 
     def run(self) -> int:
         """Write the masks, with a progress bar."""
-        words = load_vocabulary(self.vocabulary).for_masks()
+        words = self.source.words(self.vocabulary).for_masks()
         masks = self.source.painted(words) if isinstance(self.source, _AnnotatedCoco) else rewritten(self.source, words)
         failed, seen, done = list(masks.problems), set[str](), 0
         make_folder(self.out)

@@ -301,3 +301,14 @@ def test_limits_out_of_range_are_refused():
     for wrong in ({"max_patches": 0}, {"max_megapixels": 0.0}, {"max_megapixels": 1e6}):
         with pytest.raises(ConfigError):
             replace(DEFAULT, **wrong)
+
+
+def test_heic_is_read_where_its_library_is_and_named_where_it_is_not(tmp_path, monkeypatch):
+    heif = pytest.importorskip("pillow_heif")
+    rgb = np.full((16, 16, 3), (200, 30, 60), np.uint8)
+    heif.from_pillow(Image.fromarray(rgb)).save(tmp_path / "a.heic", quality=-1)
+    record = ImageRecord("a", tmp_path / "a.heic", (0,))
+    assert np.abs(read_picture(record, 16, ImageConfig()).rgb.astype(int) - rgb).max() <= 3
+    monkeypatch.setattr("clip_es.decode._knows_heif", lambda: False)
+    with pytest.raises(DataError, match=r"the extra `heif`.*pip install 'clip-es\[heif\]'"):
+        read_picture(record, 16, ImageConfig())

@@ -10,6 +10,7 @@ import pytest
 
 from clip_es.errors import ConfigError, DataError
 from clip_es.prompts import ClassEntry, Vocabulary, load_vocabulary
+from clip_es.prompts.templates import sentences
 from clip_es.prompts.vocabulary import PACKAGED
 
 VOC = [
@@ -133,7 +134,7 @@ def test_a_full_file_is_read(tmp_path):
 
 def test_a_plain_list_is_a_vocabulary(tmp_path):
     garden = written(tmp_path, "- rose\n- sign\n")
-    assert (garden.name, garden.names, garden.templates) == ("garden", ("rose", "sign"), ("a clean origami {}.",))
+    assert (garden.name, garden.names, garden.templates) == ("garden", ("rose", "sign"), ("a photo of a {}.",))
     assert garden.classes[0].prompt == "rose"
 
 
@@ -246,3 +247,16 @@ def test_the_packaged_vocabularies_stand_in_one_table_with_what_they_hold():
     for name, what in PACKAGED.items():
         count = re.search(r"\d+", what)
         assert count is None or len(load_vocabulary(name).classes) == int(count[0]), name
+
+
+def test_one_name_is_a_vocabulary_of_one_class_and_a_mistyped_one_is_not():
+    assert load_vocabulary("cat").names == ("cat",)
+    assert load_vocabulary("traffic light").names == ("traffic light",)
+    with pytest.raises(ConfigError, match=r"Nearest: 'voc12'\. A class of this name alone: 'voc2012,'"):
+        load_vocabulary("voc2012")
+    with pytest.raises(ConfigError, match="there is no such vocabulary"):
+        load_vocabulary("words.yaml")
+
+
+def test_sentences_may_be_called_by_their_names():
+    assert sentences(["origami", "my {}."]) == ("a clean origami {}.", "my {}.")

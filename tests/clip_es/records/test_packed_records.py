@@ -114,4 +114,6 @@ def test_a_tree_knows_its_files(tmp_path):
 def test_pictures_below_a_folder_come_in_order_and_links_to_folders_do_not_lead_in_circles(tmp_path):
     touch(tmp_path, "b.jpg", "a.JPG", "x/2.png", "x/1.png", "x/.2.png", "w/x/1.png", "n.txt")
     (tmp_path / "x/again").symlink_to(tmp_path)
+    (tmp_path / "a").symlink_to(tmp_path / "x")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
     assert list(picture_names(tmp_path)) == ["a.JPG", "b.jpg", "w/x/1.png", "x/1.png", "x/2.png"]

@@ -152,7 +152,7 @@ def test_other_settings_are_refused_by_name(tmp_path):
     with pytest.raises(ConfigError) as caught:
         RunStore.open(tmp_path / "out", other, keep="maps")
     message = str(caught.value)
-    for part in ('weights = "abc"', 'weights = "xyz"', 'config.refine = ["affinity", "crf"]', "keep_cams", "--out"):
+    for part in ('--weights "abc"', '--weights "xyz"', '--refine ["affinity", "crf"]', "--keep-cams", "--out"):
         assert part in message
     assert "localize" not in message
     assert not list((tmp_path / "out").glob(".*"))

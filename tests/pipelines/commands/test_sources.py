@@ -8,12 +8,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_es.errors import ConfigError
+from clip_es.errors import ConfigError, DataError
 from clip_es.masks import read_mask, write_mask
 from clip_es.pipelines.cli import COMMANDS, ON_SOURCES, SOURCES, main
 from clip_es.pipelines.commands import sources
 from clip_es.pipelines.commands.masks import score_run
-from clip_es.pipelines.commands.sources import Ade20kSource, Coco14Source, DataSource, ScenesSource, Voc12Source
+from clip_es.pipelines.commands.sources import (
+    Ade20kSource,
+    Coco14Source,
+    DataSource,
+    FolderSource,
+    ScenesSource,
+    Voc12Source,
+)
 from clip_es.prompts import load_vocabulary
 from clip_es.records import Dataset
 
@@ -108,3 +115,62 @@ def test_truth_of_voc_is_written_with_the_numbers_of_the_vocabulary(voc, tmp_pat
     assert main(["truth", "voc12", "--root", str(voc), "--vocabulary", "sofa,cat", "--out", str(out)]) == 0
     assert read_mask(out / "a.png").tolist() == [[0, 2, 1]]
     assert "1 mask: " in capsys.readouterr().out
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for name in ("cat/a.png", "dog/b.png", "dog/c.png"):
+        (tmp_path / "pictures" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "pictures" / name)
+    return tmp_path
+
+
+def test_the_classes_of_a_folder_are_those_of_its_sub_folders(folder, capsys):
+    words = FolderSource(images=folder / "pictures", labels="subfolders").words(None)
+    assert (words.names, words.templates) == (("cat", "dog"), ("a photo of a {}.",))
+    assert "2 classes from" in capsys.readouterr().out
+
+
+def test_the_classes_of_a_folder_are_those_of_its_table_each_once(folder):
+    table = folder / "labels.csv"
+    table.write_text("image,labels\ncat/a.png,traffic light;cat\ndog/b.png,Traffic_Light\ndog/c.png,dog\n")
+    words = FolderSource(images=folder / "pictures", labels=str(table)).words(None)
+    assert words.names == ("Traffic_Light", "cat", "dog")
+    assert words.class_id("traffic light") == 0
+
+
+def test_without_labels_the_classes_are_asked_for(folder, capsys):
+    assert main(["masks", "folder", "--images", str(folder / "pictures"), "--out", str(folder / "run")]) == 2
+    error = capsys.readouterr().err
+    assert "which classes are to be looked for?" in error
+    assert "--labels subfolders" in error
+
+
+def test_a_table_of_numbers_has_no_names(folder):
+    (folder / "labels.txt").write_text("cat/a.png 3\n")
+    with pytest.raises(DataError, match=r"numbers its classes.*--vocabulary"):
+        FolderSource(images=folder / "pictures", labels=str(folder / "labels.txt")).words(None)
+
+
+def test_pictures_without_a_row_are_counted(folder, capsys):
+    (folder / "labels.csv").write_text("image,labels\ncat/a.png,cat\n")
+    call = ["check", "folder", "--images", str(folder / "pictures"), "--labels", str(folder / "labels.csv")]
+    assert main([*call, "--no-estimate", "--out", str(folder / "found.csv")]) == 0
+    rows = [line.split(",")[1:4] for line in (folder / "found.csv").read_text().splitlines()]
+    assert [row for row in rows if row[0] == "no row"] == [["no row", "", "dog/b.png"], ["no row", "", "dog/c.png"]]
+
+
+def test_a_comma_between_labels_gets_the_right_separator(folder):
+    (folder / "labels.csv").write_text('image,labels\ncat/a.png,"cat,cup"\n')
+    source = FolderSource(images=folder / "pictures", labels=str(folder / "labels.csv"))
+    (problem,) = source.dataset(load_vocabulary("cat,cup")).problems
+    assert "Several labels are separated by ';'" in problem.reason
+
+
+def test_links_to_folders_are_followed_once(folder):
+    (folder / "pictures" / "again").symlink_to(folder / "pictures")
+    (folder / "elsewhere").mkdir()
+    Image.new("RGB", (32, 32)).save(folder / "elsewhere" / "d.png")
+    (folder / "pictures" / "linked").symlink_to(folder / "elsewhere")
+    data = FolderSource(images=folder / "pictures").dataset(load_vocabulary("cat"), labelled=False)
+    assert [record.image_id for record in data.records] == ["cat__a", "dog__b", "dog__c", "linked__d"]
