@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clip_es.config.run import DEFAULT, PRESETS, REFERENCE, RunConfig
+    from clip_es.config.presets import PRESETS
+    from clip_es.config.run import DEFAULT, REFERENCE, RunConfig
     from clip_es.encoder import Encoder, load_encoder
     from clip_es.errors import ClipEsError
     from clip_es.masks import read_mask, write_mask
@@ -28,7 +29,7 @@ _HOMES = {
     "ImageRecord": "clip_es.types",
     "MaskMaker": "clip_es.pipelines.masks.maker",
     "MaskResult": "clip_es.pipelines.masks.method",
-    "PRESETS": "clip_es.config.run",
+    "PRESETS": "clip_es.config.presets",
     "PseudoMask": "clip_es.types",
     "REFERENCE": "clip_es.config.run",
     "RunConfig": "clip_es.config.run",

@@ -138,8 +138,7 @@ def _cell(text: str) -> str:
 
 def parts(page: Path) -> None:
     """What there is to choose from: the tables that flags, help and error messages are made from."""
-    from clip_es.config.presets import find_preset
-    from clip_es.config.run import PRESETS
+    from clip_es.config.presets import PRESETS
     from clip_es.formats.registry import FORMATS
     from clip_es.localize.methods import METHODS
     from clip_es.prompts.vocabulary import PACKAGED, load_vocabulary
@@ -147,7 +146,6 @@ def parts(page: Path) -> None:
     from clip_es.segmentor.training.adapt import CONFIGS, config_names
 
     where = {"patches": "on the patch grid", "own": "on a grid of its own", "pixels": "at full size"}
-    presets = [(name, find_preset(name).config) for name in (*PRESETS, "cliper-scenes")]
     words = [(name, load_vocabulary(name)) for name in PACKAGED]
     configs = [(name, ast.get_docstring(ast.parse((CONFIGS / f"{name}.py").read_text()))) for name in config_names()]
     tables: list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]] = [
@@ -169,8 +167,8 @@ def parts(page: Path) -> None:
         ),
         (
             "Presets",
-            ("`--preset`", "method", "refiners"),
-            [(name, c.method, " ".join(c.refine) or "none") for name, c in presets],
+            ("`--preset`", "", "method", "refiners"),
+            [(name, p.about, p.config.method, " ".join(p.config.refine) or "none") for name, p in PRESETS.items()],
         ),
         ("Training configs", ("`--config`", ""), [(name, _summary(text)) for name, text in configs]),
     ]
