@@ -97,7 +97,11 @@ def navigation(pages: Path, commands: list[Path], names: list[Path]) -> list:
     return [
         {"Start": "index.md"},
         {"Tutorial": "tutorial.md"},
-        {"How to": folder("how-to", ("own-pictures", "words", "voc", "coco", "train", "mend", "cluster"))},
+        {
+            "How to": folder(
+                "how-to", ("own-pictures", "words", "voc", "coco", "train", "unseen-classes", "mend", "cluster")
+            )
+        },
         {"Explanation": folder("explanation", ("method",))},
         {"Numbers": "numbers.md"},
         {

@@ -162,8 +162,8 @@ def parts(page: Path) -> None:
         ),
         (
             "Vocabularies",
-            ("`--vocabulary`", "classes", "background words"),
-            [(name, str(len(v.classes)), str(len(v.background))) for name, v in words],
+            ("`--vocabulary`", "", "classes", "background words"),
+            [(name, PACKAGED[name], str(len(v.classes)), str(len(v.background))) for name, v in words],
         ),
         (
             "Presets",
