@@ -45,6 +45,8 @@ ALONE: dict[str, tuple[str, str, str]] = {
     "segments": ("segments", "Segments", "segments of pictures from features and colours, without labels or training"),
     "train-shape-net": ("segments", "TrainShapeNet", "train the network of the shape loss on drawn outlines"),
     "export-onnx": ("predict", "ExportOnnx", "write a trained segmenter as ONNX, checked against PyTorch"),
+    "extend": ("extend", "Extend", "teach a trained segmenter classes it has no masks of, from their names"),
+    "evaluate-zero-shot": ("extend", "EvaluateZeroShot", "seen, unseen and harmonic mIoU of predicted masks"),
     "prompts suggest": ("prompts", "PromptsSuggest", "propose synonyms for a class from WordNet"),
     "prompts background": ("prompts", "PromptsBackground", "propose background words for a vocabulary"),
     "prompts check": ("prompts", "PromptsCheck", "find leaks, duplicates and badly read names in a vocabulary"),
@@ -142,7 +144,7 @@ def parse(kind: Any, prog: str, args: Sequence[str], source: str | None = None):
     import tyro
 
     if source is None:
-        return tyro.cli(kind, prog=prog, args=args)
+        return tyro.cli(kind, prog=prog, args=args, **(kind.chosen(args) if hasattr(kind, "chosen") else {}))
     from clip_es.pipelines.commands import sources
 
     data = kind.variants.get(source) or getattr(sources, SOURCES[source][0])

@@ -66,6 +66,8 @@ class Segmenter:
         self.model: Any = model.eval()
         self.dtype = dtype
         self.source = source
+        self.settings: Mapping[str, Any] = {}
+        """The config it was loaded with."""
         self.config_source = ""
         """Hash of the config's model and pipeline, where it was loaded from one."""
         count = int(self.model.out_channels)
@@ -99,6 +101,7 @@ class Segmenter:
         pipeline = settings.get("test_pipeline") or _pipeline_of_loader(settings)
         made = cls(model.to(chosen), pipeline, read.classes, source=read.sha256, dtype=dtype)
         plain = json.dumps([settings["model"], pipeline], sort_keys=True, default=str)
+        made.settings = settings
         made.config_source = hashlib.sha256(plain.encode()).hexdigest()
         return made
 

@@ -1,0 +1,174 @@
+"""The whole method on made-up features that follow from the classes' vectors: eight seen classes, three unseen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from clip_es.errors import ConfigError, ShapeError
+from clip_es.metrics.zero_shot import ZeroShotMeter, ZeroShotScores
+from clip_es.segmentor.zero_shot.extension import Extension
+from clip_es.segmentor.zero_shot.features import Example, Geometry
+from clip_es.segmentor.zero_shot.settings import ExtendSettings, NetworkSettings, Rate, Sampler, settings_of
+from clip_es.segmentor.zero_shot.steps import Weights
+from clip_es.training import Plan, train
+
+SEEN, UNSEEN, SIDE, CHANNELS, WIDTH = 8, 3, 12, 24, 12
+
+TOY = replace(
+    settings_of("default"),
+    seen_steps=150,
+    block_steps=40,
+    unseen_steps=150,
+    self_steps=20,
+    again_steps=20,
+    batch=4,
+    crop=SIDE,
+    networks=NetworkSettings(context_hidden=16, widths=(64,), hidden=64, classifier_dropout=0.2),
+    weights=Weights(kl=1.0, classes=1.0, content=10.0),
+    unseen_rates=Rate(1e-3, 1e-3),
+    seen_rate=Rate(3e-3, 3e-3, 1e-3),
+)
+
+
+def world(count: int, seed: int, gates: bool = False) -> tuple[list[Example], list[np.ndarray], torch.Tensor]:
+    """Pictures of 16 patches of a class each, features A w + B z + noise; the truth; the classes' vectors."""
+    fixed = np.random.default_rng(0)
+    vectors = fixed.normal(size=(SEEN + UNSEEN, WIDTH))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    a, b = 3 * fixed.normal(size=(CHANNELS, WIDTH)), 0.3 * fixed.normal(size=(CHANNELS, 6))
+    rng = np.random.default_rng((1, seed))
+    examples, truths = [], []
+    for number in range(count):
+        truth = np.kron(rng.integers(SEEN + UNSEEN, size=(4, 4)), np.ones((3, 3), dtype=np.int64))
+        z = np.kron(rng.normal(size=(6, 4, 4)), np.ones((3, 3)))
+        values = np.einsum("cw,hkw->chk", a, vectors[truth]) + np.einsum("cz,zhk->chk", b, z)
+        values += 0.1 * rng.normal(size=values.shape)
+        labels = np.where(truth < SEEN, truth, 255).astype(np.uint8)
+        maps = np.stack([truth == SEEN + u for u in range(UNSEEN)]).astype(np.float16) if gates else None
+        geometry = Geometry((SIDE, SIDE), (SIDE, SIDE), (SIDE, SIDE))
+        examples.append(Example(f"p{number}", values.astype(np.float16), labels, geometry, maps))
+        truths.append(truth)
+    return examples, truths, torch.from_numpy(vectors).float()
+
+
+def measure(extension: Extension) -> ZeroShotScores:
+    """On pictures it has not seen."""
+    examples, truths, _ = world(12, 1)
+    meter = ZeroShotMeter(range(1, SEEN + 1), range(SEEN + 1, SEEN + UNSEEN + 1), include_background=False)
+    for example, truth in zip(examples, truths, strict=True):
+        scores = extension.scores(torch.from_numpy(example.features).float()[None])[0]
+        meter.update(scores.argmax(dim=0).numpy() + 1, truth + 1)
+    return meter.compute()
+
+
+def steps(extension: Extension, start: int, end: int) -> None:
+    for step in range(start, end):
+        with torch.random.fork_rng():
+            torch.manual_seed(step)
+            extension.advance(step)
+
+
+@pytest.mark.slow
+def test_unseen_classes_are_found_after_they_were_only_named():
+    examples, _, vectors = world(24, 0)
+    extension = Extension(TOY, examples, vectors, SEEN)
+    steps(extension, 0, TOY.seen_steps)
+    before = measure(extension)
+    assert before.unseen.miou == 0
+    steps(extension, TOY.seen_steps, TOY.steps)
+    after = measure(extension)
+    assert after.unseen.miou > 0.5
+    assert before.seen.miou - after.seen.miou < 0.05
+
+
+@pytest.mark.parametrize("way", ["default", "parity"])
+def test_both_ways_take_every_kind_of_step(way: str):
+    base = settings_of("parity") if way == "parity" else settings_of("default")
+    examples, _, vectors = world(4, 0, gates=True)
+    for sampler, kind in (("pixel", "top-p"), ("blocks", "gated"), ("empirical", "none")):
+        chosen: ExtendSettings = replace(
+            base,
+            sampler=sampler,
+            self_training=kind,
+            seen_steps=2,
+            block_steps=2,
+            unseen_steps=4,
+            self_steps=2,
+            again_steps=2,
+            alternate=1,
+            batch=2,
+            crop=SIDE,
+            networks=replace(base.networks, context_hidden=8, hidden=16, widths=(16,), dropout=(0.1,)),
+        )
+        extension = Extension(chosen, examples, vectors, SEEN)
+        selector = extension.context.selector.weight.detach().clone()
+        steps(extension, 0, chosen.steps)
+        moved = not torch.equal(selector, extension.context.selector.weight)
+        assert moved == (way == "default")  # the published code never trains the selector
+
+
+def run(out: Path, sampler: Sampler, parts: int) -> dict[str, torch.Tensor]:
+    """A short training in so many steps a call; the final weights."""
+    chosen = replace(
+        TOY,
+        sampler=sampler,
+        self_training="gated",
+        seen_steps=4,
+        block_steps=3,
+        unseen_steps=4,
+        self_steps=3,
+        again_steps=3,
+        networks=replace(TOY.networks, context_hidden=8, hidden=16, widths=(16,)),
+        batch=2,
+    )
+    examples, _, vectors = world(4, 0, gates=True)
+    done = 0
+    while done < chosen.steps:
+        extension = Extension(chosen, examples, vectors, SEEN)
+        done = train(extension, out, Plan(chosen.steps, 2, chosen.seed, {}), stop_after=parts)
+    return extension.state_dict()["networks"]
+
+
+@pytest.mark.parametrize("sampler", ["pixel", "blocks"])
+def test_a_training_in_parts_ends_with_the_same_bits_whatever_phase_it_was_stopped_in(tmp_path: Path, sampler: Sampler):
+    whole = run(tmp_path / "whole", sampler, 1000)
+    parts = run(tmp_path / "parts", sampler, 1)  # stopped after every single step
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_class_without_a_vector_is_never_made():
+    examples, _, vectors = world(4, 0)
+    vectors[0] = 0
+    extension = Extension(TOY, examples, vectors, SEEN)
+    assert extension.prior[0] == 0
+    assert float(extension.prior.sum()) == pytest.approx(1)
+    vectors[SEEN] = 0
+    with pytest.raises(ShapeError, match="no vector"):
+        Extension(TOY, examples, vectors, SEEN)
+
+
+def test_masks_without_any_seen_class_are_refused():
+    examples, _, vectors = world(2, 0)
+    blank = [replace(example, labels=np.full_like(example.labels, 255)) for example in examples]
+    with pytest.raises(ConfigError, match="no mask holds a seen class"):
+        Extension(TOY, blank, vectors, SEEN)
+    with pytest.raises(ConfigError, match="localizer's maps"):
+        Extension(replace(TOY, self_training="gated"), examples, vectors, SEEN)
+
+
+def test_the_written_classifier_never_gives_the_extra_output():
+    examples, _, vectors = world(2, 0)
+    extension = Extension(TOY, examples, vectors, SEEN)
+    with torch.no_grad():
+        assert extension.discriminator.classes.bias is not None
+        extension.discriminator.classes.bias[-1] = 1e6
+    scores = extension.scores(torch.from_numpy(examples[0].features).float()[None])
+    assert scores.shape[1] == SEEN + UNSEEN
+    assert F.softmax(scores, dim=1).isfinite().all()
