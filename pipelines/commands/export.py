@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from clip_es.formats import FormatName, ReadableName, Source
+from clip_es.formats import FORMATS, FormatName, ReadableName, Source, readable
 from clip_es.formats.folder import read_mark
 from clip_es.formats.pictures import PictureMode
 from clip_es.pipelines.commands.flags import OwnVocabularyFlag
@@ -63,6 +63,8 @@ class Export:
         if not made.recorded:
             say("The run cannot be written, so a later import cannot tell whose edit is newer.")
         say(f"{made.pictures} pictures as {self.format} in {self.out}")
+        if not FORMATS[self.format].read:
+            say(f"`clip-es import` does not read {self.format} back; it reads {', '.join(readable())}.")
         return 1 if made.problems else 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clip_es.formats import FORMATS, readable
 from clip_es.masks import read_mask, write_mask
 from clip_es.pipelines.cli import main
 from clip_es.pipelines.exchange.import_masks import imported_ids
@@ -146,3 +147,11 @@ def test_a_run_that_cannot_be_written_is_exported_all_the_same(run, capsys):
     exported(run, "mine")
     run.chmod(0o700)
     assert "The run cannot be written" in capsys.readouterr().out
+
+
+def test_an_export_that_import_does_not_read_says_so(run, capsys):
+    for name in FORMATS:
+        assert main(["export", str(run), "--format", name, "--out", str(run.parent / name)]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        refused = f"`clip-es import` does not read {name} back; it reads voc, coco-rle" in said
+        assert refused == (name not in readable())
