@@ -32,6 +32,7 @@ def build(cfg):
 
 def test_configs_with_a_name_are_those_that_are_no_mere_parts():
     assert config_names() == [
+        "deeplabv2_cagnet_voc",
         "deeplabv2_r101_coco",
         "deeplabv2_r101_voc",
         "deeplabv3plus_r50_voc",
