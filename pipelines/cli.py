@@ -42,6 +42,11 @@ ALONE: dict[str, tuple[str, str, str]] = {
     "check": ("check_run", "CheckRun", "check a run's files before training: labels, sizes, damage, class balance"),
     "train": ("train", "Train", "train a segmenter on the masks of a run"),
     "predict": ("predict", "Predict", "masks for any pictures with a trained segmenter"),
+    "evaluate-episodes": (
+        "episodes",
+        "EvaluateEpisodes",
+        "PASCAL-5i and COCO-20i, one class at a time",
+    ),
     "segments": ("segments", "Segments", "segments of pictures from features and colours, without labels or training"),
     "train-shape-net": ("segments", "TrainShapeNet", "train the network of the shape loss on drawn outlines"),
     "export-onnx": ("predict", "ExportOnnx", "write a trained segmenter as ONNX, checked against PyTorch"),

@@ -110,8 +110,11 @@ class Segmenter:
         words: Sequence[Sequence[str]],
         background: Sequence[str] | None = None,
         templates: Sequence[str] | None = None,
+        bonus: float = 0.0,
     ) -> None:
         """Ask for other classes, each given as its name and synonyms; the weights stay as they are.
+
+        `bonus` is added to the logits of classes that were not trained on, which otherwise lose to those that were.
 
         `background` words and `templates` None: those of the training. Raises ConfigError: the model has classes of its
         own, an empty list, or a name twice; or more than 254 classes. ShapeError: text of another width.
@@ -129,10 +132,12 @@ class Segmenter:
             raise ConfigError("an 8-bit mask holds at most 254 classes", found=len(words))
         head.text["background"] = head.text.get("background", ()) if background is None else list(background)
         head.text["templates"] = head.text.get("templates") if templates is None else list(templates)
-        head.set_table(head.table_of(words))
+        head.set_table(head.table_of(words), bonus)
         self.model.out_channels = head.out_channels
         self.names = head.pixel_text.names
-        told = json.dumps([self.source, head.text["weights"], head.text["background"], head.text["templates"], words])
+        told = json.dumps(
+            [self.source, head.text["weights"], head.text["background"], head.text["templates"], words, bonus]
+        )
         self.source = hashlib.sha256(told.encode()).hexdigest()
 
     @property

@@ -10,7 +10,7 @@ Source: OSLSM (PASCAL-5i), FWB (COCO-20i), the lists of HSNet; SAZS uses the sam
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -103,7 +103,7 @@ def fold_lists(folder: Path, which: Fold, split: Literal["train", "val"]) -> lis
     return found
 
 
-def draw_episodes(pictures: dict[int, Sequence[str]], count: int, seed: int = 0) -> list[Episode]:
+def draw_episodes(pictures: Mapping[int, Sequence[str]], count: int, seed: int = 0) -> list[Episode]:
     """`count` draws: a class uniformly, then one of its pictures uniformly, as COCO-20i is tested (1000, seed 0).
 
     Raises DataError: there is no class with a picture.

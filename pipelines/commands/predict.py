@@ -59,6 +59,8 @@ class Predict:
     """Sentences with {} for the class, in place of the training's or the vocabulary's."""
     background: str | None = None
     """What counts as background, words separated by commas. None: the training's or the vocabulary's."""
+    unseen_bonus: float = 0.0
+    """Added to the logits of classes that the model was not trained on, which otherwise lose to those that it was."""
     fuse: Literal["none", "segments"] = "none"
     """segments: each pixel takes, in part, the mean of its segment in --segments. No ground truth is looked at."""
     segments: Path | None = None
@@ -147,7 +149,7 @@ class Predict:
             words = [(entry.name, *entry.synonyms) for entry in vocabulary.classes]
             background = tuple(vocabulary.background) or None if background is None else background
             templates = templates or tuple(vocabulary.templates)
-        segmenter.set_classes(words, background, templates)
+        segmenter.set_classes(words, background, templates, self.unseen_bonus)
         say(f"Asked for {len(words)} classes: {', '.join(segmenter.names[1:6])}{', ...' if len(words) > 5 else ''}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +26,7 @@ class Pair:
 
 def find_pairs(
     run: str | Path | None = None,
-    images: str | Path | Sequence[str | Path] | None = None,
+    images: str | Path | None = None,
     masks: str | Path | None = None,
     confidence: str | Path | None = None,
     list_file: str | Path | None = None,

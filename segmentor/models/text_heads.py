@@ -92,9 +92,9 @@ class PixelTextHead(BaseDecodeHead):
         templates = self.text.get("templates") or ("a photo of a {}.",)
         return text_table(encoder, words, self.text.get("background", ()), templates)
 
-    def set_table(self, table: TextTable) -> None:
-        """Answer with these classes from now on. Raises ShapeError: text of another width."""
-        self.pixel_text.set_table(table)
+    def set_table(self, table: TextTable, bonus: float = 0.0) -> None:
+        """Answer with these classes from now on, new ones with a bonus. Raises ShapeError: text of another width."""
+        self.pixel_text.set_table(table, bonus)
         self.num_classes = self.out_channels = len(table.names)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:

@@ -1,0 +1,118 @@
+"""A real training of the pixel-text head with outlines, and the same weights asked for other classes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from clip_es.errors import ConfigError, DataError, WeightsError
+from clip_es.metrics.zero_shot import EpisodeMeter
+from clip_es.records.folds import Episode, fold
+from clip_es.segmentor.data.episodes import Protocol, episode_target, evaluate_episodes, training_episodes
+from clip_es.segmentor.inference import Segmenter
+from clip_es.segmentor.models.drn import Drn, DrnPyramid, read_drn
+from clip_es.segmentor.training.launch import TrainSettings, train
+
+pytest.importorskip("mmseg")
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_training, tmp_path_factory):
+    folder = tiny_training.make_run(tmp_path_factory.mktemp("data") / "data")
+    out = tmp_path_factory.mktemp("trained") / "out"
+    told = {}
+    settings = TrainSettings(
+        config="scenes_small", head="pixel-text", edges=True, iterations=2, batch_size=2, workers=0, loss="plain"
+    )
+    data = tiny_training.train_data(folder, val=False)
+    train(settings, data, out, tell=lambda i, n, loss, miou: told.setdefault(i, loss))
+    return out / "final.pth", told, data, folder
+
+
+@pytest.fixture
+def picture():
+    return np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
+
+
+def test_the_head_is_trained_with_outlines_and_the_rows_are_the_texts(trained):
+    path, told, _, _ = trained
+    state = torch.load(path, weights_only=True)["state_dict"]
+    torch.testing.assert_close(state["decode_head.pixel_text.rows"].norm(dim=1), torch.ones(3))
+    assert any(key.startswith("auxiliary_head") for key in state)
+    assert all(np.isfinite(loss) for loss in told.values())
+
+
+def test_a_trained_model_answers_for_other_classes_and_old_logits_do_not_change(trained, picture):
+    segmenter = Segmenter.load(trained[0], device="cpu")
+    assert segmenter.names == ("background", "left", "right")
+    before = segmenter._logits(picture, 1.0, False)
+    segmenter.set_classes([("left",), ("right",), ("zebra",), ("hydrant", "fire hydrant")])
+    assert segmenter.names == ("background", "left", "right", "zebra", "hydrant")
+    after = segmenter._logits(picture, 1.0, False)
+    assert after.shape == (5, 48, 64)
+    torch.testing.assert_close(after[:3], before, rtol=0, atol=1e-5)
+    segmenter.set_classes([("left",), ("right",), ("zebra",)], bonus=3.0)
+    torch.testing.assert_close(segmenter._logits(picture, 1.0, False)[3], after[3] + 3, rtol=0, atol=1e-4)
+
+
+def test_lists_that_cannot_be_asked_for_are_named(trained, write_segmenter, tmp_path):
+    segmenter = Segmenter.load(trained[0], device="cpu")
+    with pytest.raises(ConfigError, match="an empty list"):
+        segmenter.set_classes([])
+    with pytest.raises(ConfigError, match="named twice"):
+        segmenter.set_classes([("cat",), ("cat",)])
+    with pytest.raises(ConfigError, match="at most 254 classes"):
+        segmenter.set_classes([(str(k),) for k in range(255)])
+    with pytest.raises(ConfigError, match="train --head pixel-text"):
+        Segmenter.load(write_segmenter(tmp_path / "closed"), device="cpu").set_classes([("cat",)])
+
+
+def test_a_shape_network_without_outlines_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="a part of --edges"):
+        TrainSettings(shape_net=tmp_path / "net.pth")
+
+
+def test_weights_of_another_drn_are_named():
+    small = Drn("drn_d_22")
+    read_drn(DrnPyramid("drn_d_22"), {f"module.{k}": v for k, v in small.state_dict().items()})
+    with pytest.raises(WeightsError, match="no weights of this DRN"):
+        read_drn(small, {"base.0.0.weight": torch.zeros(16, 3, 7, 7)})
+
+
+def test_targets_of_an_episode_leak_only_where_asked():
+    labels = np.array([[0, 1, 2, 255]], dtype=np.uint8)
+    assert episode_target(labels, 1, held_out=[2]).tolist() == [[0, 1, 255, 255]]
+    published = episode_target(labels, 1, held_out=[2], held_out_are="others", unknown_are="others")
+    assert published.tolist() == [[0, 1, 0, 0]]
+
+
+def test_pictures_with_held_out_classes_can_be_left_out_of_training():
+    which = fold("pascal", 0)
+    episodes = [Episode("a", 7), Episode("b", 7), Episode("b", 2)]
+    classes = {"a": {7}, "b": {7, 2}}
+    assert training_episodes(episodes, which, classes) == [Episode("a", 7)]
+    assert training_episodes(episodes, which, classes, drop_held_out=False) == episodes[:2]
+    with pytest.raises(DataError, match="not known"):
+        training_episodes([Episode("c", 7)], which, classes)
+
+
+def test_figures_of_episodes_carry_their_protocol():
+    which = fold("pascal", 0)
+    truth = np.array([[0, 3, 3, 255]], dtype=np.uint8)
+    protocol = Protocol("pascal", 0, which.test, ("others", "{}"), "drop", 2)
+
+    def predict(episode):
+        if episode.image_id == "broken":
+            raise DataError("cannot be read", where="broken.jpg")
+        return np.array([[False, True, False, True]])
+
+    found = evaluate_episodes([Episode("a", 2), Episode("broken", 2)], which, predict, lambda _: truth, protocol)
+    assert found["iou"]["2"] == pytest.approx(50)
+    assert found["miou"] == pytest.approx(10), "four classes of the fold have no episode"
+    assert found["protocol"]["ignore_policy"] == "drop"
+    assert found["failures"] == [("broken", "broken.jpg: cannot be read.")]
+    assert EpisodeMeter(which.test).episodes == 0
+    with pytest.raises(DataError, match="no episode could be evaluated"):
+        evaluate_episodes([], which, predict, lambda _: truth, protocol)
