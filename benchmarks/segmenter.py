@@ -4,8 +4,9 @@ confidence-guided loss.
     python benchmarks/segmenter.py --out runs/bench-segmenter --jobs 2
 
 Draws scenes, makes masks of the training and the validation pictures, trains the same small segmenter with the same
-schedule on the truth, on the masks with the hard and the soft confidence-guided loss, and on the masks with plain
-cross-entropy, each with several seeds, and prints mean and spread of the validation mIoU. Calling again continues.
+schedule on the ground truth, on the masks with the hard and the soft confidence-guided loss, and on the masks with
+plain cross-entropy, each with several seeds, and prints mean and spread of the validation mIoU. Calling again
+continues.
 """
 
 from __future__ import annotations

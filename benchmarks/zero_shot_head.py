@@ -1,4 +1,4 @@
-"""The pixel-text head on classes it was never trained on: what each part is worth, on drawn scenes.
+"""The pixel-text head on classes it was never trained on: what each part adds, on drawn scenes.
 
 python benchmarks/zero_shot_head.py --out runs/bench [--seeds 3] [--splits 2] [--train 140] [--val 50] [--steps 90]
 

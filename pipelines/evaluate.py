@@ -1,4 +1,4 @@
-"""Masks against the truth: one streaming confusion matrix, whatever the number of pictures."""
+"""Masks compared with the ground truth: one streaming confusion matrix, whatever the number of pictures."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def evaluate(
     """Compare each pair (prediction, truth); a pair that cannot be compared is reported and left out.
 
     `num_classes` counts background. Predicted 255 counts as a miss, or not at all, as `undecided` says.
-    `table` (uint8 [256]) brings the values of the truth's files to those of masks, where they have others.
+    `table` (uint8 [256]) brings the values of the ground truth's files to those of masks, where they have others.
     Raises DataError: no pair at all could be compared.
     """
     matrix = ConfusionMatrix(num_classes, undecided=undecided)

@@ -73,9 +73,9 @@ class Dataset:
     notes: tuple[str, ...] = ()
     """What was left out as asked for, such as pictures without any object; a sentence each."""
     truth_table: np.ndarray | None = None
-    """uint8 [256]: from a value of the truth's files to that of a mask (0 background, k + 1 class k, 255)."""
+    """uint8 [256]: from a value of the ground truth's files to that of a mask (0 background, k + 1 class k, 255)."""
     has_background: bool = True
-    """False where every pixel of the truth is a class or ignored: background then takes no part in the mIoU."""
+    """False where every pixel of the ground truth is a class or ignored: background then takes no part in the mIoU."""
 
     def __post_init__(self) -> None:
         if isinstance(self.truth, dict):

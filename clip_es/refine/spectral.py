@@ -108,7 +108,7 @@ def spectral(
 
     `features` has one row for each patch of the maps' grid, in row order, from whatever network.
     Raises ShapeError: another number of patches. Source: SAZS (CVPR 2023); Melas-Kyriazi et al. (CVPR 2022).
-    Differs: segments are pooled into the maps; SAZS picks segments by looking at the truth. k-means in place of single
+    Differs: segments are pooled into the maps; SAZS picks segments with the ground truth. k-means in place of single
     eigenvectors, unless `rule="threshold"`.
     """
     grid_hw = (maps.scores.shape[1], maps.scores.shape[2])
@@ -333,7 +333,7 @@ def overlaps(a: Bool[Tensor, "m pixel"], b: Bool[Tensor, "n pixel"]) -> Float32[
 def oracle(
     prediction: Bool[Tensor, "h w"], sides: Bool[Tensor, "k h w"], truth: Bool[Tensor, "h w"]
 ) -> Bool[Tensor, "h w"]:
-    """The prediction or the one side that overlaps most with the truth; a tie keeps the prediction.
+    """The prediction or the one side that overlaps most with the ground truth; a tie keeps the prediction.
 
     An upper bound that looks at the ground truth: for evaluation, never for making masks. Source: the released
     evaluation of SAZS, whose reported numbers are made so.

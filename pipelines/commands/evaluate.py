@@ -1,4 +1,4 @@
-"""`clip-es evaluate`: a folder of masks against the truth."""
+"""`clip-es evaluate`: a folder of masks compared with the ground truth."""
 
 from __future__ import annotations
 

@@ -200,7 +200,7 @@ def supervision(maker: MaskMaker) -> dict[str, object]:
 
 
 def score_run(out: Path, dataset: Dataset, vocabulary: Vocabulary) -> Evaluation | None:
-    """The decided labels of a run against the truth; None where the data set has none."""
+    """The decided labels of a run compared with the ground truth; None where the data set has none."""
     pairs = {
         record.image_id: (label, dataset.truth[record.image_id])
         for record in dataset.records

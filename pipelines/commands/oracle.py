@@ -1,4 +1,4 @@
-"""`clip-es oracle ...`: what a run's masks would reach if spectral segments were chosen by the truth."""
+"""`clip-es oracle ...`: what a run's masks would reach if spectral segments were chosen by the ground truth."""
 
 from __future__ import annotations
 

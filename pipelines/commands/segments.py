@@ -24,7 +24,7 @@ class Segments:
     """
 
     images: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
-    """Folder of pictures (sub-folders too: a/b.jpg becomes a__b.png), a .txt with one path a line, or one picture."""
+    """Folder of pictures (sub-folders too: a/b.jpg becomes a__b.png), a .txt with one path per line, or one picture."""
     out: Path
     """Folder of the results."""
     weights: str = "ViT-B/16"

@@ -55,7 +55,7 @@ class DataSource:
         need_size: bool = False,
         labelled: bool = True,
     ) -> Dataset:
-        """The records, their labels and truth numbered as in the vocabulary.
+        """The records, their labels and ground truth numbered as in the vocabulary.
 
         `need_size`: the records state a size where the data set does. Without `labelled` no class of any picture is
         known. Raises DataError, ConfigError.
@@ -121,9 +121,10 @@ def _has(vocabulary: Vocabulary, name: str) -> bool:
 
 
 def with_classes_of(vocabulary: Vocabulary, dataset: Dataset, truth_names: tuple[str, ...]) -> Dataset:
-    """The data set with its truth numbered as in the vocabulary; the truth's own label k + 1 is `truth_names[k]`.
+    """The data set with its truth numbered as in the vocabulary; the ground truth's own label k + 1 is
+    `truth_names[k]`.
 
-    A class the vocabulary lacks becomes background, or 255 where the truth has no background.
+    A class the vocabulary lacks becomes background, or 255 where the ground truth has no background.
     """
     if truth_names == vocabulary.names or not len(dataset.truth):
         return dataset
@@ -140,7 +141,7 @@ def with_classes_of(vocabulary: Vocabulary, dataset: Dataset, truth_names: tuple
     if missing:
         counts_as = "background" if dataset.has_background else "ignored"
         more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
-        notes += (f"Not in {vocabulary.name}, so {counts_as} in the truth: {', '.join(missing[:10])}{more}.",)
+        notes += (f"Not in {vocabulary.name}, so {counts_as} in the ground truth: {', '.join(missing[:10])}{more}.",)
     before = dataset.truth_table
     return replace(dataset, truth_table=table if before is None else table[before], notes=notes)
 
@@ -170,7 +171,7 @@ class Voc12Source(DataSource):
         need_size: bool = False,
         labelled: bool = True,
     ) -> Dataset:
-        """The records, with the truth that SegmentationClass has."""
+        """The records, with the ground truth that SegmentationClass has."""
         truth_names = self._truth_names(vocabulary)
         found = records.voc(
             self.root,
@@ -330,7 +331,7 @@ class Coco17Source(_CocoSource):
 
 @dataclass(frozen=True, kw_only=True)
 class Ade20kSource(DataSource):
-    """ADE20K's scene parsing set: labels and truth from its masks, 150 classes and no background."""
+    """ADE20K's scene parsing set: labels and ground truth from its masks, 150 classes and no background."""
 
     vocabulary: ClassVar[str | None] = "ade20k"
 
@@ -357,7 +358,7 @@ class Ade20kSource(DataSource):
 
 @dataclass(frozen=True, kw_only=True)
 class CityscapesSource(DataSource):
-    """Cityscapes: labels and truth from its fine masks, 19 classes and no background."""
+    """Cityscapes: labels and ground truth from its fine masks, 19 classes and no background."""
 
     vocabulary: ClassVar[str | None] = "cityscapes"
 
@@ -384,7 +385,7 @@ class CityscapesSource(DataSource):
 
 @dataclass(frozen=True, kw_only=True)
 class ContextSource(DataSource):
-    """Pascal Context: labels and truth from its masks, 59 classes."""
+    """Pascal Context: labels and ground truth from its masks, 59 classes."""
 
     vocabulary: ClassVar[str | None] = "context"
 

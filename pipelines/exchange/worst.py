@@ -36,7 +36,7 @@ class PictureScore:
     image_id: str
     scores: Mapping[ScoreName, float]
     miou: float | None = None
-    """Of the likeliest labels against the truth, where there is one."""
+    """Of the likeliest labels against the ground truth, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,9 @@ class Ranking:
     problems: tuple[Problem, ...] = ()
 
     def correlation(self, name: ScoreName, resamples: int = 2000) -> RankCorrelation | None:
-        """Rank correlation of a score with the true mIoU, with its bootstrap interval; None where there is no truth."""
+        """Rank correlation of a score with the true mIoU, with its bootstrap interval; None where there is no ground
+        truth.
+        """
         known = [(p.scores[name], p.miou) for p in self.pictures if p.miou is not None]
         if len(known) < 3:
             return None

@@ -94,7 +94,7 @@ def gallery(out: Path, dataset: Dataset, maker: MaskMaker, count: int) -> list[G
                 )
             )
         except ClipEsError:
-            # A picture or truth that has become unreadable since; the run's own failures are in failures.csv.
+            # A picture or ground truth that has become unreadable since; the run's own failures are in failures.csv.
             continue
     return rows
 

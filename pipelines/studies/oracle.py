@@ -1,4 +1,4 @@
-"""How good a run's masks would be if spectral segments were chosen by looking at the truth: a bound, never a result."""
+"""How good a run's masks would be if spectral segments were chosen with the ground truth: a bound, never a result."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class OracleResult:
 
     classes: int
     inside: Int64[np.ndarray, "2 class"]
-    """Intersections: of the masks, and of what the truth chose."""
+    """Intersections: of the masks, and of what the ground truth chose."""
     union: Int64[np.ndarray, "2 class"]
     chosen: int
     """How often a segment took the place of a mask."""
     asked: int
-    """Pictures times classes that a mask or the truth has."""
+    """Pictures times classes that a mask or the ground truth has."""
     failures: tuple[tuple[str, str], ...]
     images: int
 
@@ -61,11 +61,12 @@ def spectral_oracle(
     images: ImageConfig,
     track: Callable[[Iterable], Iterable] = lambda items: items,
 ) -> OracleResult:
-    """Compare masks, and the better of mask and segment, with the truth, class by class.
+    """Compare masks, and the better of mask and segment, with the ground truth, class by class.
 
     `labels`: folder of the masks; `classes`: labels with background. Segments are the positive sides of a picture's
-    eigenvectors, enlarged to its size (nearest). Raises ConfigError: the data set has no truth. DataError: no picture
-    has both. Source: the released evaluation of SAZS, whose figures are made so. Differs: all classes of a picture.
+    eigenvectors, enlarged to its size (nearest). Raises ConfigError: the data set has no ground truth. DataError: no
+    picture has both. Source: the released evaluation of SAZS, whose figures are made so. Differs: all classes of a
+    picture.
     """
     if not dataset.truth:
         raise ConfigError(

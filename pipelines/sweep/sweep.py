@@ -1,4 +1,4 @@
-"""Which template finds all the labels: sharpness of many templates, and with truth the mIoU of their maps.
+"""Which template finds all the labels: sharpness of many templates, and with ground truth the mIoU of their maps.
 
 Pictures are encoded once, however many templates there are: sharpness compares their pooled features, which are cached
 on disk, with the text of each template. With truth a picture goes through the encoder once more, and only its last
@@ -58,7 +58,7 @@ class TemplateScore:
     sharpness: float
     """Lower is better."""
     miou: float | None
-    """Per cent, background included, of masks from this template; None without truth."""
+    """Per cent, background included, of masks from this template; None without ground truth."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,12 @@ class SweepResult:
 
     scores: tuple[TemplateScore, ...]
     correlation: RankCorrelation | None
-    """Between sharpness and mIoU: negative where templates of lower sharpness make better masks. None without truth."""
+    """Between sharpness and mIoU: negative where templates of lower sharpness make better masks. None without ground
+    truth."""
     pictures: int
     """Pictures with several labels, which sharpness is measured on."""
     with_truth: int
-    """Pictures with truth, which mIoU is measured on."""
+    """Pictures with ground truth, which mIoU is measured on."""
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -94,7 +95,8 @@ def sweep(
     state: Path | None = None,
     track: Track = quiet,
 ) -> SweepResult:
-    """Sharpness of each template over the multi-label pictures of a data set; with truth also the mIoU of its maps.
+    """Sharpness of each template over the multi-label pictures of a data set; with ground truth also the mIoU of its
+    maps.
 
     `config.refine` says what is done to the maps before they are scored; `cache` holds features of any sweep (default:
     the user's cache folder), `state` what this one has finished, so that calling again continues.
@@ -173,7 +175,7 @@ class PictureCounts:
 
     image_id: str
     classes: Int64[np.ndarray, " class"]
-    """Labels that occur in the truth or may occur in a mask; 0 is background."""
+    """Labels that occur in the ground truth or may occur in a mask; 0 is background."""
     right: Int64[np.ndarray, "template class"]
     predicted: Int64[np.ndarray, "template class"]
     true: Int64[np.ndarray, " class"]
@@ -190,7 +192,7 @@ class PictureCounts:
 
 
 class Counter:
-    """Compares the masks of all templates with the truth, picture by picture; what was done before is read back."""
+    """Compares the masks of all templates with the ground truth, by picture; what was done before is read back."""
 
     def __init__(
         self,
@@ -198,7 +200,7 @@ class Counter:
         state: Path | None = None,
         table: UInt8[np.ndarray, " 256"] | None = None,
     ) -> None:
-        """`table`: from the values of the truth's files to those of masks, where they have others."""
+        """`table`: from the values of the ground truth's files to those of masks, where they have others."""
         self.makers = makers
         self.table = table
         self.config, self.vocabulary = makers[0].config, makers[0].vocabulary
@@ -206,7 +208,7 @@ class Counter:
         self.saved = None if state is None else SavedArrays(state, *told)
 
     def __call__(self, record: ImageRecord, truth: Path) -> PictureCounts:
-        """The counts of a picture. Raises DataError: picture or truth cannot be read or do not fit."""
+        """The counts of a picture. Raises DataError: picture or ground truth cannot be read or do not fit."""
         if self.saved is None:
             return self._count(record, truth)
         labels = json.dumps(record.class_ids).encode()
