@@ -72,7 +72,7 @@ def test_masks_of_a_vocabulary_in_another_order_score_what_they_deserve(voc, tmp
 def test_a_class_that_the_vocabulary_lacks_is_background_and_said_to_be(voc):
     data = Voc12Source(root=voc).dataset(load_vocabulary("dog,cat"))
     assert truth(data) == [[0, 2, 0]]
-    assert data.notes[0].startswith("Not in names, so background in the truth: aeroplane, bicycle,")
+    assert data.notes[0].startswith("Not in names, so background in the ground truth: aeroplane, bicycle,")
 
 
 def test_own_classes_in_the_layout_of_voc_have_their_own_numbers(voc):
