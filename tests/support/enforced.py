@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from beartype import beartype
+from beartype import BeartypeConf, beartype
+
+CHECK = beartype(conf=BeartypeConf(is_pep484_tower=True))
+"""With the rule of every type checker that an int will do where a float is wanted."""
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -15,4 +18,4 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     it has read the flags, and checks their types itself.
     """
     options = function.__name__ == "__init__" and function.__module__.startswith("clip_es.pipelines.commands.")
-    return function if options else beartype(function)
+    return function if options else CHECK(function)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 
 from clip_es.errors import ConfigError, ShapeError
 from clip_es.segmentor.zero_shot import blocks, labels, losses
@@ -198,5 +199,5 @@ def test_the_published_module_cannot_weight_below_a_half_nor_spread_less_than_on
     assert float(parity(seen).log_variance.min().detach()) >= 0
     torch.testing.assert_close(free.weights(reaches).sum(dim=1), torch.ones(1, 6, 6))
     assert float(free.weights(reaches).min().detach()) < 0.3
-    with pytest.raises(ConfigError, match="selector"):
+    with pytest.raises((ConfigError, TypeCheckError), match="selector"):  # The latter where annotations are enforced.
         ContextualModule(4, selector="sharp")  # pyright: ignore
