@@ -181,7 +181,7 @@ def test_settings_survive_the_file_exactly(tmp_path):
     for _ in range(2):
         with RunStore.open(tmp_path / "out", odd):
             pass
-    with pytest.raises(ConfigError, match=r"i = 1\.0.*i = 1\."):
+    with pytest.raises(ConfigError, match=r"--i 1\.0.*--i 1\."):
         RunStore.open(tmp_path / "out", {**odd, "i": 1})
 
 
