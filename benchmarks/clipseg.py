@@ -25,7 +25,8 @@ from clip_es.localize.clipseg.decoder import Decoder
 from clip_es.localize.clipseg.scores import score_phrases
 from clip_es.localize.clipseg.sight import block_outputs, prepare, text_prompts
 from clip_es.localize.clipseg.weights import load_decoder
-from clip_es.pipelines.clipseg.evaluate import OneShotConfig, one_shot, zero_shot
+from clip_es.pipelines.clipseg.one_shot import OneShotConfig, one_shot
+from clip_es.pipelines.clipseg.zero_shot import zero_shot
 from clip_es.prompts import load_vocabulary
 from clip_es.records import voc
 from clip_es.scenes.dataset import ScenesConfig, make

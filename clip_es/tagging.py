@@ -192,26 +192,19 @@ def fit_confidence(scores: Float32[Tensor, "*any"], present: Bool[Tensor, "*pres
 
     For a vocabulary or weights of your own, from some pictures with known labels.
     Raises ShapeError: shapes that differ. ConfigError: all present or none, or present ones do not score higher.
-    Source: Platt (1999), by Newton's steps. Differs: targets are 0 and 1, not smoothed.
+    Source: Platt (1999), by scikit-learn's logistic regression. Differs: targets are 0 and 1, not smoothed.
     """
+    from sklearn.linear_model import LogisticRegression
+
     if scores.shape != present.shape:
         raise ShapeError("each score is present or not", expected=list(scores.shape), found=list(present.shape))
     logit = torch.logit(scores.double().flatten().clamp(1e-6, 1 - 1e-6))
     truth = present.flatten().double()
     if not 0 < float(truth.mean()) < 1:
         raise ConfigError("a confidence needs classes that are present and classes that are not", found=truth.mean())
-    rows = torch.stack([logit, torch.ones_like(logit)], dim=1)
-    weights = torch.zeros(2, dtype=torch.float64)
-    for _ in range(100):
-        p = torch.sigmoid(rows @ weights)
-        # A trace of shrinking keeps the answer finite where one score parts present from absent.
-        slope = rows.T @ (p - truth) + 1e-3 * weights
-        bend = rows.T @ (rows * (p * (1 - p))[:, None]) + 1e-3 * torch.eye(2, dtype=torch.float64)
-        step = torch.linalg.solve(bend, slope)
-        weights = weights - step
-        if float(step.abs().max()) < 1e-10:
-            break
-    steepness, offset = weights.tolist()
+    # The trace of shrinking keeps the answer finite where one score parts present from absent.
+    fitted = LogisticRegression(C=1e3).fit(logit[:, None].numpy(), truth.numpy())
+    steepness, offset = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
     if steepness <= 0:
         raise ConfigError("present classes do not score higher than absent ones", found=f"steepness {steepness:.3g}")
     return float(torch.sigmoid(torch.tensor(-offset / steepness, dtype=torch.float64))), steepness

@@ -65,6 +65,10 @@ class CliperConfig:
     labelled: Literal["heights", "stretched"] = "heights"
     """With labels: maps keep their heights, as without; or each is stretched to 0..1, where 0.5 is even with
     background, so that every label is found somewhere. On drawn scenes the former is far better."""
+    rule: Literal["auto", "published", "early"] = "auto"
+    """When scores and heights are set. published: after the refiners and at full size. early: before the refiners,
+    which then change shapes alone; on drawn scenes far better behind refiners that stretch maps, such as affinity.
+    auto: early behind refiners on the patch grid, else published (no refiner, diffusion, dino, CRF)."""
     own_background: bool = False
     """Pixels below the threshold are background in data sets without background too, where they then count as missed,
     as published; the presets set it. Off: every pixel there has a class."""

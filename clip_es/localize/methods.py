@@ -121,7 +121,8 @@ def _clip_es(parts: Parts) -> Localizer:
 
 
 def _cliper(parts: Parts) -> Localizer:
-    return Cliper(parts.encoder, parts.bank, parts.settings, parts.attention_layers)
+    layers, follows = parts.attention_layers, parts.on_patches
+    return Cliper(parts.encoder, parts.bank, parts.settings, layers, on_patches=follows)
 
 
 def _patch_text(parts: Parts) -> Localizer:

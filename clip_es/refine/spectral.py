@@ -13,17 +13,14 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float32, Float64, Int, UInt8
-from PIL import Image
-from scipy import linalg
-from scipy.sparse.linalg import eigsh
-from scipy.spatial import KDTree
+from jaxtyping import Bool, Float, Float32, Float64, Int
 from torch import Tensor
 
 from clip_es.config.bounds import check_within
 from clip_es.errors import ShapeError
 from clip_es.refine.base import Surroundings
 from clip_es.refine.dino import Dino, DinoConfig
+from clip_es.refine.graph import adaptive_count, affinity, eigenvectors, grid_picture
 from clip_es.types import ClassMaps, EncodedImage, Picture
 
 
@@ -63,10 +60,6 @@ class SpectralConfig:
         check_within("colour_weight", self.colour_weight, 0, 1e6, "weight")
         check_within("neighbours", self.neighbours, 1, 10_000, "nearest patches")
         check_within("overlap", self.overlap, 0, 1, "intersection over union")
-
-
-_DENSE_BELOW = 64
-"""Graphs with fewer nodes go through the dense solver; Lanczos needs room."""
 
 
 class SpectralRefiner:
@@ -122,7 +115,7 @@ def spectral(
         )
     if not len(maps.scores) or len(features) == 1:
         return maps
-    weights = affinity(features.double().cpu().numpy(), grid_picture(picture.patches, grid_hw), config)
+    weights = _weights(picture, features, grid_hw, config)
     values, vectors = eigenvectors(weights, config.eigenvectors + 2)
     vectors = vectors[1 : config.eigenvectors + 1]
     if config.rule == "threshold":
@@ -137,7 +130,7 @@ def picture_sides(
     picture: Picture, features: Float[Tensor, "patch dim"], grid_hw: tuple[int, int], config: SpectralConfig
 ) -> Bool[Tensor, "k gh gw"]:
     """The positive side of each eigenvector of a picture, the constant one left out; always the smaller side."""
-    weights = affinity(features.double().cpu().numpy(), grid_picture(picture.patches, grid_hw), config)
+    weights = _weights(picture, features, grid_hw, config)
     _, vectors = eigenvectors(weights, config.eigenvectors + 2)
     return torch.from_numpy(vectors[1 : config.eigenvectors + 1] > 0).unflatten(1, grid_hw)
 
@@ -155,146 +148,26 @@ def picture_segments(
     grid = grid_hw or (features.shape[1], features.shape[2])
     spread = F.interpolate(features[None].float(), size=grid, mode="bilinear", align_corners=False)[0]
     nodes = spread.flatten(1).T.double().cpu().numpy()
-    values, vectors = eigenvectors(affinity(nodes, grid_picture(picture, grid), config), config.eigenvectors + 2)
+    values, vectors = eigenvectors(_joined(nodes, picture, grid, config), config.eigenvectors + 2)
     vectors = vectors[1 : config.eigenvectors + 1]
     regions = k_means(vectors.T, config.segments or adaptive_count(values), config.seed)
     return torch.from_numpy(regions).unflatten(0, grid), torch.from_numpy(vectors > 0).unflatten(1, grid)
 
 
-def affinity(
-    features: Float[np.ndarray, "patch dim"], small: Float64[np.ndarray, "gh gw 3"], config: SpectralConfig
-) -> Float64[np.ndarray, "patch patch"]:
-    """Weights of the graph: like features, plus `colour_weight` times the colours; symmetric, never negative."""
-    weights = feature_affinity(features)
-    if config.colours == "rgb":
-        weights += config.colour_weight * rgb_neighbours(small)
-    elif config.colours == "hsv":
-        weights += config.colour_weight * hsv_neighbours(small, config.neighbours)
-    return weights
-
-
-def feature_affinity(features: Float[np.ndarray, "patch dim"]) -> Float64[np.ndarray, "patch patch"]:
-    """Cosine of each pair, negative ones zero, divided by the largest."""
-    rows = np.asarray(features, dtype=np.float64)
-    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    weights = np.maximum(rows @ rows.T, 0)
-    return weights / max(weights.max(), 1e-12)
-
-
-def rgb_neighbours(small: Float64[np.ndarray, "gh gw 3"]) -> Float64[np.ndarray, "patch patch"]:
-    """How often two patches are neighbours, in both directions, in two graphs over (r, g, b, a x, a y): the 20 nearest
-    with a = 2, the 10 nearest with a = 0.1; every patch is its own neighbour, so the diagonal is 4.
-
-    Source: the public code of deep spectral methods. Differs: ties between equally near patches may fall otherwise.
-    """
-    place, colour = _places(small), small.reshape(-1, 3)
-    weights = np.zeros((len(place), len(place)))
-    for count, reach in ((20, 2.0), (10, 0.1)):
-        near, _ = _nearest(np.concatenate([colour, reach * place], axis=1).astype(np.float32), count)
-        np.add.at(weights, (np.arange(len(near))[:, None], near), 1)
-    return weights + weights.T
-
-
-def hsv_neighbours(small: Float64[np.ndarray, "gh gw 3"], count: int = 20) -> Float64[np.ndarray, "patch patch"]:
-    """1 - distance in (cos hue, sin hue, saturation, value, x, y) for the nearest patches, itself included.
-
-    Below zero it counts as zero; two patches are neighbours where either finds the other.
-    Source: the formula of SAZS and of deep spectral methods; clipping and symmetry are our reading.
-    """
-    near, distance = _nearest(hsv_places(small), count)
-    weights = np.zeros((len(near), len(near)))
-    weights[np.arange(len(near))[:, None], near] = np.maximum(1 - distance, 0)
-    return np.maximum(weights, weights.T)
-
-
-def hsv_places(small: Float64[np.ndarray, "gh gw 3"]) -> Float64[np.ndarray, "patch 6"]:
-    """(cos hue, sin hue, saturation, value, x, y) of each patch; x and y run over 0..1."""
-    rgb = small.reshape(-1, 3)
-    value, low = rgb.max(1), rgb.min(1)
-    span = np.where(value > low, value - low, 1.0)
-    r, g, b = ((value - channel) / span for channel in rgb.T)
-    hue = np.select([value == low, rgb[:, 0] == value, rgb[:, 1] == value], [0.0 * r, b - g, 2 + r - b], 4 + g - r) / 6
-    saturation = np.where(value > low, 1 - low / np.maximum(value, 1e-12), 0.0)
-    angle = 2 * np.pi * hue
-    return np.column_stack([np.cos(angle), np.sin(angle), saturation, value, _places(small)])
-
-
-def eigenvectors(
-    weights: Float64[np.ndarray, "n n"], count: int, *, degrees: bool = True
-) -> tuple[Float64[np.ndarray, " k"], Float64[np.ndarray, "k n"]]:
-    """The smallest solutions of (D - W) v = mu D v, fewer than `count` where the graph is smaller; mu ascending.
-
-    D holds the row sums of W; with `degrees=False` the right side is mu v. The vectors are orthonormal in D, and turned
-    so that the positive side is the smaller one. The largest eigenvectors of D^-1/2 W D^-1/2 are sought by Lanczos,
-    which never factorises the singular D - W: 784 nodes take about 0.01 s on one core.
-    Source: normalised cuts (Shi & Malik 2000).
-    """
-    n = len(weights)
-    sums = weights.sum(1)
-    sums = np.where(sums < 1e-12, 1.0, sums)
-    scale = 1 / np.sqrt(sums) if degrees else np.ones(n)
-    matrix = weights if degrees else weights - np.diag(weights.sum(1))
-    matrix = scale[:, None] * matrix * scale
-    if n < max(_DENSE_BELOW, 3 * count):
-        values, vectors = linalg.eigh(matrix, subset_by_index=(max(n - count, 0), n - 1))
-    else:
-        # A start of our own: ARPACK's would be drawn anew each time.
-        values, vectors = eigsh(matrix, k=count, which="LA", v0=np.random.default_rng(0).standard_normal(n))
-    order = np.argsort(-values, kind="stable")
-    vectors = (vectors[:, order] * scale[:, None]).T
-    share = (vectors > 0).mean(1)
-    vectors[(share > 0.5) & (share < 1)] *= -1
-    return (1.0 if degrees else 0.0) - values[order], vectors
-
-
-def adaptive_count(values: Float64[np.ndarray, " k"]) -> int:
-    """How many eigenvalues lie before the largest gap; the first gap, behind the constant vector, does not count."""
-    gaps = np.diff(values)[1:]
-    return int(gaps.argmax()) + 2 if len(gaps) else len(values)
-
-
 def k_means(points: Float[np.ndarray, "n dim"], count: int, seed: int = 0, starts: int = 10) -> Int[np.ndarray, " n"]:
-    """The part 0..count-1 of each point: k-means++ starts, Lloyd's steps, the best of `starts`. Same seed, same parts.
+    """The part 0..count-1 of each point by scikit-learn's k-means: the best of some k-means++ starts. Same seed, same
+    parts.
 
-    A graph with fewer points than parts gives each its own.
+    A graph with fewer points than parts gives each its own; points that are equal share one.
     """
-    rng = np.random.default_rng(seed)
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
     if count >= len(points):
         return np.arange(len(points))
-    best, best_cost = np.zeros(len(points), dtype=np.int64), np.inf
-    for _ in range(starts):
-        parts, cost = _lloyd(points, _spread_out(points, count, rng))
-        if cost < best_cost:
-            best, best_cost = parts, cost
-    return best
-
-
-def _spread_out(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Greedy k-means++: each new centre is the best of a few points drawn by squared distance from those before."""
-    centres = points[rng.integers(len(points), size=1)]
-    near = _squared(points, centres)[:, 0]
-    while len(centres) < count:
-        weights = near / near.sum() if near.sum() > 0 else None
-        drawn = rng.choice(len(points), size=2 + int(np.log(count)), p=weights)
-        nearer = np.minimum(near[:, None], _squared(points, points[drawn]))
-        chosen = nearer.sum(0).argmin()
-        centres, near = np.concatenate([centres, points[drawn[chosen]][None]]), nearer[:, chosen]
-    return centres
-
-
-def _lloyd(points: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, float]:
-    """The part of each point once no mean moves any more (or after 100 rounds), and the sum of squared distances."""
-    parts = np.full(len(points), -1)
-    squared = _squared(points, centres)
-    for _ in range(100):
-        found = squared.argmin(1)
-        if (found == parts).all():
-            break
-        parts, centres = found, centres.copy()
-        for part in np.unique(parts):
-            centres[part] = points[parts == part].mean(0)
-        squared = _squared(points, centres)
-    return parts, float(squared.min(1).sum())
+    count = min(count, len(np.unique(points, axis=0)))
+    with threadpool_limits(1):  # sums split over threads could part equally good starts otherwise
+        return KMeans(count, n_init=starts, tol=0, random_state=seed).fit_predict(points).astype(np.int64)
 
 
 def pool(
@@ -342,25 +215,18 @@ def oracle(
     return candidates[int(overlaps(candidates.flatten(1), truth.flatten()[None])[:, 0].argmax())]
 
 
-def grid_picture(patches: UInt8[np.ndarray, "h w 3"], grid_hw: tuple[int, int]) -> Float64[np.ndarray, "gh gw 3"]:
-    """The picture with one pixel for each patch, in 0..1, by Pillow's bilinear filter."""
-    small = Image.fromarray(patches).resize((grid_hw[1], grid_hw[0]), Image.Resampling.BILINEAR)
-    return np.asarray(small, dtype=np.float64) / 255
+def _weights(
+    picture: Picture, features: Float[Tensor, "patch dim"], grid_hw: tuple[int, int], config: SpectralConfig
+) -> Float64[np.ndarray, "patch patch"]:
+    """The graph of a picture."""
+    return _joined(features.double().cpu().numpy(), picture.patches, grid_hw, config)
 
 
-def _places(small: np.ndarray) -> Float64[np.ndarray, "patch 2"]:
-    height, width = small.shape[:2]
-    x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
-    return np.column_stack([x.ravel(), y.ravel()])
-
-
-def _nearest(points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Index and distance [n k] of the nearest points, each point its own first; all where there are fewer."""
-    count = min(count, len(points))
-    # Which of several equally near points is found hangs on the leaves: 16 is what the recorded graphs were made with.
-    distance, index = KDTree(points, leafsize=16).query(points, k=count)
-    return np.asarray(index).reshape(-1, count), np.asarray(distance).reshape(-1, count)
-
-
-def _squared(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    return ((points[:, None] - centres) ** 2).sum(-1)
+def _joined(
+    rows: Float64[np.ndarray, "patch dim"],
+    rgb: UInt8[np.ndarray, "h w 3"],
+    grid_hw: tuple[int, int],
+    config: SpectralConfig,
+) -> Float64[np.ndarray, "patch patch"]:
+    small = grid_picture(rgb, grid_hw)
+    return affinity(rows, small, config.colours, config.colour_weight, config.neighbours)

@@ -21,9 +21,9 @@ from clip_es.errors import ConfigError, ShapeError
 from clip_es.localize.base import Localization, Settled, check_known
 from clip_es.localize.cliper.layers import CliperSight, see
 from clip_es.localize.cliper.maps import check_window, class_maps, comparison_set
-from clip_es.localize.cliper.rule import ceiling, mean_of_maxima, published_heights, short_side_hw
+from clip_es.localize.cliper.rule import ceiling, early_heights, mean_of_maxima, published_heights, short_side_hw
 from clip_es.refine.dino import Dino, DinoConfig
-from clip_es.scaling import min_max
+from clip_es.scaling import keep_heights, min_max
 from clip_es.types import ClassMaps, EncodedImage, Picture, TextBank
 
 
@@ -34,12 +34,23 @@ class Cliper:
     finds_classes = True
     sources: Mapping[str, str] = MappingProxyType({})
 
-    def __init__(self, encoder: Encoder, bank: TextBank, config: CliperConfig | None = None, layers: int = 8) -> None:
-        """`layers`: over how many of the last ones the attention for the affinity is averaged.
+    def __init__(
+        self,
+        encoder: Encoder,
+        bank: TextBank,
+        config: CliperConfig | None = None,
+        layers: int = 8,
+        *,
+        on_patches: bool = False,
+    ) -> None:
+        """`layers`: over how many of the last ones the attention for the affinity is averaged; `on_patches`: whether a
+        refiner on the patch grid follows.
 
         Raises ConfigError, WeightsError: the proxy attention is asked for and its DINO cannot be had.
         """
         self.encoder, self.bank, self.config, self.layers = encoder, bank, config or CliperConfig(), layers
+        rule = self.config.rule
+        self.early = rule == "early" or (rule == "auto" and on_patches)
         check_window(encoder.patch, self.config)
         self.proxy: Dino | None = None
         if self.config.last_attention == "proxy":
@@ -61,10 +72,11 @@ class Cliper:
     def locate(self, picture: Picture, seen: EncodedImage, class_ids: Sequence[int] | None) -> Localization:
         """The published maps of the labels; without labels of every class, of which `settle` then keeps some.
 
-        In the Localization `raw` holds the maps as published, in 0..2, `maps` the same divided by their ceiling, and
-        `scores` the maximum of each raw map. Raises ShapeError: the picture was not encoded by CLIPer; a class that
-        the bank does not have. Source: CLIPer (ICCV 2025), early-layer fusion, and its published code. Differs: labels
-        may be known; a row of the attention without any positive entry gives zeros, not 0/0.
+        In the Localization `raw` holds the maps as published, in 0..2, `maps` the same divided by their ceiling, or
+        with their heights set where the rule is early, and `scores` the maximum of each raw map.
+        Raises ShapeError: the picture was not encoded by CLIPer; a class that the bank does not have.
+        Source: CLIPer (ICCV 2025), early-layer fusion, and its published code. Differs: labels may be known; a row of
+        the attention without any positive entry gives zeros, not 0/0.
         """
         if not isinstance(seen, CliperSight):
             raise ShapeError(
@@ -82,10 +94,16 @@ class Cliper:
         raw = class_maps(self.encoder, seen, pixels, text, len(competing), config, self.proxy)
         if competing != shown:
             raw = raw[list(shown)]
-        maps = raw / ceiling(raw)
+        scores = raw.amax((1, 2))
         if class_ids is not None and config.labelled == "stretched":
-            maps = min_max(raw)
-        return Localization(ClassMaps(maps, shown), raw.amax((1, 2)), raw, None)
+            return Localization(ClassMaps(min_max(raw), shown), scores, raw, None)
+        if not self.early:
+            return Localization(ClassMaps(raw / ceiling(raw), shown), scores, raw, None)
+        if class_ids is None:
+            keep = scores > config.score_threshold
+            shown = tuple(k for k, kept in zip(shown, keep.tolist(), strict=True) if kept)
+            raw, scores = raw[keep], scores[keep]
+        return Localization(ClassMaps(early_heights(raw, config), shown), scores, raw, None)
 
     def settle(self, found: Localization, maps: ClassMaps, known: bool) -> Settled:
         """The classes whose score, the mean of the maxima before and after refinement, is above the threshold; with
@@ -93,6 +111,8 @@ class Cliper:
         config, top = self.config, ceiling(found.raw)
         if known and config.labelled == "stretched":
             return Settled(found, maps)
+        if self.early:
+            return Settled(found, keep_heights(found.maps, maps))
         refined = maps.scores if maps.unscaled is None else maps.unscaled
         scores = mean_of_maxima(found.raw, top * refined)
         if not known:

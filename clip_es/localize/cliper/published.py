@@ -36,6 +36,7 @@ def cliper_preset(data: str, backbone: Backbone = "B/16", *, sliding: bool = Fal
         background_threshold=background,
         normalise=data == "voc21",
         own_background=True,
+        rule="published",
     )
     if not sliding:
         return config

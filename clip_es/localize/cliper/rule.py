@@ -10,7 +10,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from clip_es.config.methods import CliperConfig
-from clip_es.scaling import even_at
+from clip_es.scaling import even_at, min_max
 from clip_es.types import ClassMaps
 
 EVEN = (3 - 5**0.5) / 2
@@ -62,6 +62,12 @@ class PublishedHeights:
 def published_heights(scores: Float32[Tensor, " class"], top: float, config: CliperConfig) -> PublishedHeights:
     """The rule for one picture."""
     return PublishedHeights(tuple(scores.tolist()), top, config.background_threshold, config.normalise)
+
+
+def early_heights(raw: Float32[Tensor, "class gh gw"], config: CliperConfig) -> Float32[Tensor, "class gh gw"]:
+    """Maps in [0, 1] on their own grid, with the background threshold at 0.5: the rule for refiners that stretch."""
+    threshold, top = config.background_threshold or EVEN, ceiling(raw)
+    return even_at(min_max(raw), threshold) if config.normalise else even_at(raw / top, threshold / top)
 
 
 def short_side_hw(size_hw: tuple[int, int], side: int, patch: int) -> tuple[int, int]:

@@ -280,6 +280,21 @@ def test_the_score_of_a_class_counts_its_refined_map_too(encoder, whole):
     assert float(settled.enlarge(settled.maps, (4, 6)).scores.max()) <= 1
 
 
+def test_behind_refiners_that_stretch_heights_are_set_before(encoder, whole):
+    bank, config = bank_of(whole), CliperConfig(score_threshold=0.0, background_threshold=0.6)
+    one = Picture("a", picture(), picture(), 16)
+    early = Cliper(encoder, bank, config, on_patches=True)
+    found = early.locate(one, early.encode([one])[0], None)
+    assert torch.equal(found.maps.scores > 0.5, found.raw > 0.6)
+    stretched = ClassMaps(found.maps.scores / found.maps.scores.amax((1, 2), keepdim=True), found.maps.class_ids)
+    settled = early.settle(found, stretched, known=False)
+    assert settled.enlarge is None
+    torch.testing.assert_close(settled.maps.scores, found.maps.scores)
+    for rule, expected in (("published", False), ("early", True)):
+        config = CliperConfig(rule=rule)
+        assert [Cliper(encoder, bank, config, on_patches=on).early for on in (True, False)] == [expected] * 2
+
+
 def test_labels_against_the_vocabulary_give_the_open_maps(encoder, whole):
     bank = bank_of(whole)
     known, everything = located(encoder, bank, [1])[0], located(encoder, bank)[0]

@@ -182,6 +182,7 @@ def test_a_preset_reads_thresholds_words_and_pictures_as_published():
     image = preset.config.image
     assert (image.exif, image.resize, image.max_patches) == (False, "own-mode", None)
     assert preset.config.refiners.diffusion.threshold == preset.config.methods.cliper.threshold == 0.2
+    assert preset.config.methods.cliper.rule == "published"
     assert preset.config.refiners.dino.positions == "factor"
     assert preset.config.for_data(has_background=False).mask.background
     assert not PRESETS["default"].config.for_data(has_background=False).mask.background

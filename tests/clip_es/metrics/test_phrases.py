@@ -17,16 +17,8 @@ from clip_es.localize.clipseg.weights import save_decoder
 from clip_es.masks import write_mask
 from clip_es.metrics.phrases import THRESHOLDS, ReferringMeter, simpson
 from clip_es.pipelines.cli import main
-from clip_es.pipelines.clipseg.evaluate import (
-    Episode,
-    OneShotConfig,
-    episodes,
-    fit,
-    fitted_size,
-    multilabel,
-    one_shot,
-    zero_shot,
-)
+from clip_es.pipelines.clipseg.one_shot import Episode, OneShotConfig, episodes, fit, fitted_size, one_shot
+from clip_es.pipelines.clipseg.zero_shot import multilabel, zero_shot
 from clip_es.records import voc
 
 GOLDEN = Path(__file__).parents[2] / "golden/clipseg/metrics.npz"

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from clip_es.errors import ConfigError, ShapeError
-from clip_es.refine.spectral import (
-    SpectralConfig,
+from clip_es.refine.graph import (
     adaptive_count,
     affinity,
     eigenvectors,
@@ -16,15 +15,9 @@ from clip_es.refine.spectral import (
     grid_picture,
     hsv_neighbours,
     hsv_places,
-    k_means,
-    oracle,
-    overlaps,
-    pool,
-    refine,
-    replace_by_sides,
     rgb_neighbours,
-    spectral,
 )
+from clip_es.refine.spectral import SpectralConfig, k_means, oracle, overlaps, pool, refine, replace_by_sides, spectral
 from clip_es.types import ClassMaps, EncodedImage, Picture
 
 GOLDEN = Path(__file__).parents[2] / "golden/sazs/spectral.npz"
@@ -251,6 +244,6 @@ def test_bad_input_is_named():
 def test_weights_are_symmetric_and_not_negative():
     picture, features, _, _ = halves()
     for colours in ("hsv", "rgb", "none"):
-        weights = affinity(features.numpy(), grid_picture(picture.patches, (4, 6)), SpectralConfig(colours=colours))
+        weights = affinity(features.numpy(), grid_picture(picture.patches, (4, 6)), colours)
         assert (weights >= 0).all()
         np.testing.assert_array_equal(weights, weights.T)

@@ -17,7 +17,7 @@ from clip_es.localize.clipseg.localizer import ClipSeg
 from clip_es.localize.clipseg.prompts import VISUAL_PROMPTS, VisualPromptConfig, context_box, find_crop, visual_prompt
 from clip_es.localize.clipseg.sight import block_outputs, image_prompts, mix, prepare, text_prompts
 from clip_es.localize.clipseg.weights import build_decoder, load_decoder, save_decoder
-from clip_es.pipelines.clipseg.evaluate import multilabel
+from clip_es.pipelines.clipseg.zero_shot import multilabel
 from clip_es.scaling import upsample
 from clip_es.types import Picture
 

@@ -17,7 +17,7 @@ from clip_es.localize.clipseg.training import PREFIXES
 from clip_es.localize.clipseg.weights import load_decoder
 from clip_es.metrics.phrases import ReferringMeter
 from clip_es.pipelines.cli import main
-from clip_es.pipelines.clipseg.evaluate import OneShotConfig, fit, fitted_size, meet
+from clip_es.pipelines.clipseg.one_shot import OneShotConfig, fit, fitted_size, meet
 from clip_es.records.phrases.phrasecut import PhraseCut
 from clip_es.scenes.weights import shipped_decoder_path
 

@@ -1,15 +1,15 @@
-"""How a prompt-driven decoder does where it never saw masks: the zero-shot and one-shot protocols of CLIPSeg."""
+"""One class at a time, shown by one example or named: the one-shot protocols of CLIPSeg."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float32, Int, UInt8
+from jaxtyping import Bool, Float32, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -20,83 +20,13 @@ from clip_es.errors import ConfigError, DataError, ShapeError
 from clip_es.localize.clipseg.decoder import Decoder
 from clip_es.localize.clipseg.draws import example_config
 from clip_es.localize.clipseg.prompts import visual_prompt
-from clip_es.localize.clipseg.sight import IMAGENET_MEAN, IMAGENET_STD, Texts, block_outputs, image_prompts, prepare
+from clip_es.localize.clipseg.sight import IMAGENET_MEAN, IMAGENET_STD, Texts, block_outputs, image_prompts
 from clip_es.masks import read_mask
-from clip_es.metrics.masks import ConfusionMatrix, hiou
 from clip_es.metrics.phrases import ReferringMeter, ReferringScores
+from clip_es.pipelines.clipseg.truth import Track, nearest, with_truth
 from clip_es.records import Dataset
 from clip_es.records.phrases.table import read_rgb
 from clip_es.types import UNDECIDED
-
-Track = Callable[[Sequence], Iterable]
-
-
-@dataclass(frozen=True)
-class ZeroShotScores:
-    """Shares in 0..1. A class that occurs nowhere counts 0, as published."""
-
-    iou: dict[str, float]
-    """Background, then each class."""
-    seen: float
-    """Mean over background and the seen classes."""
-    unseen: float
-    """Mean over the unseen classes. The published scorer hands the two lists over in the wrong order."""
-    images: int
-
-    @property
-    def harmonic(self) -> float:
-        """Harmonic mean of the two."""
-        return hiou(self.seen, self.unseen)
-
-
-@torch.no_grad()
-def zero_shot(
-    encoder: Encoder,
-    decoder: Decoder,
-    dataset: Dataset,
-    names: Sequence[str],
-    unseen: Collection[str],
-    *,
-    side: int | None = None,
-    prompt: str = "{}",
-    background_factor: float | None = 3.0,
-    threshold: float = 0.3,
-    track: Track = iter,
-) -> ZeroShotScores:
-    """Every class and the word background are prompts on every picture; the most probable one wins each pixel.
-
-    Pictures and labels are stretched to a square of `side` (labels by nearest pixel). `background_factor` multiplies
-    the probability of "background"; None leaves that word out, and pixels where no class is above `threshold` are
-    background. Raises DataError: no picture has a mask. ConfigError: an unseen class is no class.
-    Source: CLIPSeg's zero-shot evaluation. Differs: seen and unseen are not exchanged.
-    """
-    _check_unseen(names, unseen)
-    side = side or decoder.side or 352
-    vectors = Texts(encoder)(["background", *(prompt.format(name) for name in names)])
-    matrix, images = ConfusionMatrix(len(names) + 1), 0
-    for record in track(_with_truth(dataset)):
-        labels = _nearest(read_mask(dataset.truth[record.image_id]), (side, side))
-        pixels = prepare(read_rgb(record.path), side, encoder.patch).to(encoder.device)
-        seen = block_outputs(encoder, pixels, decoder.layers)
-        logits = decoder(seen, vectors, (side // encoder.patch, side // encoder.patch)).float()
-        if background_factor is None:
-            logits[0] = torch.logit(torch.tensor(threshold))
-        found = multilabel(logits, 1.0 if background_factor is None else background_factor)
-        matrix.update(found.cpu().numpy(), labels)
-        images += 1
-    iou = np.nan_to_num(matrix.compute().iou)
-    by_name = dict(zip(("background", *names), iou.tolist(), strict=True))
-    groups = [[by_name[name] for name in by_name if (name in unseen) is wanted] for wanted in (False, True)]
-    return ZeroShotScores(by_name, float(np.mean(groups[0])), float(np.mean(groups[1])), images)
-
-
-def multilabel(logits: Float[Tensor, "label h w"], background_factor: float = 3.0) -> Int[Tensor, "h w"]:
-    """The label of each pixel, where the first map is of the prompt "background", whose probability counts threefold.
-
-    Source: the published zero-shot evaluation, whose sums with -10 round probabilities to 1e-6. Differs: nothing.
-    """
-    probability = logits.sigmoid()
-    return (torch.cat([background_factor * probability[:1], probability[1:]]) - 10).argmax(0)
 
 
 @dataclass(frozen=True)
@@ -215,7 +145,7 @@ def one_shot(
     """
     config = config or OneShotConfig()
     side = config.side or decoder.side or 352
-    records = _with_truth(dataset)
+    records = with_truth(dataset)
     sizes = []
     for record in track(records):
         counts = np.bincount(read_mask(dataset.truth[record.image_id]).ravel(), minlength=256)
@@ -258,7 +188,7 @@ def meet(
 ) -> tuple[Float32[Tensor, "th tw"], UInt8[Tensor, "th tw"]]:
     """Prediction and mask at one size. `inside`: the height and width that the picture takes in the square."""
     if config.compare == "published" and config.fit == "stretch":
-        return probability, torch.from_numpy(_nearest(truth, (probability.shape[0], probability.shape[1])))
+        return probability, torch.from_numpy(nearest(truth, (probability.shape[0], probability.shape[1])))
     height, width = truth.shape
     if config.compare == "published":
         size = (max(height, width), max(height, width))
@@ -311,7 +241,7 @@ def _example(
     pixels, inside = fit(read_rgb(record.path), side, config.fit, encoder.patch)
     mask = torch.zeros(side, side, dtype=torch.bool)
     labels = read_mask(dataset.truth[record.image_id])
-    mask[: inside[0], : inside[1]] = torch.from_numpy(_nearest(labels, inside) == class_id + 1)
+    mask[: inside[0], : inside[1]] = torch.from_numpy(nearest(labels, inside) == class_id + 1)
     cut = config.example_side or int(decoder.about.get("example_side", 352))
     shown = visual_prompt(pixels, _filled(mask), example_config(config.example_mode, cut))
     return image_prompts(encoder, shown[None].to(encoder.device)).float()
@@ -320,30 +250,3 @@ def _example(
 def _filled(mask: Bool[Tensor, "s s"]) -> Bool[Tensor, "s s"]:
     """The mask, or all of the square where shrinking has lost the object."""
     return mask if bool(mask.any()) else torch.ones_like(mask)
-
-
-def _nearest(labels: UInt8[np.ndarray, "_ _"], size_hw: tuple[int, int]) -> UInt8[np.ndarray, "_ _"]:
-    resized = F.interpolate(torch.from_numpy(labels)[None, None].float(), size=size_hw, mode="nearest")
-    return resized[0, 0].to(torch.uint8).numpy()
-
-
-def _with_truth(dataset: Dataset) -> list:
-    records = [record for record in dataset.records if record.image_id in dataset.truth]
-    if not records:
-        raise DataError(
-            "has no picture with a mask",
-            where=dataset.name,
-            expected="SegmentationClass/<id>.png",
-            next_step="Name a data set with ground truth.",
-        )
-    return records
-
-
-def _check_unseen(names: Sequence[str], unseen: Collection[str]) -> None:
-    wrong = [name for name in unseen if name not in names]
-    if wrong or not unseen:
-        raise ConfigError(
-            f"{', '.join(wrong)} is no class" if wrong else "name the unseen classes",
-            expected=", ".join(names),
-            next_step="Name them with --unseen, separated by blanks.",
-        )
