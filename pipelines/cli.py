@@ -7,14 +7,16 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
 from inspect import cleandoc
 from typing import Any
 
 import clip_es
-from clip_es.errors import ClipEsError, nearest
+from clip_es.errors import ClipEsError, ConfigError
+from clip_es.pipelines.numbers import check_numbers, with_flag
 
 SOURCES: dict[str, tuple[str, str]] = {
     "voc12": ("Voc12Source", "a folder in the layout of PASCAL VOC 2012"),
@@ -118,7 +120,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         asked = COMMANDS[name]
         with _sigterm_as_ctrl_c():
             kind = getattr(import_module(f"clip_es.pipelines.commands.{asked.module}"), asked.kind)
-            return parse(kind, f"clip-es {name}", rest, asked.source).run()
+            command = parse(kind, f"clip-es {name}", rest, asked.source)
+            check_numbers(command)
+            code = command.run()
+            sys.stdout.flush()
+            return code
     except ClipEsError as error:
         _say(f"{type(error).__name__}: {error}")
         return 2
@@ -127,8 +133,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         # The reader of our output (head, less) has left; nothing more to tell it.
-        sys.stderr.close()
+        _drop_output()
         return 1
+    except OSError as error:
+        _drop_output()
+        told = error.strerror or str(error)
+        what = f"{error.filename}: {told}" if error.filename else f"what it prints cannot be written: {told}"
+        step = "Repair that" if error.filename else "Send the output to a place that takes it"
+        _say(f"{what}. {step}, then call again; what was finished is safe.")
+        return 2
+
+
+def _drop_output() -> None:
+    """Nothing that is still waiting to be printed shall fail once more when Python ends."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 @contextmanager
@@ -146,6 +167,13 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 def parse(kind: Any, prog: str, args: Sequence[str], source: str | None = None):
     """The command's dataclass filled from flags; the source and `--preset` choose the defaults of the others."""
+    try:
+        return _parsed(kind, prog, args, source)
+    except ConfigError as error:
+        raise with_flag(error, args) from error
+
+
+def _parsed(kind: Any, prog: str, args: Sequence[str], source: str | None):
     import tyro
 
     if source is None:
@@ -173,11 +201,10 @@ def _pick(args: list[str]) -> tuple[str | None, list[str]]:
     wrong = asked[1:] if group else asked
     if wrong:
         known = [name.split(" ", 1)[1] for name in group] if group else list(COMMANDS)
-        raise ClipEsError(
-            f"there is no command {' '.join(asked)!r}",
-            expected=" | ".join(known),
-            next_step=nearest(" ".join(wrong), known) or "See clip-es --help.",
-        )
+        start = f"clip-es {asked[0]}" if group else "clip-es"
+        like = [f"{start} {name}" for name in get_close_matches(" ".join(wrong), known, n=2, cutoff=0.3)]
+        hint = f"Did you mean {' or '.join(like)}? " if like else ""
+        raise ClipEsError(f"there is no command {' '.join(asked)!r}", next_step=f"{hint}See {start} --help.")
     _help(group or list(COMMANDS))
     if args and not any(word in {"-h", "--help"} for word in args):
         raise ClipEsError("the command is not complete", next_step="Choose one of the above.")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from clip_es.records import Problem
 
 T = TypeVar("T")
 
@@ -42,6 +46,41 @@ def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
         for item in items:
             yield item
             progress.advance(progress.task_ids[0])
+
+
+def counted(number: int, what: str, several: str | None = None) -> str:
+    """`1 picture`, `2 pictures`, `no pictures`."""
+    return f"{number or 'no'} {what if number == 1 else several or f'{what}s'}"
+
+
+def by_reason(problems: Iterable[Problem]) -> list[tuple[str, list[Problem]]]:
+    """Problems that have the same reason but for the names and numbers in it, the most frequent reason first."""
+    groups: dict[tuple[str, str], list[Problem]] = {}
+    for problem in problems:
+        groups.setdefault((problem.stage, _alike(problem)), []).append(problem)
+    several = sorted(groups.items(), key=lambda group: -len(group[1]))
+    return [(some[0].reason if len(some) == 1 else reason, some) for (_, reason), some in several]
+
+
+def examples(problems: Sequence[Problem], most: int = 3) -> str:
+    """Their pictures, a few by name."""
+    names = ", ".join(problem.image_id for problem in problems[:most])
+    return names if len(problems) <= most else f"{names}, ..."
+
+
+def say_failures(problems: Sequence[Problem], table: Path, most: int = 5) -> None:
+    """What went wrong, each reason once, and where all of it stands."""
+    groups = by_reason(problems)
+    for reason, some in groups[:most]:
+        say(f"  {counted(len(some), 'picture')} [{some[0].stage}]: {reason}  ({examples(some)})")
+    if problems:
+        more = f"  {counted(len(groups) - most, 'further reason')}; all" if len(groups) > most else "  All"
+        say(f"{more} of them in {table}")
+
+
+def _alike(problem: Problem) -> str:
+    reason = re.sub(r"\S*[/\\]\S*", "...", problem.reason)
+    return re.sub(r"\d+", "#", reason.replace(problem.image_id, "..."))
 
 
 def say(text: str) -> None:

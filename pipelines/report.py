@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -37,6 +37,8 @@ figure { margin: 0; width: 10rem; } figure img { width: 100%; display: block; bo
 figcaption { color: var(--soft); font-size: .75rem; overflow-wrap: anywhere; }
 pre { background: #f1f4f7; padding: 1rem; overflow: auto; font-size: .8rem; border-radius: 6px; }
 svg { max-width: 100%; height: auto; }
+.legend span { display: inline-flex; align-items: center; gap: .35rem; margin-right: 1.1rem; font-size: .8rem; }
+.legend i { width: 1.4rem; height: .8rem; border: 1px solid var(--line); border-radius: 2px; }
 """
 
 
@@ -46,6 +48,10 @@ class GalleryRow:
 
     columns: Sequence[Sequence[tuple[str, UInt8[np.ndarray, "_ _ 3"]]]]
     """Pictures of any size; those of a row need not be alike."""
+    labels: Collection[int] = ()
+    """Labels whose colours occur in them, 0 for background and 255 for undecided: the legend explains these."""
+    maps: bool = False
+    """Whether maps under `overlay_heat` are among them."""
 
 
 @dataclass
@@ -87,8 +93,17 @@ class Page:
         )
         self.sections.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
 
-    def gallery(self, rows: Sequence[GalleryRow]) -> None:
-        """Pictures, one row for each case."""
+    def gallery(self, rows: Sequence[GalleryRow], names: Sequence[str] = ()) -> None:
+        """Pictures, one row for each case, under a legend of their colours; `names` of labels, background first."""
+        entries = [
+            (_css(overlay_colour(label)), _label_name(label, names))
+            for label in sorted(set().union(*(row.labels for row in rows)))
+        ]
+        if any(row.maps for row in rows):
+            entries.append((f"linear-gradient(to right, {', '.join(map(_css, _heat_steps()))})", "map: 0 to 1"))
+        swatches = "".join(f'<span><i style="background: {c}"></i>{escape(name)}</span>' for c, name in entries)
+        if entries:
+            self.sections.append(f'<p class="legend">{swatches}</p>')
         for row in rows:
             columns = "".join(
                 f'<div class="column">{"".join(_picture(caption, picture) for caption, picture in column)}</div>'
@@ -146,16 +161,17 @@ def gallery_row(
     before, after = (
         upsample(maps, refined.picture.size_hw).scores.cpu().numpy() for maps in (refined.found.maps, refined.maps)
     )
-    first = [(refined.picture.image_id, rgb), ("mask (white: undecided)", overlay_labels(rgb, mask))]
+    first = [(refined.picture.image_id, rgb), ("mask", overlay_labels(rgb, mask))]
     columns = [first]
+    labels = set(np.unique(mask).tolist()) | (set() if truth is None else set(np.unique(truth).tolist()))
     for k, start, end in zip(refined.maps.class_ids, before, after, strict=True):
         column = [(f"{names[k]}: map", overlay_heat(rgb, start))]
         if refined.maps is not refined.found.maps:
             column.append((f"{names[k]}: refined", overlay_heat(rgb, end)))
         columns.append(column)
     if truth is not None:
-        columns.append([("truth", overlay_labels(rgb, truth))])
-    return GalleryRow(columns)
+        columns.append([("ground truth", overlay_labels(rgb, truth))])
+    return GalleryRow(columns, labels, maps=len(before) > 0)
 
 
 def overlay_heat(rgb: UInt8[np.ndarray, "h w 3"], heat: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
@@ -165,6 +181,12 @@ def overlay_heat(rgb: UInt8[np.ndarray, "h w 3"], heat: np.ndarray) -> UInt8[np.
     grey = rgb.mean(axis=2, keepdims=True)
     colour = colormaps["turbo"](np.clip(heat, 0, 1))[..., :3] * 255
     return (0.45 * grey + 0.55 * colour).astype(np.uint8)
+
+
+def overlay_colour(label: int) -> tuple[int, int, int]:
+    """The colour of a label in `overlay_labels`, over a grey of middle brightness."""
+    red, green, blue = (255, 255, 255) if label == UNDECIDED else palette()[label].tolist()
+    return (58, 58, 58) if label == 0 else (red, green, blue)
 
 
 def overlay_labels(rgb: UInt8[np.ndarray, "h w 3"], labels: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -192,6 +214,28 @@ def _number(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.2f}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _css(colour: tuple[int, int, int]) -> str:
+    return f"rgb({colour[0]} {colour[1]} {colour[2]})"
+
+
+def _label_name(label: int, names: Sequence[str]) -> str:
+    if label == UNDECIDED:
+        return "undecided (255)"
+    if label < len(names):
+        return names[label]
+    return "background (the picture, darker)" if label == 0 else f"label {label}"
+
+
+def _rgb(colour: Sequence[float]) -> tuple[int, int, int]:
+    return int(255 * colour[0]), int(255 * colour[1]), int(255 * colour[2])
+
+
+def _heat_steps() -> list[tuple[int, int, int]]:
+    from matplotlib import colormaps
+
+    return [_rgb(colormaps["turbo"](step / 8)) for step in range(9)]
 
 
 class _figure:

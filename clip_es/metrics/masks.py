@@ -39,7 +39,7 @@ class ConfusionMatrix:
         if not 1 <= num_classes <= UNDECIDED:
             raise ShapeError("a mask has 1 to 255 classes, background included", found=num_classes)
         self.num_classes = num_classes
-        self.undecided = undecided
+        self.undecided: Literal["miss", "ignore"] = undecided
         self.counts: Int64[np.ndarray, "truth predicted"] = np.zeros((num_classes, num_classes + 1), dtype=np.int64)
         """Row: true class. Column: predicted class; the last one holds the undecided."""
 

@@ -118,7 +118,7 @@ def prompt_page(rgb: UInt8[np.ndarray, "h w 3"], answers: Sequence[Answer], thre
         columns.append([(f"above {threshold:g}", marked(rgb, one.probability > threshold))])
         if one.shown is not None:
             columns.append([("the example as CLIP sees it", one.shown)])
-        rows.append(GalleryRow(columns))
+        rows.append(GalleryRow(columns, maps=True))
     page.gallery(rows)
     return page
 

@@ -299,7 +299,7 @@ def _row(data: PhraseSet, number: int, probability: np.ndarray, threshold: float
         (f"above {threshold:g}: IoU {100 * iou:.0f}", marked(rgb, wide > threshold)),
         ("truth", marked(rgb, truth)),
     ]
-    return GalleryRow([[one] for one in columns])
+    return GalleryRow([[one] for one in columns], maps=True)
 
 
 def _write(path: Path | None, figures: dict[str, Any]) -> None:

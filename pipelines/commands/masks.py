@@ -19,8 +19,8 @@ from clip_es.config.run import RunConfig
 from clip_es.encoder import load_encoder
 from clip_es.localize.methods import weakly_supervised
 from clip_es.pipelines.commands.flags import DataVocabularyFlag, TemplateFlag, WeightsFlag
-from clip_es.pipelines.commands.sources import LabelSource, OnSource, S
-from clip_es.pipelines.console import bar, say, show_table
+from clip_es.pipelines.commands.sources import LabelSource, OnSource, S, ScenesSource
+from clip_es.pipelines.console import bar, counted, say, say_failures, show_table
 from clip_es.pipelines.evaluate import Evaluation, evaluate
 from clip_es.pipelines.exchange.import_masks import imported_ids
 from clip_es.pipelines.masks.maker import MaskMaker
@@ -59,6 +59,12 @@ class OnPresets(OnSource[S]):
         if preset.vocabulary:
             options["vocabulary"] = preset.vocabulary
         return options
+
+
+DRAWINGS_ONLY = (
+    "The weights `scenes` know small drawn scenes only: on photographs their masks mean nothing. For photographs pass "
+    "--weights ViT-B/16."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,14 +112,16 @@ class Masks(OnPresets[S]):
         settings, about = self._settings(maker), self._about(maker, dataset)
         with RunStore.open(self.out, settings, about=about, keep=self.keep_cams, shard=part) as store:
             store.note(dataset.problems)
-            for note in dataset.notes:
+            for note in (*dataset.notes, *([DRAWINGS_ONLY] if self._drawings_only else [])):
                 say(note)
             mine = shard(dataset.records, *part)
             self._redo(store, mine)
             todo = store.unfinished(mine)
             if store.damaged:
-                say(f"{len(store.damaged)} finished pictures have an empty or torn file and are done again")
-            say(f"{dataset.name}: {len(mine)} pictures, {len(mine) - len(todo)} done before, {len(todo)} to do")
+                what = counted(len(store.damaged), "finished picture")
+                say(f"{what} with an empty or torn file: done again")
+            before = len(mine) - len(todo)
+            say(f"{dataset.name}: {counted(len(mine), 'picture')}, {before} done before, {len(todo)} to do")
             self._make(todo, maker, store)
             seconds = dict(maker.stopwatch.seconds)
             scores = score_run(self.out, dataset, vocabulary)
@@ -137,6 +145,11 @@ class Masks(OnPresets[S]):
             labels=labels,
         )
 
+    @property
+    def _drawings_only(self) -> bool:
+        """Whether weights that know drawn scenes look at something else."""
+        return self.weights == "scenes" and not isinstance(self.source, ScenesSource)
+
     def _settings(self, maker: MaskMaker) -> dict[str, object]:
         """What decides the bytes of the masks."""
         return {
@@ -157,6 +170,7 @@ class Masks(OnPresets[S]):
             "vocabulary": maker.vocabulary.name,
             "classes": list(maker.vocabulary.names),
             "preset": self.preset,
+            **({"caution": DRAWINGS_ONLY} if self._drawings_only else {}),
             "device": str(maker.encoder.device),
             "versions": versions(),
         }
@@ -253,9 +267,7 @@ def _tell(
         for name, reason in scores.failures[:5]:
             say(f"  not evaluated: {name}: {reason}")
     times = ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items())
-    say(f"{done} pictures done, {failed} failed" + (f" ({times})" if times else ""))
-    for problem in read_failures(out / "failures.csv")[:5] if failed else ():
-        say(f"  {problem.image_id} [{problem.stage}] {problem.reason}")
-    if failed > 5:
-        say(f"  ... all of them in {out / 'failures.csv'}")
+    say(f"{counted(done, 'picture')} done, {failed} failed" + (f" ({times})" if times else ""))
+    if failed:
+        say_failures(read_failures(out / "failures.csv"), out / "failures.csv")
     say(f"Masks: {out / 'masks'}   Report: {out / 'report.html'}")

@@ -11,7 +11,7 @@ import tyro
 from clip_es.config.run import CrfConfig
 from clip_es.errors import ConfigError
 from clip_es.pipelines.commands.masks import versions
-from clip_es.pipelines.console import bar, say
+from clip_es.pipelines.console import bar, counted, say, say_failures
 from clip_es.pipelines.predict import PredictConfig, pictures_to_predict, predict
 from clip_es.pipelines.segments import SegmentFolder
 from clip_es.pipelines.stopwatch import Stopwatch
@@ -116,7 +116,7 @@ class Predict:
             store.note(problems)
             mine = shard(records, index, count)
             todo = store.unfinished(mine)
-            say(f"{len(mine)} pictures, {len(mine) - len(todo)} done before, {len(todo)} to do")
+            say(f"{counted(len(mine), 'picture')}, {len(mine) - len(todo)} done before, {len(todo)} to do")
             with bar("predict", len(todo)) as progress:
                 predict(
                     todo,
@@ -130,9 +130,9 @@ class Predict:
             summary = store.finish(stopwatch.seconds)
             failed = store.failed_here
         times = ", ".join(f"{stage} {value:.1f} s" for stage, value in stopwatch.seconds.items())
-        say(f"{summary.done} pictures done, {failed} failed" + (f" ({times})" if times else ""))
-        for problem in read_failures(self.out / "failures.csv")[:5] if failed else ():
-            say(f"  {problem.image_id} [{problem.stage}] {problem.reason}")
+        say(f"{counted(summary.done, 'picture')} done, {failed} failed" + (f" ({times})" if times else ""))
+        if failed:
+            say_failures(read_failures(self.out / "failures.csv"), self.out / "failures.csv")
         say(f"Masks: {self.out / 'masks'}")
         return 1 if failed else 0
 

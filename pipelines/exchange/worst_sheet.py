@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from clip_es.config.run import ImageConfig
 from clip_es.errors import ClipEsError
 from clip_es.formats.pictures import PictureMode
@@ -33,7 +35,7 @@ def write_sheet(
                 rows.append(_row(run, picture, files[picture.image_id], by))
             except ClipEsError:
                 continue
-    page.gallery(rows)
+    page.gallery(rows, ("background", *run.names.classes))
     header = ("picture", by, "true mIoU")
     table = [
         (p.image_id, 100 * p.scores[by], "unknown" if p.miou is None else 100 * p.miou) for p in chosen[: 10 * _MOST]
@@ -53,7 +55,9 @@ def _row(run: Run, picture: PictureScore, file: Path, by: ScoreName) -> GalleryR
         [
             [(caption if picture.miou is None else f"{caption}, true mIoU {100 * picture.miou:.1f}", rgb)],
             [("likeliest labels", overlay_labels(rgb, decided))],
-            [("mask (white: undecided)", overlay_labels(rgb, masks))],
+            [("mask", overlay_labels(rgb, masks))],
             [("doubt (1 - confidence)", overlay_heat(rgb, 1 - confidence))],
-        ]
+        ],
+        set(np.unique([decided, masks]).tolist()),
+        maps=True,
     )

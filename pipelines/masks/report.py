@@ -8,10 +8,12 @@ from pathlib import Path
 from clip_es.errors import ClipEsError
 from clip_es.localize.methods import METHODS, weakly_supervised
 from clip_es.masks import read_mask
+from clip_es.pipelines.console import by_reason, examples
 from clip_es.pipelines.evaluate import Evaluation
 from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.pipelines.report import GalleryRow, Page, gallery_row
 from clip_es.records import Dataset
+from clip_es.store.manifest import Manifest
 from clip_es.store.run import read_failures
 from clip_es.store.tables import read_json
 from clip_es.types import ImageRecord
@@ -36,6 +38,8 @@ def run_page(
         numbers["mIoU"] = 100 * scores.scores.miou
         numbers["pixel accuracy"] = 100 * scores.scores.pixel_accuracy
     page.figures(numbers)
+    if caution := Manifest.read(out).about.get("caution"):
+        page.paragraph(f"{caution}")
     if scores:
         page.heading("IoU of each class")
         page.paragraph(
@@ -47,7 +51,7 @@ def run_page(
         page.bars([name for name, _ in known], [value for _, value in known], "IoU, per cent")
     page.heading("Pictures")
     page.paragraph("Picture, map of each label before and after the refiners on the patch grid, mask, ground truth.")
-    page.gallery(gallery(out, dataset, maker, pictures))
+    page.gallery(gallery(out, dataset, maker, pictures), ("background", *maker.vocabulary.names))
     seconds = summary.get("seconds", {})
     if seconds:
         page.heading("Time")
@@ -55,7 +59,10 @@ def run_page(
     failures = read_failures(out / "failures.csv")
     if failures:
         page.heading("Failures")
-        page.table(("picture", "stage", "reason"), [(p.image_id, p.stage, p.reason) for p in failures[:100]])
+        page.table(
+            ("pictures", "stage", "reason", "such as"),
+            [(len(group), group[0].stage, reason, examples(group)) for reason, group in by_reason(failures)],
+        )
     page.heading("Settings")
     page.preformatted((out / "run.yaml").read_text(encoding="utf-8"))
     return page

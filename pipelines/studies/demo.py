@@ -85,6 +85,7 @@ def run_demo(out: Path, scenes: ScenesConfig, iterations: int = 300) -> DemoResu
     scores = score_run(out, val, vocabulary)
     miou = 100 * scores.scores.miou if scores else float("nan")
     _add_to_summary(out / "summary.json", miou, ladder.rungs, template, trained)
+    label_names = ("background", *vocabulary.names)
     page = run_page(out, replace(val, name="scenes"), maker, scores, pictures=10, title="Demo")
     page.heading("The ladder: what each step adds")
     page.paragraph(
@@ -96,13 +97,15 @@ def run_demo(out: Path, scenes: ScenesConfig, iterations: int = 300) -> DemoResu
     )
     page.bars([row.name for row in ladder.rungs], [row.miou for row in ladder.rungs], "mIoU, per cent")
     if trained:
-        show_segmenter(page, out, val, trained, miou, pictures=6)
+        show_segmenter(page, out, val, trained, miou, label_names, pictures=6)
     page.heading("Real photographs")
     page.paragraph(
         "They show that real files are processed. The model knows drawn scenes only, so the masks are meaningless "
         "here: for photographs pass --weights ViT-B/16."
     )
-    page.gallery(gallery(photographs / "run", _photograph_dataset(pictures, vocabulary.class_id), maker, 4))
+    page.gallery(
+        gallery(photographs / "run", _photograph_dataset(pictures, vocabulary.class_id), maker, 4), label_names
+    )
     page.write(out / "report.html")
     learned = f", of the segmenter trained on such masks {trained.miou:.1f}" if trained else ""
     say(f"Done: mIoU of the masks {miou:.1f}{learned}. Open {out / 'report.html'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +53,15 @@ def train_segmenter(out: Path, data: Path, iterations: int) -> TrainedSegmenter 
     return TrainedSegmenter(figures["miou"], of_masks, folder / "final.pth", iterations)
 
 
-def show_segmenter(page: Page, out: Path, val: Dataset, trained: TrainedSegmenter, miou: float, pictures: int) -> None:
+def show_segmenter(
+    page: Page,
+    out: Path,
+    val: Dataset,
+    trained: TrainedSegmenter,
+    miou: float,
+    names: Sequence[str],
+    pictures: int,
+) -> None:
     """Add figures and pictures to the report; `miou` is that of the masks of the same scenes, from their labels."""
     page.heading("A segmenter trained on masks")
     page.paragraph(
@@ -66,7 +75,7 @@ def show_segmenter(page: Page, out: Path, val: Dataset, trained: TrainedSegmente
         [miou, trained.miou],
         "mIoU, per cent",
     )
-    page.gallery(_rows(out, val, trained, pictures))
+    page.gallery(_rows(out, val, trained, pictures), names)
 
 
 def _rows(out: Path, val: Dataset, trained: TrainedSegmenter, count: int) -> list[GalleryRow]:
@@ -78,11 +87,13 @@ def _rows(out: Path, val: Dataset, trained: TrainedSegmenter, count: int) -> lis
         with Image.open(record.path) as image:
             rgb = np.array(image.convert("RGB"))
         found = segmenter.probabilities(rgb).argmax(dim=0).numpy().astype(np.uint8)
+        mask, truth = read_mask(out / "labels" / f"{record.image_id}.png"), read_mask(val.truth[record.image_id])
+        labels = set(np.unique(np.concatenate([part.ravel() for part in (mask, found, truth)])).tolist())
         shown = [
             (record.image_id, rgb),
-            ("mask, from its labels", overlay_labels(rgb, read_mask(out / "labels" / f"{record.image_id}.png"))),
+            ("mask, from its labels", overlay_labels(rgb, mask)),
             ("segmenter", overlay_labels(rgb, found)),
-            ("truth", overlay_labels(rgb, read_mask(val.truth[record.image_id]))),
+            ("ground truth", overlay_labels(rgb, truth)),
         ]
-        rows.append(GalleryRow([[pair] for pair in shown]))
+        rows.append(GalleryRow([[pair] for pair in shown], labels))
     return rows

@@ -27,11 +27,11 @@ def test_every_command_explains_its_flags(name, capsys):
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"), [("mask voc12", "masks voc12"), ("masks voc", "voc12"), ("evalute", "evaluate")]
+    ("typed", "meant"), [("mask voc12", "masks voc12"), ("masks voc", "masks voc12"), ("evalute", "evaluate")]
 )
 def test_a_mistyped_command_offers_the_nearest(typed, meant, capsys):
     assert main(typed.split()) == 2
-    assert f"Nearest: '{meant}'" in capsys.readouterr().err
+    assert f"Did you mean clip-es {meant}" in capsys.readouterr().err
 
 
 def test_a_command_without_its_source_lists_the_sources(capsys):
