@@ -64,7 +64,8 @@ class ExportFolder:
         """A file, whole or not at all; `name` is relative and comes from our own code. Raises StoreError."""
         target = self.path / name
         make_folder(target.parent)
-        write_atomic(target, data.encode() if isinstance(data, str) else data)
+        # Without its mark nobody would know after a power cut what this folder is.
+        write_atomic(target, data.encode() if isinstance(data, str) else data, durable=name == MARK)
 
     def growing(self, name: str) -> GrowingFile:
         """A text file to be written piece by piece; without its `finish` nothing of it stays. Raises StoreError."""
@@ -77,7 +78,11 @@ class ExportFolder:
         return GrowingJson(self.growing(name), {row: self.growing(f"{name}.{row}") for row in lists})
 
     def finish(self, figures: Mapping[str, Any]) -> None:
-        """Mark the export as finished."""
+        """Mark the export as finished, once its files are safe and what a power cut left is gone."""
+        for folder, _, _ in os.walk(self.path):
+            names_in(Path(folder))
+        if hasattr(os, "sync"):
+            os.sync()
         self.write(MARK, _mark({**self._about, **figures}, finished=True))
 
     def __enter__(self) -> ExportFolder:

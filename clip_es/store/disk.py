@@ -156,8 +156,12 @@ class Lock:
             return None
         except OSError as error:
             raise StoreError.of(path, error) from error
-        if not isinstance(lock, SoftFileLock):
-            _sign(path)
+        try:
+            if not isinstance(lock, SoftFileLock):
+                _sign(path)
+        except BaseException:  # Ctrl-C just now must not leave a lock that nobody can give back.
+            lock.release()
+            raise
         return cls(path, lock)
 
     @classmethod

@@ -114,8 +114,9 @@ class Before:
 
 
 def numbers(run: Path) -> list[int]:
-    """Of the imports that changed something, in order."""
-    return sorted(int(name) for name in names_in(run / IMPORTS) if name.isascii() and name.isdigit())
+    """Of the imports that changed something, in order; one that was stopped before has kept no mask."""
+    known = (name for name in names_in(run / IMPORTS) if name.isascii() and name.isdigit())
+    return sorted(int(name) for name in known if names_in(run / IMPORTS / name / "masks"))
 
 
 def folder_of(run: Path, number: int) -> Path:

@@ -27,7 +27,7 @@ from clip_es.errors import DataError
 from clip_es.images import read_picture
 from clip_es.localize import pooled_embedding
 from clip_es.records import Problem
-from clip_es.store.disk import make_folder, write_atomic
+from clip_es.store.disk import make_folder, names_in, write_atomic
 from clip_es.types import ImageRecord
 
 
@@ -51,6 +51,7 @@ class SavedArrays:
         """`told` is everything the arrays depend on besides their key; other settings get another folder."""
         self.folder = folder / digest(json.dumps(told, default=str).encode())[:32]
         make_folder(self.folder)
+        names_in(self.folder)  # sweeps what a power cut left
 
     def load(self, key: str) -> np.ndarray | None:
         """The array of a key, or None."""

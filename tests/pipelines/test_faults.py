@@ -22,6 +22,7 @@ from clip_es.config.run import DEFAULT, ImageConfig
 from clip_es.errors import ClipEsError
 from clip_es.formats import Source
 from clip_es.pipelines.exchange.export import export
+from clip_es.pipelines.exchange.history import folder_of, kept
 from clip_es.pipelines.exchange.import_masks import import_masks
 from clip_es.pipelines.exchange.run_folder import Run
 from clip_es.pipelines.masks.report import write_run_report
@@ -146,7 +147,11 @@ def test_an_import_survives_every_fault(made_up_run, tmp_path):
             import_masks(Run.open(root / "run"), source, "voc")
 
     def look(root: Path) -> object:
-        return tree(root / "run")
+        run = root / "run"
+        # A log in which a continued import may note the same once more, and copies of what each call changed.
+        now = {name: digest for name, digest in tree(run, ("exports.csv",)).items() if not name.startswith("imports/")}
+        before = {image_id: tree(folder_of(run, number)) for image_id, number in kept(run, 1).items()}
+        return now, before, set((run / "exports.csv").read_text().splitlines())
 
     every_fault(tmp_path / "disk", lambda root: shutil.copytree(made.run, root / "run"), work, look)
 

@@ -85,6 +85,8 @@ class Disk:
         def open_(path: Any, flags: int, *args: Any, **more: Any) -> int:
             if not flags & (os.O_WRONLY | os.O_RDWR) or not self.ours(path):
                 return opened(path, flags, *args, **more)
+            if self.off:
+                raise PowerCut
             if flags & os.O_CREAT and not os.path.exists(path):
                 descriptor = self.change("create", path, lambda: opened(path, flags, *args, **more))
             else:
@@ -110,6 +112,9 @@ class Disk:
             self.change("fsync", descriptor, lambda: synced(descriptor))
             self._unsure.pop(os.fstat(descriptor).st_ino, None)
             return None
+
+        def sync() -> None:
+            self._unsure.clear()
 
         def unlink(path: Any, *args: Any, **more: Any) -> None:
             if self.off and self.ours(path):
@@ -140,7 +145,7 @@ class Disk:
             return buffer if "b" in mode else io.TextIOWrapper(buffer, **text)
 
         changed = {name: moved(name) for name in ("rename", "replace", "link")} | {"mkdir": mkdir, "write": write}
-        changed |= {"open": open_, "close": close, "fsync": fsync, "unlink": unlink, "remove": unlink}
+        changed |= {"open": open_, "close": close, "fsync": fsync, "sync": sync, "unlink": unlink, "remove": unlink}
         with _patched(os, changed), _patched(io, {"open": file}), _patched(builtins, {"open": file}):
             accessor = getattr(pathlib, "_NormalAccessor", None)  # Python 3.10 keeps its own references.
             with _patched(accessor, {n: staticmethod(f) for n, f in (changed | {"open": file}).items()}):
