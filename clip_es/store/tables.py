@@ -37,7 +37,8 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Row], *, durabl
 
 def append_rows(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
     """Add rows to the end of a table, which begins with its header where there is none yet. Raises StoreError."""
-    append(path, csv_bytes(columns, rows, header=not path.exists()))
+    begun = path.exists() and path.stat().st_size > 0  # A disk that was full leaves an empty file.
+    append(path, csv_bytes(columns, rows, header=not begun))
 
 
 def read_csv(path: str | Path, columns: Iterable[str] = ()) -> list[dict[str, str]]:

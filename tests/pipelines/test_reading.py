@@ -99,7 +99,7 @@ def test_another_vocabulary_is_told_by_its_classes(scenes, tmp_path, capsys):
     capsys.readouterr()
     assert main([*call, "cat,car,dog"]) == 2
     said = capsys.readouterr().err
-    assert "classes: + dog" in said
+    assert "classes + dog" in said
     assert "sha256" not in said
 
 
