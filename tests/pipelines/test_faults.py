@@ -32,6 +32,7 @@ from clip_es.records import voc
 from clip_es.scenes.dataset import ScenesConfig, make
 from clip_es.store.run import RunStore
 
+LOGS = ("exports.csv", "imported.csv")
 LEFT_BEHIND = (".tmp-", ".lock-", ".part")
 
 
@@ -148,10 +149,10 @@ def test_an_import_survives_every_fault(made_up_run, tmp_path):
 
     def look(root: Path) -> object:
         run = root / "run"
-        # A log in which a continued import may note the same once more, and copies of what each call changed.
-        now = {name: digest for name, digest in tree(run, ("exports.csv",)).items() if not name.startswith("imports/")}
+        # In its logs a continued import may note the same once more; each call keeps copies of what it changed.
+        now = {name: digest for name, digest in tree(run, LOGS).items() if not name.startswith("imports/")}
         before = {image_id: tree(folder_of(run, number)) for image_id, number in kept(run, 1).items()}
-        return now, before, set((run / "exports.csv").read_text().splitlines())
+        return now, before, [set((run / name).read_text().splitlines()) for name in LOGS]
 
     every_fault(tmp_path / "disk", lambda root: shutil.copytree(made.run, root / "run"), work, look)
 
