@@ -117,7 +117,7 @@ def architecture() -> None:
         ("refine", "clip_es/refine", " · ".join(REFINERS), "better maps"),
         ("decide", "clip_es/masks.py", "label + confidence", "mask, 255 undecided"),
         ("store", "clip_es/store", "a run's folder", "labels, confidence"),
-        ("train", "segmentor", "mmsegmentation", "a segmenter"),
+        ("train", "segmentor", "mmsegmentation · pixel-text · extend to unseen classes", "a segmenter"),
     ]
     width, gap, left, top, height = 150, 34, 12, 92, 104
     total = left * 2 + len(boxes) * width + (len(boxes) - 1) * gap
