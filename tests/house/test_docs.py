@@ -119,7 +119,9 @@ def test_every_command_line_of_the_pages_has_a_command_and_flags_that_exist():
             continue
         if name not in flags:
             groups = reference._groups(name)
-            flags[name] = set(re.findall(r"`(--[\w.-]+)`", str([flag.names for g in groups.values() for flag in g])))
+            flags[name] = {"--help"} | set(
+                re.findall(r"`(--[\w.-]+)`", str([flag.names for g in groups.values() for flag in g]))
+            )
         unknown = [word for word in words if re.match(r"--\w", word) and word.split("=")[0] not in flags[name]]
         wrong += [f"{page}: {name} has no {flag}: {line}" for flag in unknown]
     assert wrong == []
