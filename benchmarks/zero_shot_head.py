@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+import resource
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -53,6 +55,7 @@ from clip_es.segmentor.models.pixel_text import (
     TextTable,
     poly_lr,
     resize_scores,
+    stream_labels,
     text_table,
 )
 from clip_es.store.tables import write_json
@@ -312,6 +315,21 @@ def soft_vote(segments: list[Tensor], amount: float, i: int, share: Tensor) -> T
     return vote(share, segments[i], amount)
 
 
+def many(counts: Sequence[int] = (1_000, 10_000)) -> None:
+    """How long one picture takes with very many classes, and how much memory beside the rows themselves."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(1, 192, 48, 48, generator=generator)
+    for count in counts:
+        rows = F.normalize(torch.randn(count + 1, 192, generator=generator), dim=1)
+        table = TextTable(tuple(str(k) for k in range(count + 1)), rows, torch.arange(count + 1))
+        before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+        stream_labels(features, table, (SIDE, SIDE), scale=14.0)
+        spent = time.process_time() - begun
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        told = f"{count} classes: {spent:.2f} s of one core, peak memory {grown:+.0f} MB"
+        print(f"{told} (all logits at once: {count * SIDE**2 / 2**18:.0f} MB)")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
@@ -323,8 +341,11 @@ def main() -> None:
     parser.add_argument("--data-seed", type=int, default=2026, help="of the drawn pictures")
     parser.add_argument("--rows", nargs="*", default=list(ROWS))
     parser.add_argument("--amount", type=float, default=0.5, help="of soft voting over segments")
+    parser.add_argument("--many", action="store_true", help="time a picture with 1,000 and 10,000 classes, no more")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.many:
+        return many()
     work = args.out / "zero_shot_head"
     folder = work / f"scenes-{args.data_seed}"
     make(folder, ScenesConfig(args.train, args.val, args.data_seed, (SIDE, SIDE)))
