@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,7 @@ TILE = 224
 Prediction = Literal["sigmoid", "published"]
 
 
+@runtime_checkable
 class ShapeDistance(Protocol):
     """What the shape term of a loss is."""
 
