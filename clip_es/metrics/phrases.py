@@ -77,7 +77,7 @@ class ReferringMeter:
                 "map and ground truth must have one size", expected=list(truth.shape), found=probability.shape
             )
         edges = torch.tensor(self.thresholds, dtype=probability.dtype, device=probability.device)
-        above = torch.bucketize(probability, edges)  # how many thresholds each pixel is above
+        above = torch.bucketize(probability.contiguous(), edges)  # how many thresholds each pixel is above
         keep = torch.ones_like(truth) if valid is None else valid
         positive, negative = (
             torch.bincount(above[keep & side], minlength=len(edges) + 1).cpu().numpy() for side in (truth, ~truth)
