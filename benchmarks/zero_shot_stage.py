@@ -85,7 +85,7 @@ def main() -> None:
         settings_of("default"),
         seen_steps=args.steps,
         unseen_steps=part,
-        self_steps=part,
+        self_steps=args.steps,
         again_steps=max(part // 2, 1),
         crop=9,
         networks=SMALL,

@@ -52,7 +52,8 @@ class Extend:
     out: Path
     """Folder of features, checkpoint, TensorBoard's events and the extended model, final.pth."""
     way: Way = "default"
-    """parity: what the published code does, its steps and rates. default: what the paper says or what is better."""
+    """parity: networks, losses, steps and rates of the published code, on a frozen segmenter. default: the paper's or
+    what is meant to be better."""
     conditions: Conditions = "clip"
     """What names are known by: CLIP's text (centred), word vectors, or both side by side."""
     words: Path | None = None

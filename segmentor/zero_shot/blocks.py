@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -203,11 +202,3 @@ class EmpiricalSampler:
         chosen = torch.randint(len(self.blocks), (len(classes),), generator=generator)
         blocks = self.blocks[chosen]
         return torch.where(blocks == self.most[chosen][:, None, None], classes[:, None, None], blocks)
-
-
-def block_counts(blocks: Int[Tensor, "n side side"]) -> dict[int, int]:
-    """How many blocks hold 1, 2, 3, ... classes, for logs."""
-    ordered = blocks.flatten(1).sort(dim=1).values
-    kinds = 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(dim=1)
-    values, counts = np.unique(kinds.numpy(), return_counts=True)
-    return dict(zip(values.tolist(), counts.tolist(), strict=True))

@@ -160,7 +160,7 @@ def moments(examples: Sequence[Example], most: int = 64) -> tuple[Float32[Tensor
     mean = np.asarray(total / count)
     spread = np.sqrt(np.maximum(squares / count - mean**2, 0))
     spread[spread < 1e-4] = 1.0
-    return (torch.from_numpy(part).float()[:, None, None] for part in (mean, spread))  # type: ignore[return-value]
+    return torch.from_numpy(mean).float()[:, None, None], torch.from_numpy(spread).float()[:, None, None]
 
 
 class Crops:

@@ -44,7 +44,7 @@ class AsppSumHead(BaseDecodeHead):
         kwargs = {"dropout_ratio": 0, "init_cfg": {"type": "Normal", "std": 0.01, "layer": "Conv2d"}, **kwargs}
         super().__init__(**kwargs)
         self.branches = nn.ModuleList(
-            nn.Conv2d(self.in_channels, self.channels, 3, padding=d, dilation=d) for d in dilations
+            nn.Conv2d(kwargs["in_channels"], self.channels, 3, padding=d, dilation=d) for d in dilations
         )
 
     def features(self, inputs: Sequence[Tensor]) -> Tensor:

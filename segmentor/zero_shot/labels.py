@@ -22,7 +22,7 @@ def resize_labels(labels: Shaped[np.ndarray, "*n h w"], size_hw: tuple[int, int]
 
 
 def class_prior(
-    seen: int, unseen: int, *, extra_weight: float | None = None, unseen_mass: float | None = None
+    seen: int, unseen: int, *, extra_weight: int | float | None = None, unseen_mass: int | float | None = None
 ) -> Float64[np.ndarray, "class"]:
     """Probability of each class, seen ones first: 1 to 1 + `extra_weight`, or the unseen have `unseen_mass` together.
 

@@ -121,7 +121,7 @@ class ExtendSettings:
     """Share of blocks of a single class, drawn from the prior, among those laid out."""
     seen_rate: Rate = field(default_factory=lambda: Rate(1e-3, 1e-3, 1e-3))
     unseen_rates: Rate = field(default_factory=lambda: Rate(3e-4, 3e-4))
-    self_rate: Rate = field(default_factory=lambda: Rate(3e-4, 3e-4, 1e-4))
+    self_rate: Rate = field(default_factory=lambda: Rate(1e-3, 3e-4, 1e-4))
     again_rate: Rate = field(default_factory=lambda: Rate(3e-4, 3e-4))
     decay: float = 5e-4
     """Weight decay of classifier and contextual module; the generator has none."""
@@ -176,7 +176,11 @@ class ExtendSettings:
 
 
 def settings_of(way: Way) -> ExtendSettings:
-    """The two named ways. `parity`: networks, losses, steps and rates of the published code for VOC."""
+    """The two named ways. `parity`: networks, losses, steps and rates of the published code for VOC.
+
+    It still differs from that code: the segmenter stays frozen, so its rates and the losses at three scales play no
+    part; gradients are cut at norm 10; pseudo labels of self-training have the vectors of their classes, not zeros.
+    """
     if way == "default":
         return ExtendSettings()
     return ExtendSettings(
