@@ -251,7 +251,7 @@ def test_the_synthetic_step_is_the_published_one():
     assert (torch.randn(2, 12, 9, 9) == case["noise"]).all()
     generator, discriminator = generator_and_discriminator()
     vectors = load("train_step1")["emb"]
-    weights = steps.Weights(synthetic=0.125, synthetic_generator=1)
+    weights = steps.Weights(synthetic=0.125, synthetic_generator=1.0)
     sample = steps.with_names(case["sampled"], case["noise"], vectors)
     torch.testing.assert_close(generator(sample), case["fake"], atol=1e-6, rtol=1e-5)
     step = steps.synthetic_step(case["sampled"], case["noise"], generator, discriminator, vectors, weights)
