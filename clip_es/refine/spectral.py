@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float32, Float64, Int
+from jaxtyping import Bool, Float, Float32, Float64, Int, UInt8
 from torch import Tensor
 
 from clip_es.config.bounds import check_within
@@ -167,7 +167,8 @@ def k_means(points: Float[np.ndarray, "n dim"], count: int, seed: int = 0, start
         return np.arange(len(points))
     count = min(count, len(np.unique(points, axis=0)))
     with threadpool_limits(1):  # sums split over threads could part equally good starts otherwise
-        return KMeans(count, n_init=starts, tol=0, random_state=seed).fit_predict(points).astype(np.int64)
+        found = KMeans(count, n_init=starts, tol=0, random_state=seed)  # pyright: ignore[reportArgumentType]
+        return found.fit_predict(points).astype(np.int64)
 
 
 def pool(

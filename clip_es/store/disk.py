@@ -80,8 +80,8 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = False, replace: boo
             _remove(temporary)
 
 
-def append(path: Path, data: bytes) -> None:
-    """Add bytes to the end of a file, all or none. Raises StoreError."""
+def append(path: Path, data: bytes, *, durable: bool = False) -> None:
+    """Add bytes to the end of a file, all or none; `durable`: they survive a power cut. Raises StoreError."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         try:
@@ -89,8 +89,12 @@ def append(path: Path, data: bytes) -> None:
             if os.write(descriptor, data) != len(data):
                 os.ftruncate(descriptor, before)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if durable:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        if durable:
+            _sync_folder(path.parent)
     except OSError as error:
         raise StoreError.of(path, error) from error
 

@@ -35,10 +35,13 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Row], *, durabl
     write_atomic(path, csv_bytes(columns, rows), durable=durable)
 
 
-def append_rows(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
-    """Add rows to the end of a table, which begins with its header where there is none yet. Raises StoreError."""
+def append_rows(path: Path, columns: Sequence[str], rows: Iterable[Row], *, durable: bool = False) -> None:
+    """Add rows to the end of a table, which begins with its header where there is none yet. Raises StoreError.
+
+    `durable`: they survive a power cut once this returns.
+    """
     begun = path.exists() and path.stat().st_size > 0  # A disk that was full leaves an empty file.
-    append(path, csv_bytes(columns, rows, header=not begun))
+    append(path, csv_bytes(columns, rows, header=not begun), durable=durable)
 
 
 def read_csv(path: str | Path, columns: Iterable[str] = ()) -> list[dict[str, str]]:

@@ -41,7 +41,9 @@ def digest(labels: UInt8[np.ndarray, "h w"]) -> str:
 
 def note_exports(run: Path, export: str, kind: str, digests: Iterable[tuple[str, str]]) -> None:
     """Add ids and digests of exported labels. Raises StoreError."""
-    append_rows(run / EXPORTS, COLUMNS, [(export, "", image_id, kind, known) for image_id, known in digests])
+    append_rows(
+        run / EXPORTS, COLUMNS, [(export, "", image_id, kind, known) for image_id, known in digests], durable=True
+    )
 
 
 class Seen:
@@ -82,7 +84,9 @@ class Seen:
 
     def note(self, image_id: str, labels: str) -> None:
         """From now on the source stands for these labels. Raises StoreError."""
-        append_rows(self._run / EXPORTS, COLUMNS, [(self.export, self._source, image_id, self._kind, labels)])
+        append_rows(
+            self._run / EXPORTS, COLUMNS, [(self.export, self._source, image_id, self._kind, labels)], durable=True
+        )
 
 
 def export_id(source: Source) -> str:
@@ -110,13 +114,19 @@ class Before:
         for part in PARTS:
             target = folder_of(self._run, self.number) / part / f"{image_id}.png"
             make_folder(target.parent)
-            write_atomic(target, (self._run / part / f"{image_id}.png").read_bytes())
+            write_atomic(target, (self._run / part / f"{image_id}.png").read_bytes(), durable=True)
 
 
 def numbers(run: Path) -> list[int]:
     """Of the imports that changed something, in order; one that was stopped before has kept no mask."""
-    known = (name for name in names_in(run / IMPORTS) if name.isascii() and name.isdigit())
-    return sorted(int(name) for name in known if names_in(run / IMPORTS / name / "masks"))
+    found = []
+    for name in names_in(run / IMPORTS):
+        if name.isascii() and name.isdigit():
+            # Each part is listed, since listing clears what a writer that died has left.
+            parts = {part: names_in(run / IMPORTS / name / part) for part in PARTS}
+            if parts["masks"]:
+                found.append(int(name))
+    return sorted(found)
 
 
 def folder_of(run: Path, number: int) -> Path:

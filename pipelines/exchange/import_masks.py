@@ -34,7 +34,7 @@ from clip_es.pipelines.exchange.history import (
 )
 from clip_es.pipelines.exchange.run_folder import LabelKind, Run
 from clip_es.records import Problem
-from clip_es.store.disk import Lock, StoreError, drop_torn_line, write_atomic
+from clip_es.store.disk import Lock, StoreError, drop_torn_line, names_in, write_atomic
 from clip_es.store.run import update_summary
 from clip_es.store.tables import append_rows, read_csv
 from clip_es.types import UNDECIDED
@@ -108,6 +108,8 @@ def import_masks(
     with lock:
         drop_torn_line(run.folder / TABLE)
         drop_torn_line(run.folder / EXPORTS)
+        for part in (".", *PARTS):
+            names_in(run.folder / part)  # listing clears what a writer that died has left
         into = _Into(run, name, compared_with, reviewed, on_conflict, Seen(run.folder, source, compared_with))
         for incoming in read(source, run.names):
             try:
@@ -122,8 +124,9 @@ def import_masks(
             raise DataError(
                 f"holds no mask of the format {name}", where=source.path, next_step="Check --from and --format."
             )
-        if counts["edited"]:
-            update_summary(run.folder, {"imported": len(imported_ids(run.folder))})
+        # Also where nothing is new: the call before may have been stopped after its last mask.
+        if imported := imported_ids(run.folder):
+            update_summary(run.folder, {"imported": len(imported)})
     return Imported(counts["edited"], counts["unchanged"], counts["kept"], counts["pixels"], tuple(problems))
 
 
@@ -229,11 +232,11 @@ class _Into:
         }
         sha256 = hashlib.sha256(files[self.run.path(image_id, "masks")]).hexdigest()
         row = (image_id, self.format, self.compared_with, pixels, self.reviewed, sha256)
-        append_rows(self.run.folder / TABLE, COLUMNS, [row])
+        append_rows(self.run.folder / TABLE, COLUMNS, [row], durable=True)
         # What the edit is told by comes last: killed in between, the same call finds the same pixels edited.
         last = self.run.path(image_id, self.compared_with)
         for file in sorted(files, key=lambda file: file == last):
-            write_atomic(file, files[file])
+            write_atomic(file, files[file], durable=True)
 
 
 def restore(run: Run, number: int | None = None, only: Collection[str] | None = None) -> list[str]:
@@ -264,9 +267,9 @@ def restore(run: Run, number: int | None = None, only: Collection[str] | None = 
             before.keep(image_id)
             content = {part: (old / part / f"{image_id}.png").read_bytes() for part in PARTS}
             row = (image_id, RESTORED, "masks", pixels, False, hashlib.sha256(content["masks"]).hexdigest())
-            append_rows(run.folder / TABLE, COLUMNS, [row])
+            append_rows(run.folder / TABLE, COLUMNS, [row], durable=True)
             for part in PARTS:
-                write_atomic(run.folder / part / f"{image_id}.png", content[part])
+                write_atomic(run.folder / part / f"{image_id}.png", content[part], durable=True)
         update_summary(run.folder, {"imported": len(imported_ids(run.folder))})
     return list(found)
 

@@ -94,7 +94,7 @@ class PixelCNN(nn.Module):
     @torch.no_grad()
     def sample(
         self,
-        classes: Int[Tensor, n],
+        classes: Int[Tensor, " n"],
         side: int = 3,
         preset: int = 0,
         *,
@@ -118,7 +118,7 @@ class PixelCNN(nn.Module):
         return blocks
 
 
-def majority(labels: Int[Tensor, "n h w"]) -> Int[Tensor, n]:
+def majority(labels: Int[Tensor, "n h w"]) -> Int[Tensor, " n"]:
     """The commonest label of each block, the smallest of equals."""
     flat = labels.flatten(1)
     counts = torch.zeros(len(flat), int(flat.max()) + 1, dtype=torch.long, device=flat.device)
@@ -153,7 +153,7 @@ def fill_holes(blocks: Int[Tensor, "n h w"]) -> Int[Tensor, "n h w"]:
 
 def accepted(
     blocks: Int[Tensor, "n h w"], unseen: range, least_unseen: int = 7, most_classes: int = 3
-) -> Bool[Tensor, n]:
+) -> Bool[Tensor, " n"]:
     """Blocks with enough unseen cells and few enough classes: the published filter of 3x3 blocks."""
     flat = blocks.flatten(1)
     count = ((flat >= unseen.start) & (flat < unseen.stop)).sum(dim=1)
@@ -171,7 +171,7 @@ def lay_out(blocks: Int[Tensor, "n m side side"]) -> Int[Tensor, "n h w"]:
     return blocks.reshape(n, k, k, side, side).permute(0, 1, 3, 2, 4).reshape(n, k * side, k * side)
 
 
-def centres(length: int, side: int = 3) -> Int[Tensor, k]:
+def centres(length: int, side: int = 3) -> Int[Tensor, " k"]:
     """Rows (or columns) of the block centres: 1, 4, 7, ... for blocks of 3."""
     return torch.arange(side // 2, length, side)
 
@@ -197,7 +197,9 @@ class EmpiricalSampler:
         self.blocks = fill_holes(blocks)
         self.most = majority(self.blocks)
 
-    def sample(self, classes: Int[Tensor, n], generator: torch.Generator | None = None) -> Int[Tensor, "n side side"]:
+    def sample(
+        self, classes: Int[Tensor, " n"], generator: torch.Generator | None = None
+    ) -> Int[Tensor, "n side side"]:
         """For each of `classes` a block in which that class takes the place of the commonest one."""
         chosen = torch.randint(len(self.blocks), (len(classes),), generator=generator)
         blocks = self.blocks[chosen]

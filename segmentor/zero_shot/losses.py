@@ -98,7 +98,7 @@ def gradient_penalty(
     real: Maps,
     fake: Maps,
     visible: Visible,
-    share: Float[Tensor, n],
+    share: Float[Tensor, " n"],
     weight: float = 10.0,
 ) -> Float[Tensor, ""]:
     """`weight` times the mean over the batch of (norm of the critic's gradient at an interpolate - 1) squared.
@@ -140,7 +140,7 @@ def _kernel(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack([torch.exp(-distances / (2 * width)) for width in BANDWIDTHS]).sum(dim=0)
 
 
-def label_runs(labels: Int[Tensor, cell]) -> list[Int[Tensor, run]]:
+def label_runs(labels: Int[Tensor, " cell"]) -> list[Int[Tensor, " run"]]:
     """Indices of maximal runs of equal labels, in order."""
     change = (labels[1:] != labels[:-1]).nonzero()[:, 0] + 1
     return list(torch.tensor_split(torch.arange(len(labels), device=labels.device), change.cpu()))
