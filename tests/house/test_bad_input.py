@@ -134,4 +134,4 @@ def test_an_output_folder_with_other_things_in_it_is_refused(pictures, tmp_path,
 def test_other_settings_do_not_mix_with_a_run(pictures, tmp_path, capsys):
     assert run(pictures, ["good.jpg,cat"], tmp_path / "run") == 0
     assert run(pictures, ["good.jpg,cat"], tmp_path / "run", "--refine", "affinity") == 2
-    assert "config.refine" in capsys.readouterr().err
+    assert 'Found --refine ["affinity"]' in capsys.readouterr().err

@@ -167,7 +167,7 @@ def test_a_second_call_continues_and_other_settings_are_refused(model, pictures,
     assert (out / "masks" / "a.png").exists()
     assert (out / "masks" / "b.png").stat().st_mtime_ns == before
     assert call(model, pictures, out, "--flip") == 2
-    assert "config.views.flip" in capsys.readouterr().err
+    assert "Found --views.flip true" in capsys.readouterr().err
 
 
 def test_one_bad_picture_is_a_row_and_the_others_are_done(model, pictures, tmp_path, capsys):

@@ -43,7 +43,7 @@ def test_vectors_and_tokens_are_the_recorded_ones(name, recorded, encoder):
 
 def test_synonyms_are_fused_averaged_or_left_out(encoder):
     def unit(word: str) -> torch.Tensor:
-        return encoder.encode_text([f"a clean origami {word}."])[0]
+        return encoder.encode_text([GARDEN.templates[0].replace("{}", word)])[0]
 
     def bee(synonyms: str) -> torch.Tensor:
         return build_bank(encoder, GARDEN, synonyms=synonyms).vectors[1]

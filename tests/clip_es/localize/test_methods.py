@@ -299,7 +299,7 @@ def test_examples_take_the_place_of_words(scenes, decoder, tmp_path):
 
 
 def test_bad_examples_are_named(tmp_path, scenes):
-    with pytest.raises(DataError, match="no folder"):
+    with pytest.raises(DataError, match="is not a folder of examples"):
         read_examples(tmp_path / "none", VOCABULARY.class_id)
     with pytest.raises(DataError, match="no example"):
         read_examples(tmp_path, VOCABULARY.class_id)
