@@ -6,8 +6,8 @@ import base64
 import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -18,28 +18,6 @@ from clip_es.pipelines.masks.method import Refined
 from clip_es.scaling import upsample
 from clip_es.store.run import write_atomic
 from clip_es.types import UNDECIDED
-
-_STYLE = """
-:root { --ink: #1c2430; --soft: #5d6b7d; --line: #dfe4ea; --ground: #fbfcfd; }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground); margin: 2rem auto;
-  max-width: 72rem; padding: 0 1.5rem; }
-h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-p.lead { color: var(--soft); margin-top: 0; }
-dl.figures { display: flex; flex-wrap: wrap; gap: .6rem 2.2rem; }
-dl.figures div { min-width: 6rem; } dt { color: var(--soft); font-size: .8rem; }
-dd { margin: 0; font-size: 1.35rem; font-variant-numeric: tabular-nums; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid var(--line); padding: .3rem .9rem .3rem 0; text-align: left; vertical-align: top; }
-td.number { text-align: right; }
-.row { display: flex; flex-wrap: wrap; gap: .7rem; border-top: 1px solid var(--line); padding: .8rem 0; }
-.column { display: flex; flex-direction: column; gap: .4rem; }
-figure { margin: 0; width: 10rem; } figure img { width: 100%; display: block; border-radius: 4px; }
-figcaption { color: var(--soft); font-size: .75rem; overflow-wrap: anywhere; }
-pre { background: #f1f4f7; padding: 1rem; overflow: auto; font-size: .8rem; border-radius: 6px; }
-svg { max-width: 100%; height: auto; }
-.legend span { display: inline-flex; align-items: center; gap: .35rem; margin-right: 1.1rem; font-size: .8rem; }
-.legend i { width: 1.4rem; height: .8rem; border: 1px solid var(--line); border-radius: 2px; }
-"""
 
 
 @dataclass(frozen=True)
@@ -60,38 +38,24 @@ class Page:
 
     title: str
     lead: str
-    sections: list[str] = field(default_factory=list)
+    sections: list[tuple[str, Any]] = field(default_factory=list)
+    """Kind and content; templates/report.html knows the kinds."""
 
     def heading(self, text: str) -> None:
         """Begin a section."""
-        self.sections.append(f"<h2>{escape(text)}</h2>")
+        self.sections.append(("heading", text))
 
     def paragraph(self, text: str) -> None:
         """Plain text."""
-        self.sections.append(f"<p>{escape(text)}</p>")
+        self.sections.append(("paragraph", text))
 
     def figures(self, values: Mapping[str, object]) -> None:
         """The numbers one looks for first."""
-        cells = "".join(
-            f"<div><dt>{escape(name)}</dt><dd>{escape(_number(value))}</dd></div>" for name, value in values.items()
-        )
-        self.sections.append(f'<dl class="figures">{cells}</dl>')
+        self.sections.append(("figures", dict(values)))
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Rows under a header; numbers stand on the right."""
-        head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-        body = "".join(
-            "<tr>"
-            + "".join(
-                f'<td class="number">{_number(cell)}</td>'
-                if isinstance(cell, (int, float))
-                else f"<td>{escape(str(cell))}</td>"
-                for cell in row
-            )
-            + "</tr>"
-            for row in rows
-        )
-        self.sections.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+        self.sections.append(("table", {"header": list(header), "rows": [list(row) for row in rows]}))
 
     def gallery(self, rows: Sequence[GalleryRow], names: Sequence[str] = ()) -> None:
         """Pictures, one row for each case, under a legend of their colours; `names` of labels, background first."""
@@ -101,15 +65,11 @@ class Page:
         ]
         if any(row.maps for row in rows):
             entries.append((f"linear-gradient(to right, {', '.join(map(_css, _heat_steps()))})", "map: 0 to 1"))
-        swatches = "".join(f'<span><i style="background: {c}"></i>{escape(name)}</span>' for c, name in entries)
         if entries:
-            self.sections.append(f'<p class="legend">{swatches}</p>')
+            self.sections.append(("legend", entries))
         for row in rows:
-            columns = "".join(
-                f'<div class="column">{"".join(_picture(caption, picture) for caption, picture in column)}</div>'
-                for column in row.columns
-            )
-            self.sections.append(f'<div class="row">{columns}</div>')
+            columns = [[(caption, _data_uri(picture)) for caption, picture in column] for column in row.columns]
+            self.sections.append(("row", columns))
 
     def bars(self, names: Sequence[str], values: Sequence[float], label: str) -> None:
         """Horizontal bars, 0..100."""
@@ -122,7 +82,7 @@ class Page:
             for i, value in enumerate(values):
                 text = "absent" if np.isnan(value) else f"{value:.1f}"
                 axes.text(0 if np.isnan(value) else value, i, f" {text}", va="center", fontsize=8)
-            self.sections.append(_svg(figure))
+            self.sections.append(("plot", _svg(figure)))
 
     def scatter(self, x: Sequence[float], y: Sequence[float], names: Sequence[str], labels: tuple[str, str]) -> None:
         """Points, those in `names` that are not empty with their name."""
@@ -133,21 +93,28 @@ class Page:
                     axes.annotate(name, (xi, yi), fontsize=7, xytext=(4, 3), textcoords="offset points")
             axes.set_xlabel(labels[0])
             axes.set_ylabel(labels[1])
-            self.sections.append(_svg(figure))
+            self.sections.append(("plot", _svg(figure)))
 
     def preformatted(self, text: str) -> None:
         """Text as it is: settings, a table from the terminal."""
-        self.sections.append(f"<pre>{escape(text)}</pre>")
+        self.sections.append(("preformatted", text))
 
     def write(self, path: Path) -> None:
         """Put the page on disk, atomically. Raises ClipEsError where the disk refuses."""
-        body = "\n".join(self.sections)
-        html = (
-            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(self.title)}</title>'
-            f"<style>{_STYLE}</style></head><body><h1>{escape(self.title)}</h1>"
-            f'<p class="lead">{escape(self.lead)}</p>{body}</body></html>\n'
-        )
-        write_atomic(path, html.encode())
+        write_atomic(path, self.html().encode())
+
+    def html(self) -> str:
+        """The page as text."""
+        return _template().render(title=self.title, lead=self.lead, sections=self.sections)
+
+
+def _template() -> Any:
+    """Everything that is put into it is escaped, but for the plots, which are drawn here."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    made = Environment(loader=PackageLoader("clip_es.pipelines"), autoescape=True, undefined=StrictUndefined)
+    made.filters["number"] = _number
+    return made.get_template("report.html")
 
 
 def gallery_row(
@@ -195,11 +162,6 @@ def overlay_labels(rgb: UInt8[np.ndarray, "h w 3"], labels: UInt8[np.ndarray, "h
     colours[UNDECIDED] = 255
     inside = (labels != 0)[..., None]
     return np.where(inside, 0.35 * rgb + 0.65 * colours[labels], 0.45 * rgb).astype(np.uint8)
-
-
-def _picture(caption: str, picture: UInt8[np.ndarray, "h w 3"]) -> str:
-    text = escape(caption)
-    return f'<figure><img alt="{text}" src="{_data_uri(picture)}"><figcaption>{text}</figcaption></figure>'
 
 
 def _data_uri(picture: UInt8[np.ndarray, "h w 3"]) -> str:

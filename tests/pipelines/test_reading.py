@@ -43,10 +43,10 @@ def test_a_legend_names_what_is_shown_and_nothing_else():
     page = Page("t", "l")
     picture = np.zeros((4, 4, 3), np.uint8)
     page.gallery([GalleryRow([[("a", picture)]], {0, 2, 255}), GalleryRow([[("b", picture)]], {0})], ("bg", "x", "y"))
-    assert all(f"</i>{name}</span>" in page.sections[0] for name in ("bg", "y", "undecided (255)"))
-    assert "</i>x</span>" not in page.sections[0]
-    assert "map: 0 to 1" not in page.sections[0]
-    assert "rgb(0 128 0)" in page.sections[0], "the VOC colour of label 2"
+    assert all(f"</i>{name}</span>" in page.html() for name in ("bg", "y", "undecided (255)"))
+    assert "</i>x</span>" not in page.html()
+    assert "map: 0 to 1" not in page.html()
+    assert "rgb(0 128 0)" in page.html(), "the VOC colour of label 2"
 
 
 def test_failures_of_one_reason_are_told_once(capsys):
