@@ -24,7 +24,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from clip_es.errors import ClipEsError, ConfigError, WeightsError
-from clip_es.store.disk import Lock, make_folder, write_atomic
+from clip_es.store.disk import Lock, make_folder, names_in, write_atomic
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -98,7 +98,10 @@ def train(
     if lock is None:
         raise ConfigError("another process trains in this folder", where=out, found=Lock.holder(out, "train"))
     with lock:
+        names_in(out)  # listing clears what a writer that died has left
         step, seconds = _restore(task, out / CHECKPOINT, plan)
+        if step == plan.steps:
+            task.save(out, step)  # the call before may have been stopped between its last checkpoint and this
         end = plan.steps if stop_after is None else min(step + stop_after, plan.steps)
         opened = nullcontext(range(step, end)) if batches is None else batches(step, end)
         with Stop.on_signals() as stop, opened as seen:

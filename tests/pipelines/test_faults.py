@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from faults import KINDS, Disk, PowerCut
 from PIL import Image
 
@@ -31,6 +32,8 @@ from clip_es.pipelines.sweep.features import FeatureCache
 from clip_es.records import voc
 from clip_es.scenes.dataset import ScenesConfig, make
 from clip_es.store.run import RunStore
+from clip_es.store.tables import write_json
+from clip_es.training import Plan, train
 
 LOGS = ("exports.csv", "imported.csv")
 LEFT_BEHIND = (".tmp-", ".lock-", ".part")
@@ -164,3 +167,36 @@ def test_the_cache_of_features_survives_every_fault(maker, dataset, tmp_path):
             features(record)
 
     every_fault(tmp_path / "disk", lambda root: None, work, lambda root: tree(root / "cache"))
+
+
+class Counting:
+    """The least that can be trained: one weight that moves by a drawn number each step."""
+
+    def __init__(self) -> None:
+        self.weight = torch.zeros(1)
+
+    def advance(self, step: int, batch: object) -> dict[str, float]:
+        self.weight += torch.rand(1)
+        return {"loss": float(self.weight)}
+
+    def after(self, step: int, figures: dict[str, float]) -> None: ...
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {"weight": self.weight.clone()}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self.weight = state["weight"].clone()
+
+    def save(self, out: Path, step: int) -> None:
+        write_json(out / "history.json", {"step": step, "weight": float(self.weight)}, durable=True)
+
+
+def test_a_training_survives_every_fault(tmp_path):
+    plan = Plan(steps=4, save_every=2, seed=3, config={"lr": 0.1})
+
+    def look(root: Path) -> object:
+        task = Counting()
+        train(task, root / "out", plan)  # nothing is left to do: the weights are those of the checkpoint
+        return task.weight.item(), (root / "out" / "history.json").read_text()
+
+    every_fault(tmp_path / "disk", lambda root: None, lambda root: train(Counting(), root / "out", plan), look)
