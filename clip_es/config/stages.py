@@ -8,6 +8,9 @@ from typing import Literal
 from clip_es.config.bounds import check_within
 from clip_es.errors import ConfigError
 
+LabelSource = Literal["given", "auto", "none"]
+"""Where the classes of a picture come from: its data set, CLIP's own reading of the picture, or the method itself."""
+
 
 @dataclass(frozen=True)
 class ImageConfig:

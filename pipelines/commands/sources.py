@@ -14,6 +14,7 @@ import numpy as np
 import tyro
 
 from clip_es import records
+from clip_es.config.stages import LabelSource
 from clip_es.errors import ConfigError, DataError
 from clip_es.pipelines.console import say
 from clip_es.prompts import Vocabulary, load_vocabulary
@@ -23,8 +24,6 @@ from clip_es.records.file_listing import picture_names
 from clip_es.records.folder import image_id_of
 from clip_es.records.labels.names import label_names
 from clip_es.types import UNDECIDED
-
-LabelSource = Literal["given", "auto", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from torch import Tensor
 
 from clip_es import published
 from clip_es.calibration import enlarged
 from clip_es.config.run import DEFAULT, RunConfig
+from clip_es.config.stages import LabelSource
 from clip_es.encoder import Encoder, load_encoder
 from clip_es.errors import ConfigError, DataError
 from clip_es.images import read_picture
@@ -28,9 +28,6 @@ from clip_es.refine.registry import on_patches
 from clip_es.store.found_labels import FoundLabels
 from clip_es.tagging import Tags, tag
 from clip_es.types import ClassMaps, EncodedImage, ImageRecord, Picture, TextBank
-
-LabelSource = Literal["given", "auto", "none"]
-"""Where the classes of a picture come from: its data set, CLIP's own reading of the picture, or the method itself."""
 
 
 class MaskMaker:
