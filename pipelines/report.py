@@ -1,4 +1,7 @@
-"""One self-contained HTML page: figures, plots, pictures with maps and masks, the settings. No script, no link."""
+"""One self-contained HTML page: figures, plots, pictures with maps and masks, the settings.
+
+Nothing in it refers to anything outside the file. Its one script orders and filters galleries; without it all is there.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,10 @@ class GalleryRow:
     """Labels whose colours occur in them, 0 for background and 255 for undecided: the legend explains these."""
     maps: bool = False
     """Whether maps under `overlay_heat` are among them."""
+    name: str = ""
+    """What stands over the row, such as the id of the picture; nothing where empty."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """Numbers by their names, low where the picture deserves a look; the reader can order the gallery by them."""
 
 
 @dataclass
@@ -43,7 +50,8 @@ class Page:
 
     def heading(self, text: str) -> None:
         """Begin a section."""
-        self.sections.append(("heading", text))
+        anchor = f"section-{1 + len(self._contents())}"
+        self.sections.append(("heading", {"anchor": anchor, "text": text}))
 
     def paragraph(self, text: str) -> None:
         """Plain text."""
@@ -59,17 +67,22 @@ class Page:
 
     def gallery(self, rows: Sequence[GalleryRow], names: Sequence[str] = ()) -> None:
         """Pictures, one row for each case, under a legend of their colours; `names` of labels, background first."""
-        entries = [
-            (_css(overlay_colour(label)), _label_name(label, names))
-            for label in sorted(set().union(*(row.labels for row in rows)))
-        ]
+        labels = sorted(set().union(*(row.labels for row in rows)))
+        legend = [(_css(overlay_colour(label)), _label_name(label, names)) for label in labels]
         if any(row.maps for row in rows):
-            entries.append((f"linear-gradient(to right, {', '.join(map(_css, _heat_steps()))})", "map: 0 to 1"))
-        if entries:
-            self.sections.append(("legend", entries))
-        for row in rows:
-            columns = [[(caption, _data_uri(picture)) for caption, picture in column] for column in row.columns]
-            self.sections.append(("row", columns))
+            legend.append((f"linear-gradient(to right, {', '.join(map(_css, _heat_steps()))})", "map: 0 to 1"))
+        scores = list(dict.fromkeys(name for row in rows for name in row.scores))
+        shown = [
+            {
+                "name": row.name,
+                "labels": sorted(row.labels),
+                "scores": [round(row.scores[name], 4) if name in row.scores else "" for name in scores],
+                "columns": [[(caption, _data_uri(picture)) for caption, picture in column] for column in row.columns],
+            }
+            for row in rows
+        ]
+        filters = [(label, _label_name(label, names)) for label in labels if label != 0]
+        self.sections.append(("gallery", {"legend": legend, "rows": shown, "scores": scores, "labels": filters}))
 
     def bars(self, names: Sequence[str], values: Sequence[float], label: str) -> None:
         """Horizontal bars, 0..100."""
@@ -105,7 +118,10 @@ class Page:
 
     def html(self) -> str:
         """The page as text."""
-        return _template().render(title=self.title, lead=self.lead, sections=self.sections)
+        return _template().render(title=self.title, lead=self.lead, sections=self.sections, contents=self._contents())
+
+    def _contents(self) -> list[tuple[str, str]]:
+        return [(value["anchor"], value["text"]) for kind, value in self.sections if kind == "heading"]
 
 
 def _template() -> Any:
@@ -122,13 +138,14 @@ def gallery_row(
     mask: UInt8[np.ndarray, "h w"],
     names: Sequence[str],
     truth: UInt8[np.ndarray, "h w"] | None = None,
+    scores: Mapping[str, float] | None = None,
 ) -> GalleryRow:
-    """Picture, map of each label before and after the refiners on the grid, mask, truth."""
+    """Picture, map of each label before and after the refiners on the grid, mask, truth; `scores` stand over them."""
     rgb = refined.picture.rgb
     before, after = (
         upsample(maps, refined.picture.size_hw).scores.cpu().numpy() for maps in (refined.found.maps, refined.maps)
     )
-    first = [(refined.picture.image_id, rgb), ("mask", overlay_labels(rgb, mask))]
+    first = [("picture", rgb), ("mask", overlay_labels(rgb, mask))]
     columns = [first]
     labels = set(np.unique(mask).tolist()) | (set() if truth is None else set(np.unique(truth).tolist()))
     for k, start, end in zip(refined.maps.class_ids, before, after, strict=True):
@@ -138,7 +155,7 @@ def gallery_row(
         columns.append(column)
     if truth is not None:
         columns.append([("ground truth", overlay_labels(rgb, truth))])
-    return GalleryRow(columns, labels, maps=len(before) > 0)
+    return GalleryRow(columns, labels, len(before) > 0, refined.picture.image_id, scores or {})
 
 
 def overlay_heat(rgb: UInt8[np.ndarray, "h w 3"], heat: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:

@@ -12,8 +12,9 @@ from clip_es.errors import ClipEsError
 from clip_es.formats.pictures import PictureMode
 from clip_es.images import read_picture
 from clip_es.masks import read_confidence
+from clip_es.metrics.certainty import ScoreName
 from clip_es.pipelines.exchange.run_folder import Run
-from clip_es.pipelines.exchange.worst import PictureScore, ScoreName
+from clip_es.pipelines.exchange.worst import PictureScore
 from clip_es.pipelines.report import GalleryRow, Page, overlay_heat, overlay_labels
 from clip_es.types import ImageRecord
 
@@ -50,14 +51,18 @@ def _row(run: Run, picture: PictureScore, file: Path, by: ScoreName) -> GalleryR
     confidence = read_confidence(run.folder / "confidence" / f"{picture.image_id}.png")
     if not rgb.shape[:2] == decided.shape == masks.shape == confidence.shape:
         return GalleryRow([[(f"{picture.image_id}: its picture has another size", rgb)]])
-    caption = f"{picture.image_id}: {by} {100 * picture.scores[by]:.1f}"
+    scores = {name: 100 * score for name, score in picture.scores.items()}
+    if picture.miou is not None:
+        scores["true mIoU"] = 100 * picture.miou
     return GalleryRow(
         [
-            [(caption if picture.miou is None else f"{caption}, true mIoU {100 * picture.miou:.1f}", rgb)],
+            [("picture", rgb)],
             [("likeliest labels", overlay_labels(rgb, decided))],
             [("mask", overlay_labels(rgb, masks))],
             [("doubt (1 - confidence)", overlay_heat(rgb, 1 - confidence))],
         ],
         set(np.unique([decided, masks]).tolist()),
         maps=True,
+        name=picture.image_id,
+        scores={by: scores.pop(by), **scores},
     )

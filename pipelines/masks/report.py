@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import UInt8
+
 from clip_es.errors import ClipEsError
 from clip_es.localize.methods import METHODS, weakly_supervised
-from clip_es.masks import read_mask
+from clip_es.masks import read_confidence, read_mask
+from clip_es.metrics.certainty import ScoreName, certainty
+from clip_es.metrics.masks import ConfusionMatrix
 from clip_es.pipelines.console import by_reason, examples
 from clip_es.pipelines.evaluate import Evaluation
 from clip_es.pipelines.masks.maker import MaskMaker
@@ -17,6 +22,9 @@ from clip_es.store.manifest import Manifest
 from clip_es.store.run import read_failures
 from clip_es.store.tables import read_json
 from clip_es.types import ImageRecord
+
+_SHOWN: dict[ScoreName, str] = {"mean-confidence": "mean confidence", "expected-miou": "expected mIoU"}
+"""The certainties that stand over a picture, with their names there."""
 
 
 def write_run_report(out: Path, dataset: Dataset, maker: MaskMaker, scores: Evaluation | None, pictures: int) -> None:
@@ -91,19 +99,37 @@ def gallery(out: Path, dataset: Dataset, maker: MaskMaker, count: int) -> list[G
         try:
             picture = maker.read(record)
             refined = maker.refine(maker.locate(picture, maker.encode([picture])[0], record.class_ids))
-            truth = dataset.truth.get(record.image_id)
+            mask = read_mask(out / "masks" / f"{record.image_id}.png")
+            truth = dataset.read_truth(record.image_id) if record.image_id in dataset.truth else None
             rows.append(
-                gallery_row(
-                    refined,
-                    read_mask(out / "masks" / f"{record.image_id}.png"),
-                    names,
-                    None if truth is None else dataset.read_truth(record.image_id),
-                )
+                gallery_row(refined, mask, names, truth, _scores(out, record.image_id, mask, truth, len(names)))
             )
         except ClipEsError:
             # A picture or ground truth that has become unreadable since; the run's own failures are in failures.csv.
             continue
     return rows
+
+
+def _scores(
+    out: Path,
+    image_id: str,
+    mask: UInt8[np.ndarray, "h w"],
+    truth: UInt8[np.ndarray, "h w"] | None,
+    classes: int,
+) -> dict[str, float]:
+    """What a picture can be ordered by, in per cent; the certainties where the run keeps labels and confidences."""
+    labels, confidence = (out / folder / f"{image_id}.png" for folder in ("labels", "confidence"))
+    scores: dict[str, float] = {}
+    decided = mask
+    if labels.is_file() and confidence.is_file():
+        decided = read_mask(labels)
+        sure = certainty(decided, mask, read_confidence(confidence))
+        scores = {_SHOWN[name]: 100 * sure[name] for name in _SHOWN}
+    if truth is not None:
+        matrix = ConfusionMatrix(classes + 1)
+        matrix.update(decided, truth)
+        scores["mIoU"] = 100 * matrix.compute().miou
+    return {name: value for name, value in scores.items() if value == value}
 
 
 def evenly(items: Sequence[ImageRecord], count: int) -> list[ImageRecord]:

@@ -49,6 +49,36 @@ def test_a_legend_names_what_is_shown_and_nothing_else():
     assert "rgb(0 128 0)" in page.html(), "the VOC colour of label 2"
 
 
+def test_a_report_has_contents_that_lead_to_its_sections():
+    page = Page("t", "l")
+    for text in ("First", "Second", "Third <b>"):
+        page.heading(text)
+    html = page.html()
+    assert '<a href="#section-3">Third &lt;b&gt;</a>' in html
+    assert '<h2 id="section-3">Third &lt;b&gt;</h2>' in html
+
+
+def test_pictures_of_a_report_carry_what_they_are_ordered_and_filtered_by():
+    picture = np.zeros((4, 4, 3), np.uint8)
+    sure = GalleryRow([[("a", picture)]], {0, 2}, name="<img src=x onerror=alert(1)>", scores={"mIoU": 91.5})
+    unsure = GalleryRow([[("b", picture)]], {0, 1, 255}, name="b", scores={"mean confidence": 50.0, "mIoU": 12.25})
+    page = Page("t", "l")
+    page.gallery([sure, unsure, GalleryRow([[("c", picture)]])], ("bg", "x", "y"))
+    html = page.html()
+    assert '<option value="0">lowest mIoU first</option><option value="1">lowest mean confidence first</option>' in html
+    assert '<option value="2">those with y</option>' in html
+    assert 'data-labels="0 2" data-scores="91.5 "' in html
+    assert 'data-labels="0 1 255" data-scores="12.25 50.0"' in html
+    assert "<b>&lt;img src=x onerror=alert(1)&gt;</b><span>mIoU 91.50</span>" in html
+
+
+def test_the_report_of_a_run_tells_how_sure_each_picture_is(scenes, tmp_path):
+    assert masks(scenes, tmp_path / "run") == 0
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert page.count("<span>mean confidence ") == page.count("<span>expected mIoU ") == 2
+    assert page.count("<span>mIoU ") == 2
+
+
 def test_failures_of_one_reason_are_told_once(capsys):
     gone = [Problem(f"p{n}", "DataError", f"/data/p{n}.jpg: there is no such picture.", "read") for n in range(19_996)]
     torn = Problem("q", "DataError", "/data/q.jpg: the picture is damaged or cut off.", "read")

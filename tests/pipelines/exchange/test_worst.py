@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 from clip_es.masks import write_mask
+from clip_es.metrics.certainty import certainty, expected_miou
 from clip_es.pipelines.cli import main
 from clip_es.pipelines.exchange.run_folder import Run
-from clip_es.pipelines.exchange.worst import certainty, expected_miou, rank
+from clip_es.pipelines.exchange.worst import rank
 
 
 def f32(*rows: list[float]) -> np.ndarray:
