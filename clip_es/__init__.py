@@ -1,7 +1,8 @@
 """Segmentation masks from image-level labels with a frozen CLIP, and a segmenter trained on them.
 
-from clip_es import MaskMaker
-mask = MaskMaker.load()("scene.png", ["cat", "car"]).mask
+import clip_es
+maker = clip_es.load("ViT-B/16", vocabulary=["cat", "dog", "sofa"])
+maker("photo.jpg", ["cat", "sofa"]).plot()
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from clip_es.encoder import Encoder, load_encoder
     from clip_es.errors import ClipEsError
     from clip_es.masks import read_mask, write_mask
-    from clip_es.pipelines.masks.maker import MaskMaker
-    from clip_es.pipelines.masks.method import MaskResult
+    from clip_es.pipelines.masks.maker import MaskMaker, load
+    from clip_es.pipelines.masks.result import FailedPicture, MaskResult
     from clip_es.prompts import Vocabulary, load_vocabulary
     from clip_es.types import ImageRecord, PseudoMask
 
@@ -26,14 +27,16 @@ _HOMES = {
     "ClipEsError": "clip_es.errors",
     "DEFAULT": "clip_es.config.run",
     "Encoder": "clip_es.encoder",
+    "FailedPicture": "clip_es.pipelines.masks.result",
     "ImageRecord": "clip_es.types",
     "MaskMaker": "clip_es.pipelines.masks.maker",
-    "MaskResult": "clip_es.pipelines.masks.method",
+    "MaskResult": "clip_es.pipelines.masks.result",
     "PRESETS": "clip_es.config.presets",
     "PseudoMask": "clip_es.types",
     "REFERENCE": "clip_es.config.run",
     "RunConfig": "clip_es.config.run",
     "Vocabulary": "clip_es.prompts",
+    "load": "clip_es.pipelines.masks.maker",
     "load_encoder": "clip_es.encoder",
     "load_vocabulary": "clip_es.prompts",
     "read_mask": "clip_es.masks",
@@ -48,6 +51,7 @@ __all__ = [
     "REFERENCE",
     "ClipEsError",
     "Encoder",
+    "FailedPicture",
     "ImageRecord",
     "MaskMaker",
     "MaskResult",
@@ -55,6 +59,7 @@ __all__ = [
     "RunConfig",
     "Vocabulary",
     "__version__",
+    "load",
     "load_encoder",
     "load_vocabulary",
     "read_mask",

@@ -16,6 +16,7 @@ a file that ends too early is refused.
 
 from __future__ import annotations
 
+import io
 import mmap
 import re
 import threading
@@ -54,9 +55,9 @@ _ORIENTATION = 0x0112
 _SAVE_AGAIN = "Open it in an image program and save it as an 8-bit RGB PNG or JPEG."
 
 
-def decode(path: Path, config: ImageConfig) -> Image.Image:
-    """The first frame in the file's own mode."""
-    with opened(path, config) as image:
+def decode(path: Path, config: ImageConfig, content: bytes | None = None) -> Image.Image:
+    """The first frame in the file's own mode; `content` are the file's bytes where they are in memory."""
+    with opened(path, config, content) as image:
         image.load()
         return upright(image) if config.exif else image
 
@@ -73,16 +74,14 @@ def _knows_heif() -> bool:
 
 
 @contextmanager
-def opened(path: Path, config: ImageConfig) -> Iterator[Image.Image]:
+def opened(path: Path, config: ImageConfig, content: bytes | None = None) -> Iterator[Image.Image]:
     """The file with its header read; nothing is decoded before its size is known to be allowed."""
-    if not path.exists():
-        raise DataError("there is no such picture", where=path, next_step="Check the folder and the list of ids.")
-    if not path.is_file():
-        raise DataError("not a picture but a folder or device", where=path, next_step="Give the path of a file.")
-    if path.stat().st_size == 0:
+    if content is None:
+        _check_file(path)
+    if content == b"" or (content is None and path.stat().st_size == 0):
         raise DataError("the picture is empty", where=path, found="0 bytes", next_step="Copy it again.")
     Image.init()
-    with quiet_pillow(), path.open("rb") as file:
+    with quiet_pillow(), path.open("rb") if content is None else io.BytesIO(content) as file:
         if not _knows_heif() and path.suffix.lower() in (".heic", ".heif"):
             raise DataError(
                 "reading HEIC needs the extra `heif`",
@@ -92,14 +91,24 @@ def opened(path: Path, config: ImageConfig) -> Iterator[Image.Image]:
         image = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
         check_area(path, "the picture", image.height, image.width, config.max_megapixels)
         if image.format in {"JPEG", "MPO"}:
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content is None:
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                    _check_scans(path, mapped)
+            else:
                 _check_scans(path, content)
         yield image
 
 
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise DataError("there is no such picture", where=path, next_step="Check the folder and the list of ids.")
+    if not path.is_file():
+        raise DataError("not a picture but a folder or device", where=path, next_step="Give the path of a file.")
+
+
 @contextmanager
-def our_errors(path: Path) -> Iterator[None]:
-    """Whatever a file makes its readers raise, as a DataError."""
+def our_errors(path: Path, content: bytes | None = None) -> Iterator[None]:
+    """Whatever a file makes its readers raise, as a DataError; `content` are its bytes where they are in memory."""
     try:
         yield
     except ClipEsError:
@@ -114,13 +123,14 @@ def our_errors(path: Path) -> Iterator[None]:
             next_step="Scale it down, or raise --image.max-megapixels.",
         ) from error
     except Image.UnidentifiedImageError as error:
-        with path.open("rb") as file:
-            start = file.read(12)
+        if content is None:
+            with path.open("rb") as file:
+                content = file.read(12)
         raise DataError(
             "not a picture, whatever its name says",
             where=path,
             expected=f"one of {', '.join(FORMATS)}",
-            found=f"a file that starts with {start!r}",
+            found=f"a file that starts with {content[:12]!r}",
             next_step=_SAVE_AGAIN,
         ) from error
     except MemoryError as error:
@@ -154,7 +164,7 @@ _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 """What ends the coded pixels of a scan."""
 
 
-def _check_scans(path: Path, content: mmap.mmap) -> None:
+def _check_scans(path: Path, content: mmap.mmap | bytes) -> None:
     """Walk the segments of a JPEG, from its start to its end mark, and count scans."""
     scans, place = 0, 2
     while found := _MARKER.search(content, place):

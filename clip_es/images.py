@@ -30,6 +30,7 @@ from clip_es.decode import (
     upright,
 )
 from clip_es.errors import ConfigError, DataError, ShapeError
+from clip_es.given import encoded_bytes, given_image
 from clip_es.types import ImageRecord, Picture
 
 T = TypeVar("T")
@@ -41,7 +42,8 @@ def read_picture(
     config: ImageConfig,
     seen_hw: Callable[[tuple[int, int]], tuple[int, int]] = lambda size_hw: size_hw,
 ) -> Picture:
-    """Decode one picture and resize a copy of it to whole patches of `patch` pixels.
+    """Decode one picture, from its file or from `record.image`, and resize a copy of it to whole patches of `patch`
+    pixels.
 
     `rgb` has the picture's height and width, or the annotation's with `size_from="annotation"`; `patches` is the same
     file resized straight from the decoded pixels to the next multiples of the patch, by Pillow's bicubic filter in
@@ -56,8 +58,9 @@ def read_picture(
     """
     if patch < 1:
         raise ShapeError("a patch must have at least one pixel", where=record.path, found=patch)
-    with our_errors(record.path), large_ones_too(config):
-        image = decode(record.path, config)
+    given = record.image
+    with our_errors(record.path, encoded_bytes(given)), large_ones_too(config):
+        image = decode(record.path, config) if given is None else given_image(given, record.path, config)
         if config.resize == "rgb":
             image = to_rgb(image, record.path)
         height, width = image.height, image.width
@@ -70,7 +73,7 @@ def read_picture(
             rgb=_resized(image, (height, width)),
             patches=_resized(image, (patch * rows, patch * columns)),
             patch=patch,
-            crf_rgb=_read_opencv(record.path) if config.crf_decoder == "opencv" else None,
+            crf_rgb=_read_opencv(record) if config.crf_decoder == "opencv" else None,
         )
 
 
@@ -160,8 +163,12 @@ def _resized(image: Image.Image, size_hw: tuple[int, int]) -> UInt8[np.ndarray, 
         return np.array(image.resize((width, height), Image.Resampling.BICUBIC).convert("RGB"))
 
 
-def _read_opencv(path: Path) -> UInt8[np.ndarray, "h w 3"]:
-    """OpenCV's reading, EXIF orientation applied, as the published CRF script has it."""
+def _read_opencv(record: ImageRecord) -> UInt8[np.ndarray, "h w 3"] | None:
+    """OpenCV's reading, EXIF orientation applied, as the published CRF script has it; None for bare pixels, which
+    OpenCV has nothing to read of."""
+    path, content = record.path, None if record.image is None else encoded_bytes(record.image)
+    if record.image is not None and content is None:
+        return None
     try:
         import cv2
     except ImportError as error:
@@ -169,7 +176,10 @@ def _read_opencv(path: Path) -> UInt8[np.ndarray, "h w 3"]:
             "decoding with OpenCV needs the extra `opencv`",
             next_step="pip install 'clip-es[opencv]', or pass --image.crf-decoder same.",
         ) from error
-    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if content is None:
+        bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    else:
+        bgr = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR)
     if bgr is None:
         raise DataError(
             "OpenCV cannot read this picture, though Pillow can", where=path, next_step="Pass --image.crf-decoder same."

@@ -12,8 +12,9 @@ a wrong shape is met where it arises and not three stages later.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,6 +56,8 @@ class ImageRecord:
     """0-based, unique, in the order in which the data set names them."""
     size_hw: tuple[int, int] | None = None
     """Height and width as the data set states them; None where only the picture knows."""
+    image: Any = field(default=None, compare=False, repr=False)
+    """The picture itself where it is not in the file `path`: what `clip_es.given` takes."""
 
     def __post_init__(self) -> None:
         _check_id(self.image_id, self.path)

@@ -16,11 +16,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from clip_es.masks import palette
+from clip_es.overlay import label_name, overlay_colour, overlay_heat, overlay_labels
 from clip_es.pipelines.masks.method import Refined
 from clip_es.scaling import upsample
 from clip_es.store.run import write_atomic
-from clip_es.types import UNDECIDED
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Page:
     def gallery(self, rows: Sequence[GalleryRow], names: Sequence[str] = ()) -> None:
         """Pictures, one row for each case, under a legend of their colours; `names` of labels, background first."""
         labels = sorted(set().union(*(row.labels for row in rows)))
-        legend = [(_css(overlay_colour(label)), _label_name(label, names)) for label in labels]
+        legend = [(_css(overlay_colour(label)), label_name(label, names)) for label in labels]
         if any(row.maps for row in rows):
             legend.append((f"linear-gradient(to right, {', '.join(map(_css, _heat_steps()))})", "map: 0 to 1"))
         scores = list(dict.fromkeys(name for row in rows for name in row.scores))
@@ -81,7 +80,7 @@ class Page:
             }
             for row in rows
         ]
-        filters = [(label, _label_name(label, names)) for label in labels if label != 0]
+        filters = [(label, label_name(label, names)) for label in labels if label != 0]
         self.sections.append(("gallery", {"legend": legend, "rows": shown, "scores": scores, "labels": filters}))
 
     def bars(self, names: Sequence[str], values: Sequence[float], label: str) -> None:
@@ -158,29 +157,6 @@ def gallery_row(
     return GalleryRow(columns, labels, len(before) > 0, refined.picture.image_id, scores or {})
 
 
-def overlay_heat(rgb: UInt8[np.ndarray, "h w 3"], heat: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture, greyed, under a map in [0, 1]."""
-    from matplotlib import colormaps
-
-    grey = rgb.mean(axis=2, keepdims=True)
-    colour = colormaps["turbo"](np.clip(heat, 0, 1))[..., :3] * 255
-    return (0.45 * grey + 0.55 * colour).astype(np.uint8)
-
-
-def overlay_colour(label: int) -> tuple[int, int, int]:
-    """The colour of a label in `overlay_labels`, over a grey of middle brightness."""
-    red, green, blue = (255, 255, 255) if label == UNDECIDED else palette()[label].tolist()
-    return (58, 58, 58) if label == 0 else (red, green, blue)
-
-
-def overlay_labels(rgb: UInt8[np.ndarray, "h w 3"], labels: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture under its labels in the VOC palette; undecided pixels white."""
-    colours = palette().astype(np.float64)
-    colours[UNDECIDED] = 255
-    inside = (labels != 0)[..., None]
-    return np.where(inside, 0.35 * rgb + 0.65 * colours[labels], 0.45 * rgb).astype(np.uint8)
-
-
 def _data_uri(picture: UInt8[np.ndarray, "h w 3"]) -> str:
     image = Image.fromarray(picture)
     image.thumbnail((360, 360))
@@ -197,14 +173,6 @@ def _number(value: object) -> str:
 
 def _css(colour: tuple[int, int, int]) -> str:
     return f"rgb({colour[0]} {colour[1]} {colour[2]})"
-
-
-def _label_name(label: int, names: Sequence[str]) -> str:
-    if label == UNDECIDED:
-        return "undecided (255)"
-    if label < len(names):
-        return names[label]
-    return "background (the picture, darker)" if label == 0 else f"label {label}"
 
 
 def _rgb(colour: Sequence[float]) -> tuple[int, int, int]:

@@ -17,8 +17,9 @@ that begins with # is a remark), or as it is: `cat,dog,tree`.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -155,11 +156,22 @@ class Vocabulary:
         return exact, loose
 
 
-def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
+Words = str | Path | Sequence[str] | Mapping[Any, Any] | Vocabulary
+"""What stands for a vocabulary: see `load_vocabulary`."""
+
+
+def load_vocabulary(words: Words) -> Vocabulary:
     """A packaged vocabulary by name, a YAML file of the same form, a text file of names, or names with commas between.
 
+    In Python also a list of names (or of entries as in YAML), a dict with the content of such a file, or one of names
+    by number, `{0: "cat", 1: "dog"}`; a Vocabulary is returned as it is.
     Raises ConfigError: no such name or file, or the file is no vocabulary; the message says where and why.
     """
+    if isinstance(words, Vocabulary):
+        return words
+    if not isinstance(words, str | os.PathLike):
+        return _vocabulary(_in_order(words), "the vocabulary", "names")
+    name_or_path = words
     if str(name_or_path) in PACKAGED:
         content = (files("clip_es.prompts") / f"{name_or_path}.yaml").read_bytes()
         return _vocabulary(_parse(content, f"{name_or_path}.yaml"), f"{name_or_path}.yaml", str(name_or_path))
@@ -206,6 +218,25 @@ def classes_of_run(run: Manifest, vocabulary: str | Path | None = None) -> tuple
     if run.classes is None and run.vocabulary in PACKAGED:
         return load_vocabulary(str(run.vocabulary)).names
     return run.classes
+
+
+def _in_order(words: object) -> object:
+    """A list or dict as it would stand in a YAML file; names by number as a list."""
+    if isinstance(words, Mapping):
+        numbers = [key for key in words if isinstance(key, int) and not isinstance(key, bool)]
+        if not numbers:
+            return dict(words)
+        if sorted(numbers) != list(range(len(words))):
+            raise ConfigError(
+                "classes by number are numbered from 0 without gaps",
+                where="the vocabulary",
+                expected=f"keys 0..{len(words) - 1}",
+                found=", ".join(f"{key!r}" for key in list(words)[:10]),
+            )
+        return [words[number] for number in range(len(words))]
+    if isinstance(words, Iterable) and not isinstance(words, bytes):
+        return list(words)
+    return words
 
 
 def _parse(content: bytes, where: object) -> object:

@@ -19,7 +19,7 @@ from jaxtyping import Bool, UInt8
 
 from clip_es.errors import DataError
 from clip_es.formats import rle
-from clip_es.formats.names import Names
+from clip_es.formats.names import UNDECIDED_CATEGORY, Names
 from clip_es.formats.source import LARGEST_JSON, Incoming, Source, paint, wrong_size
 from clip_es.formats.writer import Writer, present
 from clip_es.types import UNDECIDED
@@ -43,28 +43,48 @@ class CocoWriter(Writer):
         file_name = self.place(picture, f"images/{image_id}", labels)
         number = self._numbers[image_id]
         self._json.add("images", image_entry(number, file_name, labels))
-        for label in present(labels):
-            if label == 0:
-                continue
-            mask = labels == label
-            self._undecided |= label == UNDECIDED
-            self._annotations += 1
-            entry = {
-                "id": self._annotations,
-                "image_id": number,
-                "category_id": self.names.category(label),
-                "segmentation": {"size": list(labels.shape), "counts": rle.encode(mask)},
-                "area": int(mask.sum()),
-                "bbox": bbox(mask),
-                "iscrowd": 0,
-            }
+        for entry in annotations(labels, self.names, number, self._annotations + 1):
+            self._annotations = entry["id"]
+            self._undecided |= entry["category_id"] == UNDECIDED_CATEGORY
             self._json.add("annotations", entry)
 
     def finish(self) -> None:
         """The JSON file."""
-        labels = [*range(1, len(self.names.classes) + 1), *([UNDECIDED] if self._undecided else [])]
-        rows = [{"id": self.names.category(k), "name": self.names.name(k), "supercategory": ""} for k in labels]
-        self._json.finish({"info": INFO, "licenses": [], "categories": rows})
+        self._json.finish({"info": INFO, "licenses": [], "categories": categories(self.names, self._undecided)})
+
+
+def annotations(
+    labels: UInt8[np.ndarray, "h w"], names: Names, image_number: int, first: int = 1
+) -> Iterator[dict[str, Any]]:
+    """A row of `annotations` for each label of a mask but background, numbered from `first`."""
+    for number, label in enumerate((k for k in present(labels) if k), start=first):
+        mask = labels == label
+        yield {
+            "id": number,
+            "image_id": image_number,
+            "category_id": names.category(label),
+            "segmentation": {"size": list(labels.shape), "counts": rle.encode(mask)},
+            "area": int(mask.sum()),
+            "bbox": bbox(mask),
+            "iscrowd": 0,
+        }
+
+
+def categories(names: Names, undecided: bool) -> list[dict[str, Any]]:
+    """The rows of `categories`."""
+    labels = [*range(1, len(names.classes) + 1), *([UNDECIDED] if undecided else [])]
+    return [{"id": names.category(k), "name": names.name(k), "supercategory": ""} for k in labels]
+
+
+def one_picture(labels: UInt8[np.ndarray, "h w"], names: Names, image_number: int, file_name: str) -> dict[str, Any]:
+    """A whole file about one picture."""
+    return {
+        "info": INFO,
+        "licenses": [],
+        "images": [image_entry(image_number, file_name, labels)],
+        "annotations": list(annotations(labels, names, image_number)),
+        "categories": categories(names, bool((labels == UNDECIDED).any())),
+    }
 
 
 def numbers(image_ids: Sequence[str]) -> dict[str, int]:
@@ -98,7 +118,7 @@ def read(source: Source, names: Names) -> Iterator[Incoming]:
             continue
         if any(isinstance(entry, dict) and "segments_info" in entry for entry in tree["annotations"][:1]):
             continue  # Panoptic.
-        categories = category_names(tree["categories"], name)
+        known = category_names(tree["categories"], name)
         regions: dict[Any, list[dict]] = defaultdict(list)
         for number, entry in enumerate(tree["annotations"], start=1):
             if not isinstance(entry, dict) or not is_number(entry.get("image_id")):
@@ -115,7 +135,7 @@ def read(source: Source, names: Names) -> Iterator[Incoming]:
                 continue
             where = f"{PurePosixPath(name).name}, {entry['file_name'][:100]}"
             rows = regions.get(entry["id"], [])
-            yield Incoming(entry["file_name"], where, partial(_labels, entry, rows, categories, names, where))
+            yield Incoming(entry["file_name"], where, partial(_labels, entry, rows, known, names, where))
 
 
 def category_names(rows: list, where: str) -> dict[int, str]:

@@ -17,7 +17,8 @@ from jaxtyping import Int32
 
 from clip_es.errors import DataError
 from clip_es.pipelines.masks.maker import MaskMaker
-from clip_es.pipelines.masks.run import make_masks, worker_count
+from clip_es.pipelines.masks.pools import worker_count
+from clip_es.pipelines.masks.run import make_masks
 from clip_es.refine import at_full_size
 from clip_es.store.run import KeepCams, RunStore
 from clip_es.types import ImageRecord
@@ -108,7 +109,7 @@ def estimate(
     after = maker.stopwatch.seconds
     stages = {stage: (after[stage] - before.get(stage, 0.0)) / len(chosen) for stage in after}
     stages["rest"] = max(0.0, elapsed / len(chosen) - sum(stages.values()))
-    workers = worker_count(None, maker, len(order))
+    workers = worker_count(None, maker.config, len(order))
     height, width = sizes_hw[order[-1]].tolist()
     free = shutil.disk_usage(_existing(Path(out))).free
     return Estimate(

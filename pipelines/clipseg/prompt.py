@@ -30,7 +30,8 @@ from clip_es.localize.clipseg.sight import (
     text_prompts,
 )
 from clip_es.masks import read_mask
-from clip_es.pipelines.report import GalleryRow, Page, overlay_heat
+from clip_es.overlay import overlay_heat
+from clip_es.pipelines.report import GalleryRow, Page
 from clip_es.records.phrases.table import as_binary, read_rgb
 from clip_es.store.disk import write_atomic
 

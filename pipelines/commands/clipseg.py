@@ -17,11 +17,12 @@ from clip_es.localize.clipseg.decoder import Decoder, check_fits
 from clip_es.localize.clipseg.scores import score_phrases
 from clip_es.localize.clipseg.weights import load_decoder
 from clip_es.metrics.phrases import ReferringScores
+from clip_es.overlay import overlay_heat
 from clip_es.pipelines.clipseg.one_shot import OneShotConfig, one_shot
 from clip_es.pipelines.clipseg.prompt import ask, marked, prompt_page
 from clip_es.pipelines.clipseg.zero_shot import zero_shot
 from clip_es.pipelines.console import say, show_table, track
-from clip_es.pipelines.report import GalleryRow, Page, overlay_heat
+from clip_es.pipelines.report import GalleryRow, Page
 from clip_es.prompts import load_vocabulary
 from clip_es.records import voc
 from clip_es.records.phrases.phrasecut import PhraseCut

@@ -13,9 +13,10 @@ from clip_es.formats.pictures import PictureMode
 from clip_es.images import read_picture
 from clip_es.masks import read_confidence
 from clip_es.metrics.certainty import ScoreName
+from clip_es.overlay import overlay_heat, overlay_labels
 from clip_es.pipelines.exchange.run_folder import Run
 from clip_es.pipelines.exchange.worst import PictureScore
-from clip_es.pipelines.report import GalleryRow, Page, overlay_heat, overlay_labels
+from clip_es.pipelines.report import GalleryRow, Page
 from clip_es.types import ImageRecord
 
 _MOST = 100

@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, overload
 
+import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from clip_es import published
 from clip_es.calibration import enlarged
+from clip_es.config.presets import find_preset
 from clip_es.config.run import DEFAULT, RunConfig
 from clip_es.config.stages import LabelSource
 from clip_es.encoder import Encoder, load_encoder
 from clip_es.errors import ConfigError, DataError
+from clip_es.given import is_one_picture
 from clip_es.images import read_picture
 from clip_es.localize.base import Localization, Localizer
 from clip_es.localize.methods import METHODS, Parts, build_localizer
 from clip_es.localize.patchtext.reading import words_of
+from clip_es.pipelines.masks.calls import given_records, labels_missing, record_of, stream
 from clip_es.pipelines.masks.method import Decide, Located, MaskResult, Refined, masks, masks_of
+from clip_es.pipelines.masks.pools import readers_for, workers_for
+from clip_es.pipelines.masks.result import FailedPicture
 from clip_es.pipelines.parallel.executor import Executor
 from clip_es.pipelines.stopwatch import Stopwatch, timed
 from clip_es.prompts import Synonyms, Vocabulary, build_bank, load_vocabulary
 from clip_es.prompts.bank import class_words
+from clip_es.prompts.templates import NAMED, load_templates, sentences
+from clip_es.prompts.vocabulary import Words
 from clip_es.refine import Surroundings, on_grid
 from clip_es.refine.registry import on_patches
 from clip_es.store.found_labels import FoundLabels
 from clip_es.tagging import Tags, tag
 from clip_es.types import ClassMaps, EncodedImage, ImageRecord, Picture, TextBank
 
+OnePicture = str | Path | bytes | Image.Image | np.ndarray | Tensor
+Labels = str | Sequence[str] | set[str]
+"""The names of the classes in one picture."""
+
 
 class MaskMaker:
-    """The steps of the method, ready to work: `maker("cat.jpg", ["cat"]).mask`, or step by step (`method.Steps`)."""
+    """The steps of the method, ready to work: `maker("cat.jpg", ["cat"]).plot()`, or step by step (`method.Steps`)."""
 
     def __init__(
         self,
@@ -94,19 +108,47 @@ class MaskMaker:
                 found=f"--mask.calibration otsu --method {config.method}",
             )
         self.stopwatch = stopwatch or Stopwatch()
-        self.decide = Decide(config, self.stopwatch)
+        self.decide = Decide(config, self.stopwatch, vocabulary.names)
 
     @classmethod
     def load(
         cls,
         weights: str | Path = "scenes",
-        vocabulary: str | Path = "scenes",
-        config: RunConfig = DEFAULT,
+        vocabulary: Words | None = None,
+        config: RunConfig | str = DEFAULT,
         device: str = "auto",
+        *,
+        labels: LabelSource = "given",
+        templates: str | Sequence[str] | None = None,
+        synonyms: Synonyms = "sentence",
     ) -> MaskMaker:
-        """Read weights and words by name or file. Raises WeightsError, ConfigError."""
+        """Read weights and words: `load("ViT-B/16", vocabulary=["cat", "dog"])`.
+
+        `weights`: an official name, a file, a snapshot folder, or `owner/name` on the hub. `vocabulary`: names in a
+        list or by number in a dict, the content of a YAML file as a dict, a file, or a packaged name; None: `scenes`
+        for the weights of the drawn world, else `voc12`. `config`: settings, or the name of a preset. `labels`: "auto"
+        lets CLIP find them, "none" the method itself. `templates`: sentences with {}, or the name or file of a
+        list; None: those of the preset or the vocabulary.
+        Raises WeightsError, ConfigError.
+        """
+        if isinstance(config, str):
+            preset = find_preset(config)
+            config, templates = preset.config, templates or preset.template
+        if vocabulary is None:
+            vocabulary = "scenes" if str(weights).startswith("scenes") else "voc12"
+        words = load_vocabulary(vocabulary)
+        if isinstance(templates, str):
+            single = "{}" in templates or templates in NAMED
+            templates = (templates,) if single else load_templates(templates)
         encoder = load_encoder(weights, device=device, config=config.encoder)
-        return cls(encoder, load_vocabulary(vocabulary), config=config)
+        return cls(
+            encoder,
+            words,
+            config=config,
+            templates=sentences(templates or ()) or None,
+            synonyms=synonyms,
+            labels=labels,
+        )
 
     def to(self, device: str) -> MaskMaker:
         """This maker, with its models on another device."""
@@ -116,22 +158,70 @@ class MaskMaker:
                 move(device)
         return self
 
-    def __call__(self, image: str | Path, labels: Sequence[str] | None = None) -> MaskResult:
-        """The mask of one picture file, given the names of the classes in it; without names they are found.
+    @overload
+    def __call__(self, image: OnePicture, labels: Labels | None = None) -> MaskResult: ...
 
-        Raises DataError: the file is no usable picture, or a name is not in the vocabulary. ConfigError: no names for a
-        maker that was made for given labels.
+    @overload
+    def __call__(
+        self, image: list[Any] | tuple[Any, ...], labels: Iterable[Labels | None] | None = None
+    ) -> list[MaskResult | FailedPicture]: ...
+
+    @overload
+    def __call__(
+        self, image: Iterator[Any], labels: Iterable[Labels | None] | None = None
+    ) -> Iterator[MaskResult | FailedPicture]: ...
+
+    def __call__(self, image: Any, labels: Any = None) -> Any:
+        """The mask of a picture, given the names of the classes in it; without names they are found.
+
+        `image`: a path, the bytes of a picture file, a Pillow picture, an RGB array [h w 3] or a tensor [3 h w]; what
+        else goes stands in `clip_es.given`. For a list of pictures, with a list of names for each, the answer is a list
+        of the same length, in which a picture that fails is a `FailedPicture`; for a generator it is `stream`.
+        Raises DataError, ShapeError: the picture cannot be used, or a name is not in the vocabulary. ConfigError: no
+        names for a maker that was made for given labels.
         """
-        path = Path(image)
-        class_ids = tuple(dict.fromkeys(self.vocabulary.class_id(name) for name in labels or ()))
+        if not is_one_picture(image):
+            results = self.stream(image, labels)
+            return results if isinstance(image, Iterator) else list(results)
+        record = record_of(image, labels, self.vocabulary)
         if labels is None and self.labels == "given":
-            raise ConfigError(
-                "the labels of the picture are not given",
-                where=path,
-                next_step='Pass them, or make it with labels="auto".',
-            )
-        ((_, result),) = masks([ImageRecord(path.stem, path, class_ids)], self, Executor())
+            raise labels_missing(record.path)
+        ((_, result),) = masks([record], self, Executor())
         return result
+
+    def stream(
+        self,
+        images: Iterable[Any],
+        labels: Iterable[Labels | None] | None = None,
+        *,
+        batch_size: int = 8,
+        workers: int = 0,
+    ) -> Iterator[MaskResult | FailedPicture]:
+        """Masks of any number of pictures, in their order, each when it is ready; memory does not grow with them.
+
+        `labels`: a list of names for each picture; or leave it out and let `images` be pairs of picture and names.
+        `batch_size`: most pictures of one size to encode together; `workers`: processes for the CRF. Neither changes a
+        mask on a CPU. A picture that fails is a `FailedPicture` with its error, and the others go on.
+        Raises ShapeError: more or fewer labels than pictures. ConfigError: a setting that no picture can work with.
+        Whatever `images` itself raises comes after the results of the pictures before it.
+        """
+        if batch_size < 1:
+            raise ConfigError("a batch holds at least one picture", expected="batch_size >= 1", found=batch_size)
+        given = given_records(images, labels, self.vocabulary, self.labels == "given")
+
+        def results() -> Iterator[MaskResult | FailedPicture]:
+            with readers_for(2 * batch_size) as readers, workers_for(workers, self.config, 0) as processes:
+                yield from stream(given, self, readers, processes, batch_size)
+
+        return results()
+
+    def __repr__(self) -> str:
+        words, config = self.vocabulary, self.config
+        refine = ", ".join(config.refine) or "no refiner"
+        return (
+            f"<MaskMaker {config.method} ({refine}), {len(words.classes)} classes of {words.name}, "
+            f"patches of {self.encoder.patch}, {self.encoder.device}>"
+        )
 
     def mask_of(self, picture: Picture, seen: EncodedImage, class_ids: Sequence[int] | None = None) -> MaskResult:
         """The mask of a picture that is encoded already, for those who compare several makers on it."""
@@ -203,3 +293,17 @@ class MaskMaker:
 
 def _floats(values: Tensor) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
+
+
+def load(
+    weights: str | Path = "ViT-B/16",
+    vocabulary: Words | None = None,
+    config: RunConfig | str = DEFAULT,
+    device: str = "auto",
+    *,
+    labels: LabelSource = "given",
+    templates: str | Sequence[str] | None = None,
+    synonyms: Synonyms = "sentence",
+) -> MaskMaker:
+    """`MaskMaker.load` for photographs: `clip_es.load("ViT-B/16", vocabulary=["cat", "dog"])`."""
+    return MaskMaker.load(weights, vocabulary, config, device, labels=labels, templates=templates, synonyms=synonyms)

@@ -22,6 +22,7 @@ import numpy as np
 from clip_es.config.run import RunConfig
 from clip_es.localize.base import Enlarge, Localization
 from clip_es.masks import decide
+from clip_es.pipelines.masks.result import MaskResult
 from clip_es.pipelines.parallel.executor import Executor, Flow, Portable
 from clip_es.pipelines.stopwatch import Stopwatch
 from clip_es.refine import at_full_size
@@ -111,25 +112,16 @@ class Refined:
         )
 
 
-@dataclass(frozen=True)
-class MaskResult:
-    """Everything one picture went through, for those who want to look."""
-
-    refined: Refined
-    maps: ClassMaps
-    """Maps after the last refiner, at full size where it works there."""
-    mask: PseudoMask
-
-
 class Decide:
     """Refiners at full size, then the label of each pixel: here, or packed for another process."""
 
-    def __init__(self, config: RunConfig, stopwatch: Stopwatch) -> None:
-        self.config, self.stopwatch = config, stopwatch
+    def __init__(self, config: RunConfig, stopwatch: Stopwatch, names: tuple[str, ...] = ()) -> None:
+        """`names`: of the classes, for the results."""
+        self.config, self.stopwatch, self.names = config, stopwatch, names
 
     def __call__(self, refined: Refined) -> MaskResult:
         """The mask of a picture."""
-        return MaskResult(refined, *_decided(refined, self.config, self.stopwatch))
+        return MaskResult(refined, *_decided(refined, self.config, self.stopwatch), self.names)
 
     def pack(self, refined: Refined) -> tuple[Any, ...]:
         """What another process is to call."""
@@ -139,7 +131,7 @@ class Decide:
         """The result of that, with the seconds it took there."""
         maps, mask, seconds = answer
         self.stopwatch.add(seconds)
-        return MaskResult(refined, maps, mask)
+        return MaskResult(refined, maps, mask, self.names)
 
 
 _Answer = tuple[ClassMaps, PseudoMask, Mapping[str, float]]

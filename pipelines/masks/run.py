@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -20,23 +19,13 @@ from clip_es.errors import ConfigError
 from clip_es.masks import label_scores
 from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.pipelines.masks.method import MaskResult, Refined, masks
-from clip_es.pipelines.parallel.cores import cores
+from clip_es.pipelines.masks.pools import readers_for, workers_for
 from clip_es.pipelines.parallel.executor import Executor, Failure
-from clip_es.pipelines.parallel.pool import Here, Pool
-from clip_es.pipelines.parallel.processes import Processes
-from clip_es.pipelines.parallel.threads import Threads
 from clip_es.pipelines.stopwatch import Stopwatch
-from clip_es.refine import workers_help
 from clip_es.scaling import upsample
 from clip_es.store.found_labels import FoundLabels
 from clip_es.store.run import KeepCams, StoreError
 from clip_es.types import ImageRecord, PseudoMask
-
-WORTH_WORKERS = 24
-"""Pictures from which on starting worker processes (some seconds) pays."""
-
-MOST_READERS = 8
-"""Threads that decode pictures ahead of the encoder."""
 
 
 @runtime_checkable
@@ -81,7 +70,7 @@ def make_masks(
     finished is lost, and the same call continues.
     """
     shelf = Shelf(store, maker.config.mask, maker.stopwatch, done)
-    with _readers(2 * batch_size) as readers, _workers(workers, maker, len(records)) as processes:
+    with readers_for(2 * batch_size) as readers, workers_for(workers, maker.config, len(records)) as processes:
         executor = Executor(shelf.failed, readers=readers, workers=processes)
         shelf.keep(masks(records, maker, executor, batch_size), executor)
 
@@ -145,30 +134,6 @@ def grid_cams(refined: Refined) -> dict[str, np.ndarray]:
         "cam": _numpy(refined.found.maps.scores),
         "refined": _numpy(maps),
     }
-
-
-def worker_count(asked: int | None, maker: MaskMaker, pictures: int) -> int:
-    """Processes for what follows at full size. Raises ConfigError: fewer than none are asked for."""
-    if asked is not None and asked < 0:
-        raise ConfigError("--workers cannot be negative", expected="0 or more", found=asked)
-    if not workers_help(maker.config):
-        return 0  # Nothing to hand over, or it stays on the device.
-    if asked is not None:
-        return asked
-    return cores() if cores() > 1 and pictures >= WORTH_WORKERS else 0
-
-
-def _readers(most: int) -> Pool:
-    return Threads(min(cores(), MOST_READERS), most) if cores() > 1 else Here()
-
-
-def _workers(asked: int | None, maker: MaskMaker, pictures: int) -> Pool:
-    count = worker_count(asked, maker, pictures)
-    return Processes(count, start=_one_thread) if count else Here()
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # since there is one worker for each core
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

@@ -11,12 +11,13 @@ from PIL import Image
 
 from clip_es.errors import ConfigError
 from clip_es.masks import read_mask
+from clip_es.overlay import overlay_labels
 from clip_es.pipelines.commands.masks import Masks
 from clip_es.pipelines.commands.sources import ScenesSource
 from clip_es.pipelines.commands.train import Train
 from clip_es.pipelines.console import say
 from clip_es.pipelines.masks.report import evenly
-from clip_es.pipelines.report import GalleryRow, Page, overlay_labels
+from clip_es.pipelines.report import GalleryRow, Page
 from clip_es.records import Dataset
 from clip_es.segmentor import prepare
 from clip_es.segmentor.training.settings import TrainSettings
