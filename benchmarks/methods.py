@@ -1,170 +1,266 @@
-"""The methods side by side on held-out scenes, with each refiner, and the seconds that a picture takes.
+"""Every way to masks side by side on scenes that no training saw: mIoU, gains with paired errors, three conditions.
 
-python benchmarks/methods.py [--scenes 300] [--seed 2026] [--methods clip-es cliper clipseg] [--out FILE.json]
+python benchmarks/methods.py --out runs/bench [--scenes 300] [--others 100] [--seed 2026]
+                             [--weights scenes scenes-plain] [--rows NAME ...]
 
-The default scenes are those of `clip-es ladder`, which no training saw. Nothing here is chosen on their truth: CLIPer's
-settings for scenes (`--preset cliper-scenes`) were chosen on 60 others, of seed 77. Seconds are CPU time of one thread.
+Writes OUT/methods.json, {row: {"clean": .., "rough": .., ...}}, in per cent with background, and prints the tables.
+clean: the pictures as drawn. rough: the refiners of pixels see shading, texture and grain. harmed: all see these, and
+blur, noise and JPEG as well. The three other sets hold one label, objects below two patches, and objects that fill 80 %
+of the picture and more, --others of each. Labels are given. Errors are of the bootstrap over pictures, 1,000 draws.
+
+Each picture is encoded once for all rows. What is counted is kept in OUT/methods, a file for each picture; calling
+again, with more scenes or rows too, continues. Costs: benchmarks/method_costs.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
+import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from method_rows import SETS, Row, as_file, harmed, rough, rows, scenes
 
-from clip_es.config.presets import CLIPER_SCENES
-from clip_es.config.run import DEFAULT, ClipSegConfig, MethodName, RefinerName, RunConfig
-from clip_es.encoder import load_encoder
-from clip_es.masks import read_mask
+from clip_es.encoder import Encoder, load_encoder
+from clip_es.errors import ClipEsError
+from clip_es.images import shown_at
+from clip_es.metrics.bootstrap import resampled_miou
 from clip_es.metrics.masks import ConfusionMatrix
-from clip_es.pipelines.masks.maker import LabelSource, MaskMaker
-from clip_es.pipelines.stopwatch import Stopwatch
+from clip_es.pipelines.masks.maker import MaskMaker
+from clip_es.pipelines.masks.method import Refined
 from clip_es.prompts import load_vocabulary
-from clip_es.records import Dataset, voc
-from clip_es.refine.registry import in_order
-from clip_es.scenes.dataset import ScenesConfig, make
+from clip_es.refine import segments
+from clip_es.refine.registry import REFINERS
+from clip_es.scenes.draw import CLASSES, Scene
 from clip_es.store.tables import write_json
+from clip_es.types import Picture
 
-CHAINS: dict[str, tuple[RefinerName, ...]] = {
-    "none": (),
-    "affinity": ("affinity",),
-    "crf": ("crf",),
-    "affinity crf": ("affinity", "crf"),
-    "affinity spectral crf": ("affinity", "spectral", "crf"),
-}
-
-PAIRS: tuple[tuple[MethodName, LabelSource], ...] = (
-    ("clip-es", "given"),
-    ("clip-es", "auto"),
-    ("cliper", "given"),
-    ("cliper", "none"),
-    ("clipseg", "given"),
-    ("clipseg", "none"),
-)
+MATRICES = dict[tuple[str, str], ConfusionMatrix]
+"""One picture: by row and condition."""
 
 
 @dataclass
-class Row:
-    """One method with one chain of refiners."""
+class Memo:
+    """What has been computed for the present picture."""
 
-    method: str
-    labels: str
-    chain: str
-    counts: ConfusionMatrix
-    seconds: float = 0.0
-    """Per picture: encoder, localizer, refiners and decision."""
+    known: dict[Hashable, Any] = field(default_factory=dict)
 
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once."""
+        if key not in self.known:
+            self.known[key] = make()
+        return self.known[key]
 
-@dataclass
-class Bench:
-    """A method and a source of labels, with all chains."""
-
-    makers: dict[str, MaskMaker]
-    rows: dict[str, Row]
-    pictures: int = 0
-
-
-def bench(
-    method: MethodName, labels: LabelSource, settings: RunConfig, dataset: Dataset, chains: Sequence[str]
-) -> Bench:
-    """Masks of all pictures with each chain; what chains have in common is done once."""
-    vocabulary = load_vocabulary("scenes")
-    settings = replace(settings, method=method)
-    encoder = load_encoder("scenes", device="cpu", config=settings.encoder)
-    first = MaskMaker(encoder, vocabulary, config=replace(settings, refine=()), labels=labels)
-    makers = {
-        name: MaskMaker(
-            encoder,
-            vocabulary,
-            first.bank,
-            replace(settings, refine=CHAINS[name]),
-            labels=labels,
-            stopwatch=Stopwatch(time.process_time),
+    def share(self, localizer: Any, settings: str) -> None:
+        """Let a method remember what it has encoded and located, together with all makers of the same settings."""
+        for part in (getattr(localizer, name, None) for name in ("first", "second", "base")):
+            if part is not None:
+                self.share(part, settings)
+        if any(hasattr(localizer, name) for name in ("first", "base")):
+            return
+        kind, encode, locate = (type(localizer).__name__, settings), localizer.encode, localizer.locate
+        localizer.encode = lambda pictures: [
+            self.once((kind, one.patches.shape, one.patches.tobytes()), lambda one=one: encode([one])[0])
+            for one in pictures
+        ]
+        localizer.locate = lambda picture, seen, ids: self.once(
+            (kind, "locate", id(seen), ids), lambda: locate(picture, seen, ids)
         )
-        for name in chains
+
+
+class Bench:
+    """All rows for one CLIP."""
+
+    def __init__(self, encoder: Encoder, wanted: Sequence[Row]) -> None:
+        self.vocabulary, self.memo = load_vocabulary("scenes"), Memo()
+        self.makers: dict[str, MaskMaker] = {}
+        bank = None
+        for row in wanted:
+            maker = MaskMaker(encoder, self.vocabulary, bank, row.config)
+            bank = maker.bank
+            told = repr((row.config.methods, row.config.refiners.affinity.layers))
+            # Thresholds of the joint and CLIPer's rule are applied to what was located, and are part of the settings.
+            self.memo.share(maker.localizer, sha256(told.encode()).hexdigest() if row.config.method == "cliper" else "")
+            self.makers[row.name] = maker
+        divide = segments.divide
+        segments.divide = lambda rgb, config: self.memo.once(
+            ("segments", rgb.tobytes(), repr(config)), lambda: divide(rgb, config)
+        )
+
+    def picture(self, scene: Scene, number: int, conditions: Sequence[str]) -> MATRICES:
+        """One picture with every row under every condition."""
+        clean, found = as_file(scene.picture), {}
+        ids = scene.class_ids
+        for condition in conditions:
+            seen = harmed(clean, number) if condition == "harmed" else clean
+            shown = rough(clean, number) if condition == "rough" else seen
+            for name, maker in self.makers.items():
+                refined = self.memo.once(
+                    ("refined", _before_pixels(maker), seen.tobytes()),
+                    lambda maker=maker, seen=seen: self._refined(maker, seen, ids),
+                )
+                mask = maker.decide(replace(refined, picture=replace(refined.picture, rgb=shown))).mask
+                found[name, condition] = ConfusionMatrix(len(self.vocabulary.classes) + 1)
+                found[name, condition].update(mask.decided, scene.mask)
+        self.memo.known.clear()
+        return found
+
+    @staticmethod
+    def _refined(maker: MaskMaker, rgb: np.ndarray, ids: tuple[int, ...]) -> Refined:
+        patch = maker.encoder.patch
+        plain = Picture("scene", rgb, rgb[:patch, :patch], patch)
+        size = maker.localizer.seen_hw(plain.size_hw)
+        picture = shown_at(plain, size, maker.config.image.max_patches)
+        return maker.refine(maker.locate(picture, maker.encode([picture])[0], ids))
+
+
+def _before_pixels(maker: MaskMaker) -> str:
+    """The settings that decide the maps before the refiners of pixels."""
+    config = maker.config
+    on_grid = [name for name in config.refine if REFINERS[name].grid != "pixels"]
+    used = config.method, config.methods, config.views, config.mask.calibration, on_grid
+    return repr((used, [getattr(config.refiners, name) for name in on_grid]))
+
+
+def _digest(row: Row) -> str:
+    return sha256(repr(row.config).encode()).hexdigest()[:12]
+
+
+def _counted(
+    folder: Path, which: str, count: int, seed: int, bench: Callable[[], Bench], wanted: Sequence[Row]
+) -> list[MATRICES]:
+    """The matrices of all pictures of a set, read where they are known, else made and kept."""
+    conditions = ("clean", "rough", "harmed") if which == "main" else ("clean",)
+    keys = {
+        (row.name, condition): f"{row.name}|{condition}|{_digest(row)}" for row in wanted for condition in conditions
     }
-    classes = len(vocabulary.classes) + 1
-    found = Bench(makers, {name: Row(method, labels, name, ConfusionMatrix(classes)) for name in chains})
-    # A localizer may answer differently where a refiner on the grid follows.
-    finders = {bool(in_order(CHAINS[name])[0]): maker for name, maker in makers.items()}
-    for record in dataset.records:
-        picture = next(iter(finders.values())).read(record)
-        seen = next(iter(finders.values())).encode([picture])[0]
-        truth = read_mask(dataset.truth[record.image_id])
-        answers = {
-            grid: finder.locate(picture, seen, record.class_ids if labels == "given" else ())
-            for grid, finder in finders.items()
-        }
-        for name, maker in makers.items():
-            refined = maker.refine(answers[bool(in_order(CHAINS[name])[0])])
-            found.rows[name].counts.update(maker.decide(refined).mask.decided, truth)
-        found.pictures += 1
-    common = next(iter(finders.values())).stopwatch.seconds
-    for name, row in found.rows.items():
-        finder, own = finders[bool(in_order(CHAINS[name])[0])].stopwatch.seconds, makers[name].stopwatch.seconds
-        stages = [common["read"], common["encode"], finder["localize"], finder.get("labels", 0.0), own["decide"]]
-        row.seconds = (sum(stages) + sum(own[stage] for stage in CHAINS[name])) / found.pictures
+    told, start, every = time.time(), time.time(), []
+    for number, (name, scene) in enumerate(scenes(which, count, seed)):
+        path = folder / f"{name}.npz"
+        known: dict[str, np.ndarray] = {}
+        if path.is_file():
+            with np.load(path) as file:
+                known = {key: file[key] for key in file.files}
+        missing = [row for row in wanted if any(keys[row.name, c] not in known for c in conditions)]
+        if missing:
+            made = bench()
+            all_makers, made.makers = made.makers, {row.name: made.makers[row.name] for row in missing}
+            try:
+                for key, matrix in made.picture(scene, number, conditions).items():
+                    known[keys[key]] = matrix.counts
+            finally:
+                made.makers = all_makers
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(".part.npz")
+            np.savez_compressed(part, **known)
+            part.replace(path)
+        every.append({key: _matrix(known[text]) for key, text in keys.items()})
+        if time.time() - told > 30:
+            told = time.time()
+            print(f"  {which}: {number + 1} of {count}, {told - start:.0f} s", flush=True)
+    return every
+
+
+def _matrix(counts: np.ndarray) -> ConfusionMatrix:
+    made = ConfusionMatrix(len(counts))
+    made.counts = counts
+    return made
+
+
+def told(sets: dict[str, list[MATRICES]], wanted: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """Figures by row: mIoU of each condition and set, standard errors, gains over the row's base with theirs."""
+    draws = {
+        (name, condition if which == "main" else which): (
+            _miou([picture[name, condition] for picture in pictures]),
+            100 * resampled_miou([picture[name, condition] for picture in pictures]),
+        )
+        for which, pictures in sets.items()
+        if pictures
+        for name, condition in pictures[0]
+    }
+    columns = list(dict.fromkeys(column for _, column in draws))
+    found: dict[str, dict[str, Any]] = {}
+    for row in wanted:
+        one: dict[str, Any] = {column: draws[row.name, column][0] for column in columns}
+        one["error"] = {column: float(np.nanstd(draws[row.name, column][1])) for column in columns}
+        if row.base and any(other.name == row.base for other in wanted):
+            one["over"] = row.base
+            for column in columns:
+                mine, base = draws[row.name, column], draws[row.base, column]
+                gain = {"gain": mine[0] - base[0], "error": float(np.nanstd(mine[1] - base[1]))}
+                one.setdefault("gains", {})[column] = gain
+        found[row.name] = one
     return found
 
 
-def rows(benches: Sequence[Bench]) -> Iterator[dict[str, object]]:
-    """What is printed and written."""
-    for one in benches:
-        for row in one.rows.values():
-            scores = row.counts.compute()
-            yield {
-                "method": row.method,
-                "labels": row.labels,
-                "refine": row.chain,
-                "miou": 100 * scores.miou,
-                "seconds": row.seconds,
-            }
+def _miou(pictures: Sequence[ConfusionMatrix]) -> float:
+    whole = ConfusionMatrix(pictures[0].num_classes)
+    for picture in pictures:
+        whole.merge(picture)
+    return 100 * whole.compute().miou
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """In Markdown."""
+    columns = [key for key in next(iter(found.values())) if key not in {"error", "over", "gains"}]
+    lines = [f"| | {' | '.join(columns)} | gain, clean | gain, rough |", f"|---|{'---:|' * (len(columns) + 2)}"]
+    for name, one in found.items():
+        cells = [f"{one[column]:.1f} ± {one['error'][column]:.1f}" for column in columns]
+        for column in ("clean", "rough"):
+            gain = one.get("gains", {}).get(column)
+            over = f" over {one['over']}" if gain and column == "clean" else ""
+            cells.append(f"{gain['gain']:+.1f} ± {gain['error']:.1f}{over}" if gain else "")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    """Draw, measure, print, write."""
+    """Measure what is not known yet, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=300)
+    parser.add_argument("--others", type=int, default=100, help="pictures of each of the other sets; 0: leave them out")
     parser.add_argument("--seed", type=int, default=2026)
-    parser.add_argument("--methods", nargs="+", default=["clip-es", "cliper", "clipseg"])
-    parser.add_argument("--chains", nargs="+", default=list(CHAINS))
-    parser.add_argument("--decoder", default="scenes")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench/methods.json"))
+    parser.add_argument("--weights", nargs="+", default=["scenes", "scenes-plain"])
+    parser.add_argument("--rows", nargs="+", help="only these rows")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    settings = DEFAULT.using(cliper=CLIPER_SCENES, clipseg=ClipSegConfig(decoder=args.decoder))
-    with tempfile.TemporaryDirectory() as folder:
-        root = make(Path(folder) / "scenes", ScenesConfig(train=1, val=args.scenes, seed=args.seed))
-        dataset = voc(root, "val", class_id=load_vocabulary("scenes").class_id)
-        start, found = time.time(), []
-        for method, labels in PAIRS:
-            if method in args.methods:
-                found += list(rows([bench(method, labels, settings, dataset, args.chains)]))
-                write(args.out, {"scenes": len(dataset.records), "seed": args.seed, "rows": found})
-                print(f"  {method}, labels {labels}: {time.time() - start:.0f} s", flush=True)
-    print(f"\n{len(dataset.records)} scenes of seed {args.seed}; mIoU in per cent, background included\n")
-    print(table(found, args.chains))
+    wanted = [row for row in rows() if not args.rows or row.name in args.rows]
+    figures: dict[str, dict[str, Any]] = {}
+    for place, weights in enumerate(args.weights):
+        try:
+            encoder = load_encoder(weights, device="cpu")
+        except ClipEsError as error:
+            print(f"{weights}: left out, {str(error).splitlines()[0]}", flush=True)
+            continue
+        # The shipped decoder of CLIPSeg was trained for the first CLIP alone.
+        mine = [row for row in wanted if row.config.method != "clipseg" or weights == "scenes"]
+        made: list[Bench] = []
 
+        def bench(made: list[Bench] = made, encoder: Encoder = encoder, mine: list[Row] = mine) -> Bench:
+            if not made:
+                made.append(Bench(encoder, mine))
+            return made[0]
 
-def write(path: Path, told: dict[str, object]) -> None:
-    """The rows so far."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, told)
-
-
-def table(found: Sequence[dict], chains: Sequence[str]) -> str:
-    """In Markdown, one line for each method and source of labels."""
-    lines = [f"| method | labels | {' | '.join(chains)} |", f"|---|---|{'---:|' * len(chains)}"]
-    for method, labels in dict.fromkeys((row["method"], row["labels"]) for row in found):
-        own = [row for row in found if (row["method"], row["labels"]) == (method, labels)]
-        cells = [f"{row['miou']:.1f} ({row['seconds']:.2f} s)" for row in own]
-        lines.append(f"| {method} | {labels} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        world = sha256(json.dumps([list(CLASSES), encoder.source]).encode()).hexdigest()[:8]
+        folder = args.out / "methods" / f"{weights}-{world}-{args.seed}"
+        sets: dict[str, list[MATRICES]] = {}
+        for which in SETS:
+            count = args.scenes if which == "main" else args.others
+            if count:
+                sets[which] = _counted(folder, which, count, args.seed, bench, mine)
+                found = told(sets, mine)
+                for name, one in found.items():
+                    figures[name] = {**figures.get(name, {}), **(one if place == 0 else {weights: one})}
+                write_json(args.out / "methods.json", figures)
+        print(f"\n{weights}: {args.scenes} scenes of seed {args.seed}, {args.others} of each other set\n")
+        print(table(found), flush=True)
 
 
 if __name__ == "__main__":

@@ -16,17 +16,26 @@ LEAST_SPAN = 1e-6
 LOWEST, HIGHEST = 0.05, 0.95
 """Thresholds are kept between these, so that no exponent runs away."""
 
+_EVEN = 0.5
+"""Where a map and background are even without calibration."""
+
+_FILLED = 0.5
+"""A map that is above even in more than this share of the picture has no background to be split from."""
+
 
 def threshold(values: Float[np.ndarray, "h w"]) -> float | None:
     """Otsu's threshold (256 bins) within 0.05..0.95; None where the map has no contrast.
 
-    It splits the values into the two groups whose means differ most, weighted by their sizes. Source: Otsu (1979).
+    It splits the values into the two groups whose means differ most, weighted by their sizes. Where the map is high in
+    most of the picture that would cut the object itself in two, so there the threshold is 0.5 at most.
+    Source: Otsu (1979). Differs: both bounds.
     """
     from skimage.filters import threshold_otsu
 
     if not values.size or float(values.max()) - float(values.min()) < LEAST_SPAN:
         return None
-    return min(max(float(threshold_otsu(values)), LOWEST), HIGHEST)
+    found = min(max(float(threshold_otsu(values)), LOWEST), HIGHEST)
+    return min(found, _EVEN) if float((values > _EVEN).mean()) > _FILLED else found
 
 
 def calibrated(maps: ClassMaps) -> ClassMaps:

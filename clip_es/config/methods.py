@@ -147,9 +147,15 @@ def check_layers(layers: tuple[int, ...] | list[int]) -> None:
 class PatchTextConfig:
     """Patch-text: each patch against the words, after CLIP's last blocks were changed."""
 
-    read: Literal["svc", "value", "kk-near", "qq", "qq+kk", "fused", "vanilla"] = "svc"
+    read: Literal["svc", "value", "kk-near", "qq", "qq+kk", "fused", "sc", "dino", "vanilla"] = "svc"
     """How patches are read. svc: self-correlation of queries, keys and values (ExCEL). value: MaskCLIP. kk-near:
-    NACLIP. qq: ClearCLIP. qq+kk: SCLIP. fused: CLIPer's, last layer only. vanilla: CLIP as it is."""
+    NACLIP. qq: ClearCLIP. qq+kk: SCLIP. fused: CLIPer's, last layer only. sc: SC-CLIP. dino: patches that look alike
+    to a DINO (ProxyCLIP). vanilla: CLIP as it is."""
+    dino_model: str = ""
+    """For dino: a local folder of a DINO in transformers' layout; published: DINO ViT-B/8."""
+    score: Literal["shares", "surgery"] = "shares"
+    """How patches are scored. shares: each word's share, background is the rest. surgery: ExCEL's, each map stretched
+    over the picture, and in the affinity the blocks that were read count with the sum over their heads; for parity."""
     blocks: int = 5
     """How many of the last blocks `svc` reads, at most all; published 5 of 12. The others read the last one."""
     shared_heads: bool = True
@@ -159,14 +165,24 @@ class PatchTextConfig:
     which make softer maps than the learnt 100."""
     short_side: int | None = None
     """The shorter side of the picture for the encoder, pixels. None: the picture's own size, in whole patches."""
+    square: int | None = None
+    """The picture is shown as a square of this side, pixels, whatever its shape (ExCEL: 320)."""
+    with_affinity: bool = False
+    """Let refiners of the patch grid work on these maps. They never helped: attention costs 13 points on scenes."""
     attributes: Path | None = None
     """A text file of sentences about the classes, one a line, which enrich their texts (ExCEL)."""
     score_threshold: float = 0.5
     """Without labels: classes whose largest share is not above this do not occur."""
 
     def __post_init__(self) -> None:
-        if self.blocks < 1 or (self.short_side is not None and self.short_side < 1):
-            raise ConfigError("blocks and sides are at least 1", found=(self.blocks, self.short_side))
+        if min(self.blocks, self.short_side or 1, self.square or 1) < 1:
+            raise ConfigError("blocks and sides are at least 1", found=(self.blocks, self.short_side, self.square))
+        if self.short_side is not None and self.square is not None:
+            raise ConfigError("a picture has one size", expected="short_side or square", found=self.short_side)
+        if self.read == "dino" and not self.dino_model:
+            raise ConfigError("the reading dino needs a DINO", next_step="Pass --patch-text.dino-model FOLDER.")
+        if self.score == "surgery" and self.read == "dino":
+            raise ConfigError("the score surgery needs CLIP's own grid", expected="another --patch-text.read")
         if self.scale is not None and not 0 < self.scale <= 1e4:
             raise ConfigError("scale is a positive factor", expected="0..10000", found=self.scale)
         if not 0 <= self.score_threshold <= 1:

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from clip_es.config.methods import CliperConfig
-from clip_es.config.run import DEFAULT, REFERENCE, DiffusionConfig, DinoConfig, ImageConfig, RunConfig
+from clip_es.config.methods import CliperConfig, PatchTextConfig
+from clip_es.config.run import (
+    DEFAULT,
+    REFERENCE,
+    AffinityConfig,
+    DiffusionConfig,
+    DinoConfig,
+    ImageConfig,
+    ParConfig,
+    RunConfig,
+)
+from clip_es.config.views import ViewsConfig
 from clip_es.errors import ConfigError, nearest
 from clip_es.localize.cliper.published import TEMPLATES, Backbone, cliper_preset
 
@@ -25,6 +35,26 @@ _VOCABULARIES = {
 
 CLIPER_SCENES = CliperConfig(short_side=192, temperature=30.0, score_threshold=1.0, background_threshold=0.7)
 """For drawn scenes and their small CLIP, chosen on 60 scenes that no figure uses."""
+
+
+PATCH_TEXT_SCENES = PatchTextConfig(blocks=1, short_side=192)
+"""For drawn scenes and their small CLIP: one of its four blocks, and the size it was trained at."""
+
+BEST_FAST = replace(DEFAULT, method="joint", refine=("affinity", "segments", "crf"))
+"""Both readings of a picture from one pass; every map is calibrated from its own values."""
+
+BEST = replace(BEST_FAST, views=ViewsConfig(shifts=4, flip=True))
+"""The same over eight views."""
+
+
+def _excel(box_threshold: float) -> RunConfig:
+    """ExCEL without its training: its reading, its scores, affinity along them, PAR."""
+    settings = DEFAULT.using(
+        patch_text=PatchTextConfig(score="surgery", square=320),
+        affinity=AffinityConfig(layers=6, border="drop", box_threshold=box_threshold),
+        par=ParConfig(iterations=20, shares=False),
+    )
+    return replace(settings, method="patch-text", refine=("affinity", "par"))
 
 
 @dataclass(frozen=True)
@@ -63,6 +93,12 @@ PRESETS: dict[str, Preset] = {
     "cliper-scenes": Preset(
         replace(DEFAULT, method="cliper", refine=()).using(cliper=CLIPER_SCENES), "CLIPer for drawn scenes"
     ),
+    "best": Preset(BEST, "the most accurate masks without any training: patch-text and clip-es together, eight views"),
+    "best-fast": Preset(BEST_FAST, "the same from one view: about twice the time of the default"),
+    "best-scenes": Preset(BEST.using(patch_text=PATCH_TEXT_SCENES), "best for drawn scenes"),
+    "best-fast-scenes": Preset(BEST_FAST.using(patch_text=PATCH_TEXT_SCENES), "best-fast for drawn scenes"),
+    "excel-voc": Preset(_excel(0.79), "ExCEL without training, as its code has it for VOC"),
+    "excel-coco": Preset(_excel(0.88), "ExCEL without training, as its code has it for COCO"),
     **{
         f"cliper-{data}-{short}{_SLIDING if sliding else ''}": _published(data, short, sliding)
         for short, (size, _) in _BACKBONES.items()
@@ -81,7 +117,7 @@ def find_preset(name: str) -> Preset:
     raise ConfigError(
         "there is no such preset",
         where="--preset",
-        expected="default, reference, cliper-scenes, or cliper-voc21-b16 and its like",
+        expected="default, best, best-fast, reference, cliper-scenes, or cliper-voc21-b16 and its like",
         found=repr(name),
         next_step=nearest(name, list(PRESETS)) or None,
     )

@@ -25,7 +25,7 @@ from clip_es.refine.crf.settings import Backend, CrfConfig
 from clip_es.refine.diffusion import DiffusionConfig
 from clip_es.refine.dino import DinoConfig
 from clip_es.refine.par import ParConfig
-from clip_es.refine.registry import REFINERS, in_order, settings_for
+from clip_es.refine.registry import REFINERS, in_order, on_patches, settings_for
 from clip_es.refine.spectral import SpectralConfig
 
 __all__ = [
@@ -84,9 +84,18 @@ class RunConfig:
     """published: the order of operations of the published code, bit for bit on a CPU; slower. On a GPU always fast."""
 
     def __post_init__(self) -> None:
-        METHODS.find(self.method, "--method")
+        method = METHODS.find(self.method, "--method")
+        for name in method.made_of(getattr(self.methods, method.flag)):
+            METHODS.find(name, f"--{method.flag}")
         for row in (row for rows in in_order(self.refine) for row in rows):
             row.check(settings_for(self, row))
+        if on_patches(self) and not method.on_grid(getattr(self.methods, method.flag)):
+            raise ConfigError(
+                f"refiners of the patch grid make the maps of {self.method} worse",
+                expected="--refine crf, or --refine segments crf",
+                found=f"--refine {' '.join(self.refine)}",
+                next_step="Pass --patch-text.with-affinity to have them work on its maps all the same.",
+            )
         if self.arithmetic == "published" and (self.methods.localize != LocalizeConfig() or self.method != "clip-es"):
             raise ConfigError(
                 "the published arithmetic exists for the published localizer only",
@@ -143,8 +152,10 @@ class RunConfig:
         labels are found where `labels` is not "auto"."""
         idle = {"methods", "refiners"} | ({"tagging"} if labels != "auto" else set())
         told = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in idle}
-        flag = METHODS[self.method].flag
-        told[flag] = getattr(self.methods, flag)
+        row = METHODS[self.method]
+        told[row.flag] = getattr(self.methods, row.flag)
+        for part in row.made_of(told[row.flag]):
+            told[METHODS[part].flag] = getattr(self.methods, METHODS[part].flag)
         rows = [REFINERS[name] for name in self.refine]
         return told | {row.flag: settings_for(self, row) for row in rows}
 

@@ -68,7 +68,8 @@ class Localizer(Protocol):
     """A method, ready to work: it holds the frozen encoder, the text bank and its own settings.
 
     One whose maps are each stretched to [0, 1], so that their heights say nothing, may say so by `stretches = True`:
-    a threshold can then be found for each map from its own values.
+    a threshold can then be found for each map from its own values. One that reads what another method has seen may say
+    so by `reads = EncodedImage`; two methods joined then share one pass of the encoder.
     """
 
     @property

@@ -69,21 +69,38 @@ class Joint:
         return self.second.seen_hw(size_hw)
 
     def encode(self, pictures: Sequence[Picture]) -> list[EncodedImage]:
-        """Each picture once for each method, at the size each wants."""
+        """Each picture once for both methods where they look at one size and one reads what the other has seen, which
+        is half the work; else once for each, at the size each wants."""
         firsts = [self._for_first(picture) for picture in pictures]
-        # Copies of different sizes may have different grids although the pictures' grids are alike.
-        alike = len({picture.grid_hw for picture in firsts}) <= 1
-        one = self.first.encode(firsts) if alike else [self.first.encode([picture])[0] for picture in firsts]
-        two = self.second.encode(pictures)
+        if source := self._shared(firsts, pictures):
+            both = source.encode(pictures)
+            pairs = list(zip(both, both, strict=True))
+        else:
+            # Copies of different sizes may have different grids although the pictures' grids are alike.
+            alike = len({picture.grid_hw for picture in firsts}) <= 1
+            one = self.first.encode(firsts) if alike else [self.first.encode([picture])[0] for picture in firsts]
+            pairs = list(zip(one, self.second.encode(pictures), strict=True))
         return [
             JointImage(b.tokens, b.attention, b.last_attention, b.grid_hw, ((shown, a), (picture, b)))
-            for picture, shown, a, b in zip(pictures, firsts, one, two, strict=True)
+            for picture, shown, (a, b) in zip(pictures, firsts, pairs, strict=True)
         ]
+
+    def _shared(self, firsts: Sequence[Picture], pictures: Sequence[Picture]) -> Localizer | None:
+        """Whose encoding serves both methods, if any."""
+        if any(one is not other for one, other in zip(firsts, pictures, strict=True)):
+            return None
+        # What reads any encoded picture is content with what the other has kept besides.
+        reads = [getattr(half, "reads", None) for half in (self.first, self.second)]
+        if reads[1] is EncodedImage:
+            return self.first
+        return self.second if reads[0] is EncodedImage else None
 
     def _for_first(self, picture: Picture) -> Picture:
         wanted = self.first.seen_hw(picture.size_hw)
-        same = wanted == self.second.seen_hw(picture.size_hw)
-        return picture if same else shown_at(picture, wanted, self.max_patches)
+        if wanted == self.second.seen_hw(picture.size_hw):
+            return picture
+        shown = shown_at(picture, wanted, self.max_patches)
+        return picture if shown.grid_hw == picture.grid_hw else shown
 
     @torch.no_grad()
     def locate(self, picture: Picture, seen: EncodedImage, class_ids: Sequence[int] | None) -> Localization:

@@ -81,8 +81,11 @@ class Method:
     """Of its flags, where that is not its name."""
     paper: str = ""
     """What its authors call it, where that is not its name."""
-    joins: bool = False
-    """Whether it is made of other methods, and cares for views and refiners on the grid itself."""
+    made_of: Callable[[Any], tuple[str, ...]] = lambda _: ()
+    """The other methods that it is made of under these settings; it then cares for views and refiners on the grid
+    itself."""
+    on_grid: Callable[[Any], bool] = lambda _: True
+    """Whether, under these settings, refiners of the patch grid may work on its maps."""
     undecided_below: float | None = None
     """Where no refiner follows and nothing else is asked for: confidence below which a pixel is left undecided."""
 
@@ -107,7 +110,9 @@ def build_localizer(name: str, parts: Parts) -> Localizer:
             next_step="Pass --labels auto to have them found first, or --method cliper, which finds them itself.",
         )
     made = method.make(parts)
-    return made if method.joins or parts.views.count == 1 else Viewed(made, parts.views, parts.refiners)
+    return (
+        made if method.made_of(parts.settings) or parts.views.count == 1 else Viewed(made, parts.views, parts.refiners)
+    )
 
 
 def weakly_supervised(localizer: Localizer) -> bool:
@@ -214,6 +219,7 @@ METHODS: Table[Method] = Table(
             _patch_text,
             finds_classes=True,
             undecided_below=0.0,
+            on_grid=lambda settings: settings.with_affinity or settings.score == "surgery",
         ),
         Method(
             "joint",
@@ -222,7 +228,7 @@ METHODS: Table[Method] = Table(
             _joint,
             finds_classes=True,
             undecided_below=0.0,
-            joins=True,
+            made_of=lambda settings: (settings.first, settings.second),
         ),
     ],
     Method,

@@ -43,6 +43,7 @@ class Viewed:
         self._refiners = [refine for _, refine in refiners]
         self.supervision, self.finds_classes = base.supervision, base.finds_classes
         self.stretches: bool = getattr(base, "stretches", False)
+        self.reads = getattr(base, "reads", None)
         self.sources: Mapping[str, str] = base.sources
 
     def to(self, device: str) -> None:
@@ -56,15 +57,26 @@ class Viewed:
         return self.base.seen_hw(size_hw)
 
     def encode(self, pictures: Sequence[Picture]) -> list[EncodedImage]:
-        """Every view of every picture, one after the other; views of pictures of one grid go together."""
-        parts: list[list[tuple[View, Picture, Picture, EncodedImage]]] = [[] for _ in pictures]
-        for view in views(self.config, pictures[0].patch) if pictures else ():
-            scaled = [_scaled(picture, view.scale) for picture in pictures]
-            shown = [view.of(picture) for picture in scaled]
-            for place, one in enumerate(zip(scaled, shown, self.base.encode(shown), strict=True)):
-                parts[place].append((view, *one))
+        """Every view of every picture once; views of one grid, such as mirrored ones, go in one batch."""
+        every = list(views(self.config, pictures[0].patch)) if pictures else []
+        parts: list[dict[int, tuple[View, Picture, Picture, EncodedImage]]] = [{} for _ in pictures]
+        for alike in _of_one_grid(every):
+            shown = [
+                (rank, place, scaled, every[rank].of(scaled))
+                for rank in alike
+                for place, scaled in enumerate(_scaled(picture, every[rank].scale) for picture in pictures)
+            ]
+            sights = self.base.encode([seen for *_, seen in shown])
+            for (rank, place, scaled, seen), sight in zip(shown, sights, strict=True):
+                parts[place][rank] = (every[rank], scaled, seen, sight)
         return [
-            ViewedImage(plain.tokens, plain.attention, plain.last_attention, plain.grid_hw, tuple(found))
+            ViewedImage(
+                plain.tokens,
+                plain.attention,
+                plain.last_attention,
+                plain.grid_hw,
+                tuple(found[rank] for rank in range(len(every))),
+            )
             for found in parts
             for plain in [found[0][-1]]
         ]
@@ -105,6 +117,14 @@ class Viewed:
         for refine in self._refiners:
             maps = refine(shown, sight, maps)
         return self.base.settle(found, maps, known=True).maps
+
+
+def _of_one_grid(every: Sequence[View]) -> list[list[int]]:
+    """Places of the views, those together that show all pictures on the same grid."""
+    groups: dict[tuple[float, bool, bool], list[int]] = {}
+    for rank, view in enumerate(every):
+        groups.setdefault((view.scale, view.shift[0] > 0, view.shift[1] > 0), []).append(rank)
+    return list(groups.values())
 
 
 def _scaled(picture: Picture, scale: float) -> Picture:

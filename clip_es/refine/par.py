@@ -36,6 +36,9 @@ class ParConfig:
     """Weight of the distance, relative to 1 for colour."""
     background_power: float = 1.0
     """The background score is (1 - best map) to this power."""
+    shares: bool = True
+    """Scores become shares that sum to one before they are passed on. Off: they are passed on as they are, as in
+    ExCEL's code, which decides other pixels where several maps are high."""
 
     def __post_init__(self) -> None:
         if not self.dilations:
@@ -72,9 +75,12 @@ def par(picture: Picture, maps: ClassMaps, config: ParConfig) -> ClassMaps:
     values = torch.cat([background[None], maps.scores])
     # A pixel of which nothing is known is background.
     values = torch.where(values.sum(0) > 0, values, torch.eye(len(values)).to(values)[0, :, None, None])
-    values = values / values.sum(0)
+    if config.shares:
+        values = values / values.sum(0)
     pixels = torch.from_numpy(picture.rgb).to(values.device).permute(2, 0, 1).float()
     values = pass_on(values, neighbour_weights(pixels, config), config).clamp(0, 1)
+    if not config.shares:
+        values = values / values.sum(0).clamp(min=torch.finfo(values.dtype).tiny)
     return ClassMaps(scores=values[1:], class_ids=maps.class_ids, background=values[0])
 
 

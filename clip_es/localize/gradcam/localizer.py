@@ -29,6 +29,8 @@ class ClipEs:
     settle = staticmethod(as_they_are)
     stretches = True
     """Each map is stretched to [0, 1] by itself, so that its height says nothing."""
+    reads = EncodedImage
+    """What `locate` needs of a picture: what any method has seen."""
     sources: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, encoder: Encoder, bank: TextBank, config: LocalizeConfig = _DEFAULT, layers: int = 8) -> None:

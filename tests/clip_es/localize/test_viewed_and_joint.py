@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from clip_es.config.methods import LocalizeConfig, PatchTextConfig
+from clip_es.config.presets import find_preset
+from clip_es.config.run import DEFAULT
 from clip_es.config.views import ViewsConfig
-from clip_es.encoder import load_encoder
-from clip_es.errors import ShapeError
+from clip_es.encoder import CLIP, Encoder, TowerSizes, load_encoder
+from clip_es.encoder.capture import shown_to
+from clip_es.errors import ConfigError, ShapeError
 from clip_es.localize.base import Localizer
 from clip_es.localize.gradcam.localizer import ClipEs
 from clip_es.localize.joint import Joint
 from clip_es.localize.patchtext.localizer import PatchText, read_attributes
 from clip_es.localize.viewed import Viewed
+from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.prompts import build_bank, load_vocabulary
 from clip_es.refine.affinity import AffinityConfig, refine
 from clip_es.scaling import upsample
@@ -141,6 +147,96 @@ def test_a_joint_is_the_mean_of_both_shares(patch_text, clip_es, picture):
     torch.testing.assert_close(found.scores, expected[1:], atol=1e-5, rtol=0)
     assert found.background is not None
     torch.testing.assert_close(found.background, expected[0], atol=1e-5, rtol=0)
+
+
+def work_of(encoder, picture, maker):
+    """All arithmetic on one picture before the refiners of pixels, in passes of the whole vision tower over it."""
+    with FlopCounterMode(display=False) as one:
+        encoder.model.visual(shown_to(encoder, picture.patches))
+    with FlopCounterMode(display=False) as every:
+        maker.refine(maker.locate(picture, maker.encode([picture])[0], (0, 3)))
+    return every.get_total_flops() / one.get_total_flops()
+
+
+def presets(encoder, name, **patch_text):
+    config = find_preset(name).config
+    config = config.using(patch_text=replace(config.methods.patch_text, **patch_text))
+    return MaskMaker(encoder, load_vocabulary("scenes"), config=config)
+
+
+@pytest.fixture(scope="module")
+def deep():
+    """Twelve blocks in the proportions of ViT-B/16, a quarter as wide, with seeded random weights."""
+    torch.manual_seed(0)
+    model = CLIP(TowerSizes(16, 192, 12, 14, 64, 64, 2, head_width=16))
+    return Encoder(model.eval().requires_grad_(False), source="seeded")
+
+
+def test_best_fast_costs_at_most_two_passes_and_a_fifth(deep):
+    """Patches read over five blocks, gradients, affinity: both methods from one pass."""
+    rgb = np.random.default_rng(3).integers(0, 255, (224, 224, 3), dtype=np.uint8)
+    fast = work_of(deep, Picture("noise", rgb, rgb, 16), presets(deep, "best-fast"))
+    assert 1 < fast <= 2.2
+    apart = work_of(deep, Picture("noise", rgb, rgb, 16), presets(deep, "best-fast-scenes"))
+    assert fast < apart <= 2.2  # two sizes, so two passes, of which one is smaller
+
+
+def test_best_is_linear_in_its_views(deep):
+    rgb = np.random.default_rng(3).integers(0, 255, (224, 224, 3), dtype=np.uint8)
+    picture = Picture("noise", rgb, rgb, 16)
+    one, eight = (work_of(deep, picture, presets(deep, name)) for name in ("best-fast", "best"))
+    # Six of the eight views have a row or a column of patches more, or both; what is enlarged and cut is counted too.
+    assert 8 <= eight / one < 8 * 1.25
+
+
+def test_two_methods_at_one_size_share_a_pass(encoder, picture):
+    shared = presets(encoder, "best-fast", blocks=1).localizer
+    (seen,) = shared.encode([picture])
+    assert seen.halves[0][1] is seen.halves[1][1]
+    alone = located(Joint(Silent(shared.first), Silent(shared.second)), picture).maps
+    torch.testing.assert_close(located(shared, picture).maps.scores, alone.scores, atol=1e-5, rtol=0)
+    apart = presets(encoder, "best-fast", blocks=1, short_side=48).localizer
+    (seen,) = apart.encode([picture])
+    assert seen.halves[0][1] is not seen.halves[1][1]
+    other = Joint(apart.second, shared.first)  # the other way round
+    (seen,) = other.encode([picture])
+    assert seen.halves[0][1] is seen.halves[1][1]
+
+
+class Silent:
+    """A method that does not say what it reads, so that nothing is shared with it."""
+
+    def __init__(self, base):
+        self.base, self.stretches, self.supervision = base, base.stretches, base.supervision
+        self.finds_classes, self.sources = base.finds_classes, base.sources
+        self.seen_hw, self.encode, self.locate, self.settle = base.seen_hw, base.encode, base.locate, base.settle
+
+
+def test_mirrored_views_go_in_one_batch(patch_text, picture):
+    batches = []
+    encode = patch_text.encode
+    patch_text.encode = lambda shown: batches.append(len(shown)) or encode(shown)
+    Viewed(patch_text, ViewsConfig(4, flip=True)).encode([picture, picture])
+    assert batches == [4, 4, 4, 4]
+
+
+def test_affinity_on_patch_text_has_to_be_asked_for():
+    with pytest.raises(ConfigError, match="maps of patch-text worse"):
+        replace(DEFAULT, method="patch-text")
+    asked = DEFAULT.using(patch_text=PatchTextConfig(with_affinity=True))
+    assert replace(asked, method="patch-text").refine == ("affinity", "crf")
+
+
+def test_a_joint_writes_down_the_settings_of_both_methods():
+    used = find_preset("best").config.in_use()
+    assert {"joint", "patch_text", "localize", "affinity", "views"} <= used.keys()
+    assert "cliper" not in used
+
+
+def test_the_best_presets_rest_on_no_training(encoder):
+    for name in ("best", "best-fast", "best-scenes", "best-fast-scenes"):
+        made = MaskMaker(encoder, load_vocabulary("scenes"), config=find_preset(name).config)
+        assert made.localizer.supervision == "none"
 
 
 def test_weights_by_entropy_still_sum_to_one(patch_text, clip_es, picture):
