@@ -40,6 +40,7 @@ ON_SOURCES: dict[str, tuple[str, str, str]] = {
 """Commands that read a data set, `clip-es masks voc12`: name -> (module, class, what it does with a source)."""
 
 ALONE: dict[str, tuple[str, str, str]] = {
+    "refine": ("refine", "Refine", "masks from maps that another method has made: CRF, confidence, 255"),
     "evaluate": ("evaluate", "Evaluate", "compare masks with the ground truth: IoU, mIoU, accuracies"),
     "check": ("check_run", "CheckRun", "check a run's files before training: labels, sizes, damage, class balance"),
     "train": ("train", "Train", "train a segmenter on the masks of a run"),

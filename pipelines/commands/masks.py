@@ -48,12 +48,11 @@ class OnPresets(OnSource[S]):
     @classmethod
     def preset_options(cls, args: Sequence[str]) -> dict[str, Any]:
         """The defaults under the `--preset` among the arguments. Raises ConfigError: there is no such preset."""
-        words = [word for arg in args for word in arg.split("=", 1)]
-        names = [after for before, after in pairwise(words) if before == "--preset"]
-        if not names:
+        name = chosen_preset(args)
+        if name is None:
             return {}
-        preset = find_preset(names[-1])
-        options: dict[str, Any] = {"preset": names[-1], "config": preset.config}
+        preset = find_preset(name)
+        options: dict[str, Any] = {"preset": name, "config": preset.config}
         if preset.template:
             options["template"] = load_templates(preset.template)
         if preset.weights:
@@ -61,6 +60,13 @@ class OnPresets(OnSource[S]):
         if preset.vocabulary:
             options["vocabulary"] = preset.vocabulary
         return options
+
+
+def chosen_preset(args: Sequence[str]) -> str | None:
+    """The last `--preset` among the arguments."""
+    words = [word for arg in args for word in arg.split("=", 1)]
+    names = [after for before, after in pairwise(words) if before == "--preset"]
+    return names[-1] if names else None
 
 
 DRAWINGS_ONLY = (
@@ -130,7 +136,7 @@ class Masks(OnPresets[S]):
             summary = store.finish(seconds, figures(scores))
             failed = store.failed_here
         write_run_report(self.out, dataset, maker, scores, self.report_pictures)
-        _tell(self.out, summary.done, failed, seconds, scores, vocabulary)
+        tell(self.out, summary.done, failed, seconds, scores, vocabulary)
         return 1 if failed else 0
 
     def _maker(self, vocabulary: Vocabulary, dataset: Dataset, labels: LabelSource) -> MaskMaker:
@@ -259,9 +265,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _tell(
+def tell(
     out: Path, done: int, failed: int, seconds: Mapping[str, float], scores: Evaluation | None, vocabulary: Vocabulary
 ) -> None:
+    """What a run has come to, for the terminal."""
     if scores:
         names = ("background", *(entry.name for entry in vocabulary.classes))
         rows = [(n, 100 * iou) for n, iou in zip(names, scores.scores.iou.tolist(), strict=True) if iou == iou]

@@ -21,7 +21,7 @@ from clip_es.errors import ConfigError, DataError
 from clip_es.given import is_one_picture
 from clip_es.images import read_picture
 from clip_es.localize.base import Localization, Localizer
-from clip_es.localize.methods import METHODS, Parts, build_localizer
+from clip_es.localize.methods import METHODS, Parts, build_localizer, weakly_supervised
 from clip_es.localize.patchtext.reading import words_of
 from clip_es.pipelines.masks.calls import given_records, labels_missing, record_of, stream
 from clip_es.pipelines.masks.method import Decide, Located, MaskResult, Refined, masks, masks_of
@@ -222,6 +222,20 @@ class MaskMaker:
             f"<MaskMaker {config.method} ({refine}), {len(words.classes)} classes of {words.name}, "
             f"patches of {self.encoder.patch}, {self.encoder.device}>"
         )
+
+    @property
+    def rests_on(self) -> str:
+        """What the masks come from, in a sentence or two."""
+        sources = {
+            "given": "image-level labels",
+            "auto": "labels that CLIP itself found",
+            "none": "the words of a vocabulary, without labels",
+        }
+        method = METHODS[self.config.method].title
+        told = f"Segmentation masks from {sources[self.labels]} with a frozen CLIP ({method})."
+        if weakly_supervised(self.localizer):
+            return told
+        return f"{told} Not weakly supervised: its decoder was trained on {self.localizer.supervision}."
 
     def mask_of(self, picture: Picture, seen: EncodedImage, class_ids: Sequence[int] | None = None) -> MaskResult:
         """The mask of a picture that is encoded already, for those who compare several makers on it."""

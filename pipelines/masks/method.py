@@ -25,6 +25,7 @@ from clip_es.masks import decide
 from clip_es.pipelines.masks.result import MaskResult
 from clip_es.pipelines.parallel.executor import Executor, Flow, Portable
 from clip_es.pipelines.stopwatch import Stopwatch
+from clip_es.prompts import Vocabulary
 from clip_es.refine import at_full_size
 from clip_es.store.found_labels import FoundLabels
 from clip_es.types import ClassMaps, EncodedImage, ImageRecord, Picture, PseudoMask
@@ -70,6 +71,20 @@ class Steps(Protocol):
     @property
     def decide(self) -> Portable[Refined, MaskResult]:
         """The mask, from maps and picture alone."""
+        ...
+
+
+@runtime_checkable
+class Maker(Steps, Protocol):
+    """Steps with what a run folder tells of them."""
+
+    config: RunConfig
+    vocabulary: Vocabulary
+    stopwatch: Stopwatch
+
+    @property
+    def rests_on(self) -> str:
+        """What its masks come from, in a sentence or two."""
         ...
 
 

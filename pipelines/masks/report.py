@@ -9,13 +9,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from clip_es.errors import ClipEsError
-from clip_es.localize.methods import METHODS, weakly_supervised
 from clip_es.masks import read_confidence, read_mask
 from clip_es.metrics.certainty import ScoreName, certainty
 from clip_es.metrics.masks import ConfusionMatrix
 from clip_es.pipelines.console import by_reason, examples
 from clip_es.pipelines.evaluate import Evaluation
-from clip_es.pipelines.masks.maker import MaskMaker
+from clip_es.pipelines.masks.method import Maker
 from clip_es.pipelines.report import GalleryRow, Page, gallery_row
 from clip_es.records import Dataset
 from clip_es.store.manifest import Manifest
@@ -27,18 +26,18 @@ _SHOWN: dict[ScoreName, str] = {"mean-confidence": "mean confidence", "expected-
 """The certainties that stand over a picture, with their names there."""
 
 
-def write_run_report(out: Path, dataset: Dataset, maker: MaskMaker, scores: Evaluation | None, pictures: int) -> None:
+def write_run_report(out: Path, dataset: Dataset, maker: Maker, scores: Evaluation | None, pictures: int) -> None:
     """Write OUT/report.html from what the folder holds; the maps of the gallery are made once more for it."""
     page = run_page(out, dataset, maker, scores, pictures)
     page.write(out / "report.html")
 
 
 def run_page(
-    out: Path, dataset: Dataset, maker: MaskMaker, scores: Evaluation | None, pictures: int, title: str = "Masks"
+    out: Path, dataset: Dataset, maker: Maker, scores: Evaluation | None, pictures: int, title: str = "Masks"
 ) -> Page:
     """The page of a run, for those who want to add to it before it is written."""
     summary = read_json(out / "summary.json")
-    page = Page(f"{title}: {dataset.name}", lead(maker))
+    page = Page(f"{title}: {dataset.name}", maker.rests_on)
     numbers: dict[str, object] = {"pictures": summary["images"]["done"], "failed": summary["images"]["failed"]}
     if "labels" in summary:
         numbers |= {"labels found": summary["labels"]["found"], "without": summary["labels"]["pictures_without"]}
@@ -76,21 +75,7 @@ def run_page(
     return page
 
 
-def lead(maker: MaskMaker) -> str:
-    """What the masks of a run rest on, in a sentence or two."""
-    sources = {
-        "given": "image-level labels",
-        "auto": "labels that CLIP itself found",
-        "none": "the words of a vocabulary, without labels",
-    }
-    method = METHODS[maker.config.method].title
-    told = f"Segmentation masks from {sources[maker.labels]} with a frozen CLIP ({method})."
-    if weakly_supervised(maker.localizer):
-        return told
-    return f"{told} Not weakly supervised: its decoder was trained on {maker.localizer.supervision}."
-
-
-def gallery(out: Path, dataset: Dataset, maker: MaskMaker, count: int) -> list[GalleryRow]:
+def gallery(out: Path, dataset: Dataset, maker: Maker, count: int) -> list[GalleryRow]:
     """Rows for at most `count` finished pictures of a run, evenly spread; their maps are made once more."""
     names = [entry.name for entry in maker.vocabulary.classes]
     done = [record for record in dataset.records if (out / "masks" / f"{record.image_id}.png").is_file()]

@@ -17,8 +17,7 @@ from torch import Tensor
 from clip_es.config.run import MaskConfig
 from clip_es.errors import ConfigError
 from clip_es.masks import label_scores
-from clip_es.pipelines.masks.maker import MaskMaker
-from clip_es.pipelines.masks.method import MaskResult, Refined, masks
+from clip_es.pipelines.masks.method import Maker, MaskResult, Refined, masks
 from clip_es.pipelines.masks.pools import readers_for, workers_for
 from clip_es.pipelines.parallel.executor import Executor, Failure
 from clip_es.pipelines.stopwatch import Stopwatch
@@ -55,7 +54,7 @@ class Store(Protocol):
 
 def make_masks(
     records: Sequence[ImageRecord],
-    maker: MaskMaker,
+    maker: Maker,
     store: Store,
     *,
     batch_size: int = 8,

@@ -1,4 +1,4 @@
-"""Label dictionaries inside .npy files (`cls_labels.npy` and its like), read without unpickling.
+"""Dictionaries of arrays inside .npy files (`cls_labels.npy`, maps of CLIP-ES), read without unpickling.
 
 numpy saves a dictionary as a pickle, and a pickle is a program. It is not run here: its operations are looked at one by
 one (`pickletools`), those that only build containers, text and numbers are followed, and calls are noted, not made. Of
@@ -43,27 +43,54 @@ class _Name:
     name: str
 
 
-def pickled_rows(path: Path, start: int) -> Iterator[tuple[object, np.ndarray | DataError]]:
+@dataclass(frozen=True)
+class Form:
+    """What a dictionary is expected to hold, for messages."""
+
+    what: str
+    expected: str
+    instead: str
+    """What to do where it is something else."""
+    row: str
+    """What to do where one of its values is no array."""
+
+
+LABELS = Form(
+    "a dictionary of labels",
+    "a dictionary from picture to a numpy row of 0 and 1, as numpy.save writes it",
+    "Write the labels as CSV or JSON lines instead.",
+    "Save 0 and 1 for each class.",
+)
+MAPS = Form(
+    "a dictionary of maps",
+    "a dictionary of numpy arrays, as numpy.save writes it",
+    "Save the arrays with numpy.savez: keys [class], maps [class h w].",
+    "Save arrays of numpy, not tensors: value.cpu().numpy().",
+)
+
+
+def pickled_rows(path: Path, start: int, form: Form = LABELS) -> Iterator[tuple[object, np.ndarray | DataError]]:
     """Keys (text or whole numbers) and rows of the dictionary whose pickle begins at byte `start`.
 
     A value that is no array of numbers comes as an error. Raises DataError: the file is too large, damaged, asks for
     anything but numpy's arrays, or holds no dictionary.
     """
-    data = read_whole(path, LARGEST, "a dictionary of labels", start)
+    data = read_whole(path, LARGEST, form.what, start)
     try:
-        top = _follow(data, path)
+        top = _follow(data, path, form)
         held = top.state[4] if isinstance(top, _Call) and top.name in _ARRAY else None
         table = held[0] if isinstance(held, list) and len(held) == 1 else None
     except DataError:
         raise
     except Exception as error:  # Bytes that are no pickle fail in many ways; none of them has run anything.
-        raise _refused(path, "is damaged", f"{type(error).__name__}: {printable(str(error), 100)}") from error
+        raise _refused(path, "is damaged", f"{type(error).__name__}: {printable(str(error), 100)}", form) from error
     if not isinstance(table, dict):
-        raise _refused(path, "holds no dictionary of labels", f"{type(table).__name__} in place of a dictionary")
-    return _rows(table, path)
+        what = f"holds not {form.what}" if form is not LABELS else "holds no dictionary of labels"
+        raise _refused(path, what, f"{type(table).__name__} in place of a dictionary", form)
+    return _rows(table, path, form)
 
 
-def _rows(table: dict, path: Path) -> Iterator[tuple[object, np.ndarray | DataError]]:
+def _rows(table: dict, path: Path, form: Form) -> Iterator[tuple[object, np.ndarray | DataError]]:
     for key, value in table.items():
         try:
             row = _array(value)
@@ -72,7 +99,7 @@ def _rows(table: dict, path: Path) -> Iterator[tuple[object, np.ndarray | DataEr
                 "is not an array of numbers",
                 where=f"{path.name}, {printable(str(key), 60)!r}",
                 found=f"{type(error).__name__}: {printable(str(error), 80)}",
-                next_step="Save 0 and 1 for each class.",
+                next_step=form.row,
             )
         yield key, row
 
@@ -107,7 +134,7 @@ def _key(value: Any) -> str | int:
     return value
 
 
-def _follow(data: bytes, path: Path) -> Any:
+def _follow(data: bytes, path: Path, form: Form = LABELS) -> Any:
     """What the program would leave, with its calls as notes."""
     stack: list[Any] = []
     marks: list[int] = []
@@ -161,7 +188,7 @@ def _follow(data: bytes, path: Path) -> Any:
                 argument = " ".join(stack[-2:])
                 del stack[-2:]
             if argument not in _NAMED:
-                raise _refused(path, "asks for more than arrays", f"the name {printable(str(argument), 80)!r}")
+                raise _refused(path, "asks for more than arrays", f"the name {printable(str(argument), 80)!r}", form)
             stack.append(_Name(argument))
         elif name == "REDUCE":
             arguments = stack.pop()
@@ -179,7 +206,7 @@ def _follow(data: bytes, path: Path) -> Any:
         elif name == "STOP":
             return stack.pop()
         else:
-            raise _refused(path, "does more than arrays need", f"the operation {name}")
+            raise _refused(path, "does more than arrays need", f"the operation {name}", form)
     raise ValueError("the end is missing")
 
 
@@ -189,13 +216,13 @@ def _list(value: Any) -> list:
     return value
 
 
-def _refused(path: Path, what: str, found: str) -> DataError:
+def _refused(path: Path, what: str, found: str, form: Form = LABELS) -> DataError:
     return DataError(
         what,
         where=path,
-        expected="a dictionary from picture to a numpy row of 0 and 1, as numpy.save writes it",
+        expected=form.expected,
         found=found,
-        next_step="Such a file is a program and is not run. Write the labels as CSV or JSON lines instead.",
+        next_step=f"Such a file is a program and is not run. {form.instead}",
     )
 
 

@@ -203,6 +203,7 @@ def test_the_plot_is_the_overlay_above_a_legend(result):
     assert Image.open(io.BytesIO(result._repr_png_())).size == sheet.size
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation")
 def test_coco_tells_every_pixel_of_every_class(result):
     pytest.importorskip("pycocotools")
     from pycocotools import mask as api

@@ -1,0 +1,153 @@
+"""`clip-es refine`: masks from maps that another method has made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from clip_es.config.presets import find_preset
+from clip_es.config.run import RunConfig
+from clip_es.encoder import load_encoder
+from clip_es.errors import ConfigError, DataError
+from clip_es.pipelines.commands.flags import VocabularyFlag, WeightsFlag
+from clip_es.pipelines.commands.masks import chosen_preset, figures, picture_folder, score_run, tell, versions
+from clip_es.pipelines.console import bar, counted, say
+from clip_es.pipelines.evaluate import masks_below
+from clip_es.pipelines.masks.from_maps import MapMaker, needs_encoder
+from clip_es.pipelines.masks.report import write_run_report
+from clip_es.pipelines.masks.run import make_masks
+from clip_es.prompts import load_vocabulary
+from clip_es.records import Dataset, Problem
+from clip_es.records.maps import MapFolder, Scale, find_maps
+from clip_es.records.picture_files import pictures_of
+from clip_es.store.run import RunStore, parse_shard, shard
+from clip_es.types import ImageRecord
+
+AFTER_MAPS = ("crf",)
+"""What refines maps where nothing else is asked for: maps of other methods are mostly refined already."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refine:
+    """Masks from maps that any method has made: refiners, a confidence, 255 where it is low, a report, exports.
+
+    The folder of maps may hold CLIP-ES's .npy files (never unpickled), arrays in .npz, TIFF of floating point, or a
+    grey PNG for each class. Calling again continues.
+    """
+
+    maps: Path
+    """Folder of ID.npy, ID.npz, ID.tif, ID/CLASS.png or CLASS/ID.png, sub-folders too."""
+    images: Path
+    """Folder of the pictures, named alike."""
+    out: Path
+    """Folder of the run. The same call with the same folder continues it."""
+    vocabulary: VocabularyFlag = "voc12"
+    scale: Scale = "none"
+    """Maps as they are, which must lie in 0..1; or each stretched to 0..1 (for logits, activations, 0..255)."""
+    first_class: int = 0
+    """The number of the first class in the files: 0, or 1 where 0 stands for the background."""
+    truth: Path | None = None
+    """Folder of ground-truth PNGs of the same names, to evaluate the masks with."""
+    weights: WeightsFlag = "ViT-B/16"
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ... For --refine affinity and others that need CLIP."""
+    batch_size: int = 8
+    """Most pictures of one size to encode together, where CLIP is needed. Does not change the masks on a CPU."""
+    workers: int | None = None
+    """Processes for the CRF; 0: none; None: chosen by cores and number of pictures."""
+    shard: str = "1/1"
+    """i/n: do every n-th picture, beginning with the i-th. All shards may share one --out."""
+    redo: Literal["all", "none"] = "none"
+    """Make the masks of an earlier call again, as when the maps have changed."""
+    report_pictures: int = 8
+    """Pictures shown in report.html, evenly spread over the run."""
+    preset: str = "default"
+    """Sets the defaults of the other flags. reference: what CLIP-ES's published code makes of its maps, bit for bit."""
+    config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: RunConfig(refine=AFTER_MAPS))
+
+    @classmethod
+    def chosen(cls, args: Sequence[str]) -> dict[str, Any]:
+        """The defaults under the `--preset` among the arguments. Raises ConfigError: there is no such preset."""
+        name = chosen_preset(args)
+        if name is None:
+            return {}
+        config = replace(find_preset(name).config, refine=AFTER_MAPS)
+        required = dict.fromkeys(("maps", "images", "out"), tyro.MISSING)
+        return {"default": cls(**required, preset=name, config=config)}
+
+    def run(self) -> int:
+        """Make the masks, evaluate them where there is truth, write the report."""
+        part = parse_shard(self.shard)
+        if self.first_class not in (0, 1):
+            raise ConfigError("--first-class is 0 or 1", found=self.first_class)
+        vocabulary = load_vocabulary(self.vocabulary).for_masks()
+        folder = find_maps(self.maps, vocabulary.names, vocabulary.class_id, self.scale, self.first_class)
+        dataset = self._dataset(folder)
+        encoder = None
+        if needs_encoder(self.config):
+            encoder = load_encoder(self.weights, device=self.device, config=self.config.encoder)
+        maker = MapMaker(folder, vocabulary, self.config, encoder)
+        settings: Mapping[str, object] = {
+            "maps": {"scale": self.scale, "first_class": self.first_class},
+            "supervision": "that of the maps",
+            "config": maker.used,
+            "sha256": {"weights": encoder.source} if encoder else {},
+        }
+        about = {
+            "dataset": dataset.name,
+            "dataset_sha256": dataset.fingerprint(),
+            "images": picture_folder(dataset),
+            "maps_folder": str(self.maps.resolve()),
+            "vocabulary": vocabulary.name,
+            "classes": list(vocabulary.names),
+            "preset": self.preset,
+            "versions": versions(),
+        }
+        with RunStore.open(self.out, settings, about=about, shard=part) as store:
+            store.note(dataset.problems)
+            for note in dataset.notes:
+                say(note)
+            mine = shard(dataset.records, *part)
+            if self.redo == "all":
+                store.redo({record.image_id for record in mine} & store.finished)
+            todo = store.unfinished(mine)
+            done = len(mine) - len(todo)
+            say(f"{dataset.name}: {counted(len(mine), 'picture')}, {done} done before, {len(todo)} to do")
+            with bar("refine", len(todo)) as progress:
+                make_masks(
+                    todo, maker, store, batch_size=self.batch_size, workers=self.workers,
+                    done=lambda: progress.advance(progress.task_ids[0]),
+                )  # fmt: skip
+            seconds = dict(maker.stopwatch.seconds)
+            scores = score_run(self.out, dataset, vocabulary)
+            summary = store.finish(seconds, figures(scores))
+            failed = store.failed_here
+        write_run_report(self.out, dataset, maker, scores, self.report_pictures)
+        tell(self.out, summary.done, failed, seconds, scores, vocabulary)
+        return 1 if failed else 0
+
+    def _dataset(self, folder: MapFolder) -> Dataset:
+        """Every picture that has maps; one whose picture is not found is a problem of its own."""
+        pictures = pictures_of(folder.files.keys(), [self.images])
+        if not pictures:
+            raise DataError(
+                "none of these pictures has maps",
+                where=self.images,
+                expected=f"pictures named as the maps in {self.maps}, such as {next(iter(folder.files))}.jpg",
+                next_step="Check --images and --maps.",
+            )
+        records, problems = [], []
+        for image_id in folder.files:
+            try:
+                if image_id not in pictures:
+                    raise DataError("there is no picture for these maps", where=self.images / image_id)
+                records.append(ImageRecord(image_id, pictures[image_id], ()))
+            except DataError as error:
+                problems.append(Problem.of(image_id, error))
+        truth = {} if self.truth is None else masks_below(self.truth)
+        truth = {record.image_id: truth[record.image_id] for record in records if record.image_id in truth}
+        return Dataset(self.maps.resolve().name, records, tuple(problems), truth)
