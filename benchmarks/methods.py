@@ -1,7 +1,7 @@
 """Every way to masks side by side on scenes that no training saw: mIoU, gains with paired errors, three conditions.
 
 python benchmarks/methods.py --out runs/bench [--scenes 300] [--others 100] [--seed 2026]
-                             [--weights scenes scenes-plain] [--rows NAME ...]
+                             [--weights scenes scenes-plain] [--rows NAME ...] [--conditions clean rough harmed]
 
 Writes OUT/methods.json, {row: {"clean": .., "rough": .., ...}}, in per cent with background, and prints the tables.
 clean: the pictures as drawn. rough: the refiners of pixels see shading, texture and grain. harmed: all see these, and
@@ -133,10 +133,15 @@ def _digest(row: Row) -> str:
 
 
 def _counted(
-    folder: Path, which: str, count: int, seed: int, bench: Callable[[], Bench], wanted: Sequence[Row]
+    folder: Path,
+    which: str,
+    count: int,
+    seed: int,
+    bench: Callable[[], Bench],
+    wanted: Sequence[Row],
+    conditions: Sequence[str],
 ) -> list[MATRICES]:
     """The matrices of all pictures of a set, read where they are known, else made and kept."""
-    conditions = ("clean", "rough", "harmed") if which == "main" else ("clean",)
     keys = {
         (row.name, condition): f"{row.name}|{condition}|{_digest(row)}" for row in wanted for condition in conditions
     }
@@ -209,10 +214,11 @@ def _miou(pictures: Sequence[ConfusionMatrix]) -> float:
 def table(found: dict[str, dict[str, Any]]) -> str:
     """In Markdown."""
     columns = [key for key in next(iter(found.values())) if key not in {"error", "over", "gains"}]
-    lines = [f"| | {' | '.join(columns)} | gain, clean | gain, rough |", f"|---|{'---:|' * (len(columns) + 2)}"]
+    gains = [f"gain, {column}" for column in ("clean", "rough") if column in columns]
+    lines = [f"| | {' | '.join([*columns, *gains])} |", f"|---|{'---:|' * (len(columns) + len(gains))}"]
     for name, one in found.items():
         cells = [f"{one[column]:.1f} ± {one['error'][column]:.1f}" for column in columns]
-        for column in ("clean", "rough"):
+        for column in [column for column in ("clean", "rough") if column in columns]:
             gain = one.get("gains", {}).get(column)
             over = f" over {one['over']}" if gain and column == "clean" else ""
             cells.append(f"{gain['gain']:+.1f} ± {gain['error']:.1f}{over}" if gain else "")
@@ -228,6 +234,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--weights", nargs="+", default=["scenes", "scenes-plain"])
     parser.add_argument("--rows", nargs="+", help="only these rows")
+    parser.add_argument("--conditions", nargs="+", default=["clean", "rough", "harmed"])
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -254,7 +261,8 @@ def main() -> None:
         for which in SETS:
             count = args.scenes if which == "main" else args.others
             if count:
-                sets[which] = _counted(folder, which, count, args.seed, bench, mine)
+                conditions = args.conditions if which == "main" else ["clean"]
+                sets[which] = _counted(folder, which, count, args.seed, bench, mine, conditions)
                 found = told(sets, mine)
                 for name, one in found.items():
                     figures[name] = {**figures.get(name, {}), **(one if place == 0 else {weights: one})}

@@ -121,3 +121,9 @@ def find_preset(name: str) -> Preset:
         found=repr(name),
         next_step=nearest(name, list(PRESETS)) or None,
     )
+
+
+def preset_for_scenes(name: str) -> Preset:
+    """The same, in its settings for drawn scenes where there are such. Raises ConfigError: there is none."""
+    find_preset(name)
+    return PRESETS.get(f"{name}-scenes", PRESETS[name])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
+from clip_es.config.presets import preset_for_scenes
 from clip_es.config.run import RunConfig
 from clip_es.encoder import load_encoder
 from clip_es.pipelines.console import say, show_table, track
-from clip_es.pipelines.studies.ladder import measure
+from clip_es.pipelines.studies.ladder import Ladder as StudyLadder
+from clip_es.pipelines.studies.ladder import climb_best, measure
 from clip_es.prompts import load_vocabulary
 from clip_es.records import voc
 from clip_es.scenes.dataset import ScenesConfig, make
@@ -23,7 +27,11 @@ class Ladder:
     """Print mIoU after each step: logits, softmax, background words, template, synonyms, affinity, CRF.
 
     The template is chosen by sharpness on the split `train`, from labels alone; mIoU is that of the split `val`.
+    With --preset best the steps are those that lead from CLIP-ES to that preset, and no template is chosen.
     """
+
+    preset: str = "default"
+    """default: the steps of CLIP-ES. best: those from there to the preset best, in its settings for scenes."""
 
     root: Path = Path("runs/ladder")
     """Folder of the scenes; what is missing is drawn."""
@@ -38,22 +46,38 @@ class Ladder:
     """Also write the rows to this JSON file."""
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
 
+    @classmethod
+    def chosen(cls, args: Sequence[str]) -> dict[str, Any]:
+        """The defaults that belong to --preset, as arguments of tyro.cli. Raises ConfigError: there is none."""
+        words = [word for arg in args for word in arg.split("=", 1)]
+        names = [after for before, after in pairwise(words) if before == "--preset"]
+        return {"default": cls(preset=names[-1], config=preset_for_scenes(names[-1]).config)} if names else {}
+
     def run(self) -> int:
         """Draw what is missing, choose the template, print the rows with their standard errors."""
         make(self.root, self.scenes)
         vocabulary = load_vocabulary(self.vocabulary)
         encoder = load_encoder(self.weights, config=self.config.encoder)
-        splits = {split: voc(self.root, split, class_id=vocabulary.class_id) for split in ("train", "val")}
-        ladder = measure(encoder, vocabulary, splits["train"], splits["val"], self.config, track)
-        show_table(
-            f"Ladder over {len(splits['val'].records)} scenes (mIoU, per cent)", ("step", "mIoU", "gain"), ladder.rows()
-        )
-        (lowest, score), (highest, most) = ladder.ranked[0], ladder.ranked[-1]
-        say(f"Sharpness of {len(ladder.ranked)} templates (lower is better): lowest {score:.4f}, {lowest!r}, used here")
-        say(f"highest {most:.4f}, {highest!r}")
+        val = voc(self.root, "val", class_id=vocabulary.class_id)
+        if self.config.method == "joint":
+            ladder = StudyLadder(climb_best(encoder, vocabulary, val, self.config, track), [])
+        else:
+            train = voc(self.root, "train", class_id=vocabulary.class_id)
+            ladder = measure(encoder, vocabulary, train, val, self.config, track)
+        return self._tell(ladder, len(val.records))
+
+    def _tell(self, ladder: StudyLadder, scenes: int) -> int:
+        show_table(f"Ladder over {scenes} scenes (mIoU, per cent)", ("step", "mIoU", "gain"), ladder.rows())
+        record: dict[str, object] = {}
+        if ladder.ranked:
+            (lowest, score), (highest, most) = ladder.ranked[0], ladder.ranked[-1]
+            say(
+                f"Sharpness of {len(ladder.ranked)} templates (lower is better): lowest {score:.4f}, {lowest!r}, used "
+                f"here\nhighest {most:.4f}, {highest!r}"
+            )
+            record["template"] = lowest
         if self.out:
-            record = {
-                "template": lowest,
+            record |= {
                 "ladder": {rung.name: rung.miou for rung in ladder.rungs},
                 "standard_error": {rung.name: rung.error for rung in ladder.rungs},
                 "standard_error_of_gain": {rung.name: rung.gain_error for rung in ladder.rungs[1:]},

@@ -2,7 +2,8 @@
 
 GradCAM on plain logits, + softmax over the labels, + background words, + the template of the lowest sharpness,
 + synonyms, + affinity, + CRF. No row uses the ground truth to choose anything: the template is chosen by sharpness on
-pictures with labels alone, and the background score has the same fixed power in all rows.
+pictures with labels alone, and the background score has the same fixed power in all rows. `climb_best` has the steps
+of the preset `best` instead.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import numpy as np
 import torch
 
 from clip_es.config.run import LocalizeConfig, RunConfig
+from clip_es.config.views import ViewsConfig
 from clip_es.encoder import Encoder
+from clip_es.errors import ConfigError
 from clip_es.localize import pooled_embedding
 from clip_es.masks import read_mask
 from clip_es.metrics.bootstrap import resampled_miou
@@ -25,6 +28,7 @@ from clip_es.prompts import Vocabulary, build_bank
 from clip_es.prompts.sharpness import sharpness
 from clip_es.prompts.templates import load_templates
 from clip_es.records import Dataset
+from clip_es.refine.registry import REFINERS
 
 PLAIN_TEMPLATE = "a photo of a {}."
 """What the rows before `+ template of lowest sharpness` use."""
@@ -110,17 +114,40 @@ def climb(
     track: Callable[[Iterable, str, int], Iterable] = lambda items, what, total: items,
 ) -> list[Rung]:
     """mIoU of each row over the pictures of a data set that have a truth."""
-    makers = rungs(encoder, vocabulary, template, config)
+    return _climbed(rungs(encoder, vocabulary, template, config), dataset, track, one_encoding=True)
+
+
+def climb_best(
+    encoder: Encoder,
+    vocabulary: Vocabulary,
+    dataset: Dataset,
+    config: RunConfig,
+    track: Callable[[Iterable, str, int], Iterable] = lambda items, what, total: items,
+) -> list[Rung]:
+    """mIoU of each step from CLIP-ES to the preset `best`, whose settings `config` is.
+
+    Raises ConfigError: the settings join no methods.
+    """
+    return _climbed(best_rungs(encoder, vocabulary, config), dataset, track, one_encoding=False)
+
+
+def _climbed(
+    makers: dict[str, MaskMaker],
+    dataset: Dataset,
+    track: Callable[[Iterable, str, int], Iterable],
+    one_encoding: bool,
+) -> list[Rung]:
     matrices: dict[str, list[ConfusionMatrix]] = {name: [] for name in makers}
     records = [record for record in dataset.records if record.image_id in dataset.truth]
-    first = next(iter(makers.values()))
     for record in track(records, "ladder", len(records)):
-        picture = first.read(record)
-        seen = first.encode([picture])[0]
         truth = read_mask(dataset.truth[record.image_id])
+        picture = seen = None
         for name, maker in makers.items():
+            if picture is None or seen is None or not one_encoding:
+                picture = maker.read(record)
+                seen = maker.encode([picture])[0]
             mask = maker.mask_of(picture, seen, record.class_ids).mask
-            matrices[name].append(ConfusionMatrix(len(vocabulary.classes) + 1))
+            matrices[name].append(ConfusionMatrix(len(maker.vocabulary.classes) + 1))
             matrices[name][-1].update(mask.decided, truth)
     return _with_errors(matrices)
 
@@ -161,3 +188,26 @@ def rungs(encoder: Encoder, vocabulary: Vocabulary, template: str, config: RunCo
             ("+ CRF", fused, replace(config, refine=("affinity", "crf"))),
         )
     }
+
+
+def best_rungs(encoder: Encoder, vocabulary: Vocabulary, config: RunConfig) -> dict[str, MaskMaker]:
+    """The makers of all rows that lead to the preset `best`. Raises ConfigError: the settings join no methods."""
+    joint = config.methods.joint
+    if config.method != "joint":
+        raise ConfigError("this ladder leads to two methods joined", expected="--preset best", found=config.method)
+    grid = tuple(name for name in config.refine if REFINERS[name].grid != "pixels")
+    full = tuple(name for name in config.refine if REFINERS[name].grid == "pixels")
+    plain = replace(config, views=ViewsConfig(), refine=(*grid, *(name for name in full if name != "segments")))
+    fixed = plain.using(joint=replace(joint, calibration="fixed"))
+    fast = replace(plain, refine=config.refine)
+    rows = {
+        joint.second: replace(plain, method=joint.second),
+        f"{joint.first} in its place": replace(plain, method=joint.first, refine=plain.refine[len(grid) :]),
+        "both, the mean": fixed,
+        "+ a threshold for each map": fast if "segments" not in full else plain,
+        "+ segments (best-fast)": fast,
+        "+ shifts": replace(fast, views=replace(config.views, flip=False)),
+        "+ mirrored (best)": config,
+    }
+    bank = build_bank(encoder, vocabulary)
+    return {name: MaskMaker(encoder, vocabulary, bank, settings) for name, settings in rows.items()}
