@@ -220,8 +220,8 @@ def look_at_all(
         own = torch.stack([calibrated_tokens(encoder, one, grid_hw) for one in torch.stack(outputs, 1)])
     embeddings = visual.ln_post(own) @ visual.proj
     return [
-        PatchSight(*parts, grid_hw, vectors, read_hw)
-        for *parts, vectors in zip(entering, mean / averaged, last, embeddings, strict=True)
+        PatchSight(tokens, attended, own_attention, grid_hw, vectors, read_hw)
+        for tokens, attended, own_attention, vectors in zip(entering, mean / averaged, last, embeddings, strict=True)
     ]
 
 
