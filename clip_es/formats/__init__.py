@@ -16,10 +16,11 @@ where a format has no place for 255: the table says so.
 | mmseg | 0 | 255 | yes |
 """
 
+from clip_es.file_source import Source
 from clip_es.formats.folder import ExportFolder
 from clip_es.formats.names import Names
 from clip_es.formats.registry import FORMATS, Format, FormatName, ReadableName, Writer, readable
-from clip_es.formats.source import Incoming, Source
+from clip_es.formats.source import Incoming
 
 __all__ = [
     "FORMATS",

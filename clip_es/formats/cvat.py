@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import PurePosixPath
 
 from clip_es.errors import DataError
+from clip_es.file_source import Source
 from clip_es.formats.names import Names
-from clip_es.formats.source import Incoming, Source, decode_png
+from clip_es.formats.source import Incoming, decode_png
 from clip_es.formats.voc import VocWriter, by_colour, labelmap, read_labelmap
 from clip_es.store.disk import StoreError, make_folder
 

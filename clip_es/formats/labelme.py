@@ -20,9 +20,10 @@ from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw
 
 from clip_es.errors import DataError
+from clip_es.file_source import Source
 from clip_es.formats.coco import bbox
 from clip_es.formats.names import IGNORE, Names
-from clip_es.formats.source import Incoming, Source, decode_png, paint, wrong_size
+from clip_es.formats.source import Incoming, decode_png, paint, wrong_size
 from clip_es.formats.writer import Writer, present
 from clip_es.store.tables import json_text
 from clip_es.types import UNDECIDED

@@ -17,9 +17,10 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from clip_es.errors import DataError
+from clip_es.file_source import LARGEST_JSON, Source
 from clip_es.formats.coco import INFO, bbox, category_names, image_entry, is_number, numbers
 from clip_es.formats.names import Names
-from clip_es.formats.source import LARGEST_JSON, Incoming, Source, decode_png, packed_rgb, relabelled
+from clip_es.formats.source import Incoming, decode_png, packed_rgb, relabelled
 from clip_es.formats.writer import Writer, present
 from clip_es.types import UNDECIDED
 

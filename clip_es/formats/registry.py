@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Annotated
 
+from clip_es.file_source import Source
 from clip_es.formats import coco, cvat, huggingface, labelme, mmseg, panoptic, voc, yolo
 from clip_es.formats.names import Names
-from clip_es.formats.source import Incoming, Source
+from clip_es.formats.source import Incoming
 from clip_es.formats.writer import Writer
 from clip_es.joints import Choice, Table
 

@@ -14,8 +14,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from clip_es.errors import DataError
+from clip_es.file_source import Source
 from clip_es.formats.names import Names
-from clip_es.formats.source import Incoming, Source, decode_png, packed_rgb, relabelled
+from clip_es.formats.source import Incoming, decode_png, packed_rgb, relabelled
 from clip_es.formats.writer import Writer, palette_png
 from clip_es.types import UNDECIDED
 

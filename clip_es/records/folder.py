@@ -1,4 +1,4 @@
-"""A folder of pictures, and a table of labels, or sub-folders named after the classes, or nothing."""
+"""A folder of pictures, and labels from a file of any known format, or sub-folders named after them, or nothing."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path, PurePosixPath
 
 from clip_es.errors import DataError
 from clip_es.records.dataset import At, ClassId, Dataset, Entry, Labels, LeftOut, OnBadLabel, check_id, collect, refuse
+from clip_es.records.elsewhere import tails
 from clip_es.records.file_listing import MASKS, PICTURES, SEPARATOR, Listing, Place, Tree, picture_names
-from clip_es.records.labels.files import LabelFile, Line, Lines, open_labels
+from clip_es.records.labels.formats import open_labels
+from clip_es.records.labels.lines import Asked, LabelTable, Line, Lines
 from clip_es.records.packed_records import Records, Row
 from clip_es.records.text_files import check_inside, printable
 
@@ -26,18 +28,23 @@ def folder(
     truth: str | Path | None = None,
     on_bad_label: OnBadLabel = "fail",
     labelled: bool = True,
+    labels_format: str | None = None,
+    label_field: str | None = None,
 ) -> Dataset:
     """Read pictures and labels.
 
-    `labels` is a table (see `label_files` for the kinds), `subfolders` (the first folder below `images` names the class
-    of what is in it), or `auto` or `none`: every picture below `images`, with no class known. A table names a picture
-    by its path below `images`, with `/` for sub-folders, or by its id; the id of `a/b.jpg` is `a__b`. `class_count`:
-    how many classes there are, to check ids and columns. `truth` is a folder of ground-truth masks, `<id>.png` or in
-    the same sub-folders. Without `labelled` the pictures are those of the table and their labels are not looked at.
+    `labels` is a file, a folder or a zip archive of any format of `LABEL_FORMATS` (`labels_format` names it where it
+    is not to be found out, `label_field` the column or field with the labels), `subfolders` (the first folder below
+    `images` names the class of what is in it), or `auto` or `none`: every picture below `images`, with no class known.
+    A table names a picture by its path below `images`, with `/` for sub-folders, or by its id; the id of `a/b.jpg` is
+    `a__b`. Labelling tools name it by where it lay for them: it is the picture whose path below `images` ends so.
+    `class_count`: how many classes there are, to check ids and columns. `truth` is a folder of ground-truth masks,
+    `<id>.png` or in the same sub-folders. Without `labelled` the pictures are those of the table and their labels are
+    not looked at.
 
     Memory: 40 bytes for each picture, and ten for each file in the folders.
-    Raises DataError: a folder or the file is missing, the table is of an unknown kind, or nothing is listed. What is
-    wrong with one row becomes a row of `Dataset.problems`.
+    Raises DataError: a folder or the file is missing, its format is not known, or nothing is listed. What is wrong
+    with one entry becomes a row of `Dataset.problems`.
     """
     images = Path(images)
     for path in filter(None, (images, Path(truth) if truth is not None else None)):
@@ -47,27 +54,33 @@ def folder(
     labelled = labelled and word not in {"auto", "none"}
     table = images if word else Path(labels)
     file = (
-        LabelFile(_pictures(images, word), class_id, "picture")
+        LabelTable(_pictures(images, word), class_id, partial(At, table.name, "picture"))
         if word
-        else open_labels(table, class_id, class_count, partial(picture_names, images))
+        else open_labels(
+            table, Asked(class_id, class_count, partial(picture_names, images), label_field), labels_format
+        )
     )
     lookup = Labels(file.class_id, on_bad_label, labelled)
     records = Records()
     masks = Listing(Path(truth), suffixes=MASKS, nested=True) if truth is not None else None
-    find = (lambda inner: inner) if word else _Finder(images)
-
-    source = table.name
-
-    def where(number: int) -> At:
-        return At(source, file.unit, number)
-
+    finder = _Finder(images)
+    find = (lambda inner: inner) if word else finder.anywhere if file.anywhere else finder
+    where = file.where
     places: dict[str, int] = {}
 
     def read(line: Line, name: str, parts: tuple[str, str], number: int) -> Row | LeftOut:
-        check_inside(line.image, where(number))
-        if line.none_found and labelled:
-            return LeftOut(f"the run that wrote {source} found no label")
+        if not file.anywhere:
+            check_inside(line.image, where(number))
+        if line.left_out and labelled:
+            return LeftOut(line.left_out)
         inner = find(name)
+        if inner is None and file.anywhere:
+            raise DataError(
+                f"names the picture {printable(line.image)!r}, which is not there",
+                where=where(number),
+                expected=f"a picture below {images} whose path ends so",
+                next_step="Add the picture, or pass the --images it lies in.",
+            )
         if inner is None:
             check_id(image_id_of(line.image), where(number))
             raise DataError(
@@ -89,7 +102,7 @@ def folder(
             if isinstance(line, DataError):
                 yield Entry(str(where(number)), number, refuse(line))
             else:
-                name = _tidy(line.image)
+                name = line.image if file.anywhere else _tidy(line.image)
                 parts = _split(name)
                 image_id = parts[0].replace("/", SEPARATOR) or str(where(number))
                 yield Entry(image_id, number, partial(read, line, name, parts, number))
@@ -122,6 +135,10 @@ class _Finder:
     def __init__(self, images: Path) -> None:
         self._tree = Tree(images)
         self._by_id: Callable[[str], str | None] | None = None
+
+    def anywhere(self, stated: str) -> str | None:
+        """The picture whose path below the folder is what a stated path ends with, the longest such end."""
+        return next((found for tail in tails(stated) if (found := self(tail))), None)
 
     def __call__(self, name: str) -> str | None:
         if self._tree.has(name):

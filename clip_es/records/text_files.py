@@ -6,8 +6,11 @@ import csv
 import os
 import re
 import stat
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+from zipfile import BadZipFile
 
 from clip_es.errors import DataError
 
@@ -21,13 +24,14 @@ _CHUNK = 2**18
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str | DataError]]:
+def read_lines(path: Path, opened: BinaryIO | None = None) -> Iterator[tuple[int, str | DataError]]:
     """Lines of a UTF-8 text file with their numbers, blank ones left out; any line ending, with or without a mark.
 
     Only a piece of the file is in memory at a time. A line that is not text comes as the error it is, so that the
-    others go on. Raises DataError: the file is missing, too large, or UTF-16.
+    others go on. `opened`: the file, where it is open already, as a member of an archive is.
+    Raises DataError: the file is missing, damaged, too large, or UTF-16.
     """
-    for number, line in enumerate(_raw_lines(path), start=1):
+    for number, line in enumerate(_raw_lines(path, opened), start=1):
         if line is None:
             where = f"{path.name} line {number}"
             yield number, DataError("is too long for a line", where=where, expected=f"at most {LONGEST_LINE:,} bytes")
@@ -48,12 +52,12 @@ def read_lines(path: Path) -> Iterator[tuple[int, str | DataError]]:
         yield number, text
 
 
-def _raw_lines(path: Path) -> Iterator[bytes | None]:
+def _raw_lines(path: Path, opened: BinaryIO | None) -> Iterator[bytes | None]:
     """The lines without their endings; None for one that is too long."""
     try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            if stat.S_ISREG(status.st_mode) and status.st_size > LARGEST_TEXT:
+        with opened or path.open("rb") as file:
+            status = None if opened else os.fstat(file.fileno())
+            if status and stat.S_ISREG(status.st_mode) and status.st_size > LARGEST_TEXT:
                 raise _too_large(path)
             total, rest, skipping = 0, b"", False
             while chunk := file.read(_CHUNK):
@@ -78,6 +82,8 @@ def _raw_lines(path: Path) -> Iterator[bytes | None]:
                     skipping = False
     except OSError as error:
         raise unreadable(path, error) from error
+    except (BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:  # a member of an archive
+        raise DataError("cannot be read", where=path, found=error, next_step="Export it again.") from error
 
 
 def _too_large(path: Path) -> DataError:

@@ -8,9 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from defusedxml.common import DefusedXmlException
-from defusedxml.ElementTree import ParseError, fromstring
-
 from clip_es.errors import DataError
 from clip_es.records.dataset import (
     ClassId,
@@ -27,6 +24,7 @@ from clip_es.records.dataset import (
 from clip_es.records.file_listing import MASKS, PICTURES, Listing
 from clip_es.records.packed_records import Records, Row
 from clip_es.records.text_files import printable, read_lines, unreadable
+from clip_es.records.xml_files import parse_xml
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -162,21 +160,7 @@ def _parse(path: Path) -> Element:
         raise unreadable(path, error) from error
     if len(data) > LARGEST_XML:
         raise DataError("is too large for an annotation", where=path, expected=f"at most {LARGEST_XML:,} bytes")
-    try:
-        return fromstring(data, forbid_dtd=True)
-    except DefusedXmlException as error:
-        raise DataError(
-            "declares a document type or entities, which an annotation never needs",
-            where=path,
-            expected="plain XML",
-            found=type(error).__name__,
-            next_step="Remove the declaration from the file.",
-        ) from None
-    except (ParseError, ValueError, LookupError) as error:
-        # ValueError and LookupError: an encoding that does not exist or cannot be decoded.
-        raise DataError(
-            "is not well-formed XML", where=path, found=str(error), next_step="Repair or re-export it."
-        ) from None
+    return parse_xml(data, path)
 
 
 def _pixels(text: str | None) -> int | None:

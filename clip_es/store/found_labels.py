@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_es.records.labels.files import FOUND_COLUMNS
+from clip_es.records.labels.tables import FOUND_COLUMNS
 from clip_es.store.tables import append_rows, read_csv
 
 PIECE = "labels-"

@@ -18,7 +18,7 @@ import numpy as np
 from clip_es.errors import ConfigError, DataError, ShapeError
 from clip_es.masks import write_confidence, write_mask
 from clip_es.records.dataset import STAGE, Problem, printable
-from clip_es.records.labels.files import FOUND_COLUMNS
+from clip_es.records.labels.tables import FOUND_COLUMNS
 from clip_es.store import made_from
 from clip_es.store.cams import KeepCams, encoded_cams
 from clip_es.store.differences import describe

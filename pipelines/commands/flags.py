@@ -10,6 +10,7 @@ from clip_es.encoder.download import OFFICIAL
 from clip_es.prompts.templates import NAMED
 from clip_es.prompts.templates import PACKAGED as TEMPLATES
 from clip_es.prompts.vocabulary import PACKAGED
+from clip_es.records.labels.formats import LABEL_FORMATS, LabelFormatName
 
 _WEIGHTS = f"{', '.join(OFFICIAL)} (each fetched once), scenes (in the package), or a file."
 _KNOWN = "; ".join(f"{name}: {what}" for name, what in PACKAGED.items())
@@ -28,6 +29,12 @@ DataVocabularyFlag = Annotated[
     ),
 ]
 """Which words, where the data set may have its own."""
+
+LabelsFormatFlag = Annotated[
+    LabelFormatName | None,
+    tyro.conf.arg(help=f"What --labels holds. {LABEL_FORMATS.sentences()}. None: seen from what it holds."),
+]
+"""How labels are written."""
 
 TemplateFlag = Annotated[
     tuple[str, ...],

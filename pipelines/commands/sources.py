@@ -16,6 +16,7 @@ import tyro
 from clip_es import records
 from clip_es.config.stages import LabelSource
 from clip_es.errors import ConfigError, DataError
+from clip_es.pipelines.commands.flags import LabelsFormatFlag
 from clip_es.pipelines.console import say
 from clip_es.prompts import Vocabulary, load_vocabulary
 from clip_es.prompts.vocabulary import vocabulary_of
@@ -418,14 +419,18 @@ class ContextSource(DataSource):
 
 @dataclass(frozen=True, kw_only=True)
 class FolderSource(DataSource):
-    """Pictures of your own: a folder, and a table of labels, or sub-folders named after the classes, or no labels."""
+    """Pictures of your own: a folder, and labels from a table or a labelling tool, or sub-folders, or no labels."""
 
     vocabulary: ClassVar[str | None] = None
 
     images: Path
     """Folder of the pictures; those of its sub-folders count too."""
     labels: str = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
-    """A table (.csv, .jsonl, .txt, .npy), subfolders (named after the classes), auto or none: no labels are given."""
+    """A file, folder or zip of labels in any known format, subfolders (named after the classes), auto or none: no
+    labels are given."""
+    labels_format: LabelsFormatFlag = None
+    label_field: str | None = None
+    """Column or field that holds the labels, where a file has several."""
     truth: Path | None = None
     """Folder of ground-truth masks with the pictures' names, for figures that need it."""
 
@@ -443,7 +448,8 @@ class FolderSource(DataSource):
         if self.labels == "subfolders":
             where, names = self.images, {name.split("/")[0] for name in picture_names(self.images) if "/" in name}
         elif self.label_source == "given":
-            where, names = Path(self.labels), label_names(Path(self.labels))
+            where = Path(self.labels)
+            names = label_names(where, self.labels_format, self.label_field)
         else:
             raise ConfigError(
                 "which classes are to be looked for?",
@@ -479,4 +485,6 @@ class FolderSource(DataSource):
             truth=self.truth,
             on_bad_label=on_bad_label,
             labelled=labelled,
+            labels_format=self.labels_format,
+            label_field=self.label_field,
         )

@@ -82,7 +82,7 @@ class _AnnotatedCoco(DataSource):
                 yield image_id, lambda image=image: paint(file, image, values, **options)
 
         problems = tuple(Problem.of(name, error) for name, error in file.problems)
-        return TruthMasks(len(file.index.dataset["images"]), painted(), problems)
+        return TruthMasks(len(file.images), painted(), problems)
 
 
 @dataclass(frozen=True, kw_only=True)

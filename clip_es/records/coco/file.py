@@ -1,17 +1,16 @@
-"""COCO's instances files: read by pycocotools, checked before, with masks made of the annotations.
+"""COCO's instances files: checked, and their annotations drawn as masks by pycocotools.
 
-What pycocotools takes on trust is checked here first: it indexes whatever it finds, and its compiled half may write
-past the end of a picture whose run lengths are longer than it is.
+What pycocotools takes on trust is checked here first: its compiled half may write past the end of a picture whose run
+lengths are longer than it is.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import math
 import warnings
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
@@ -44,21 +43,18 @@ class CocoFile:
     """A checked instances file."""
 
     path: Path
-    index: Any
-    """pycocotools.coco.COCO over the entries that can be used."""
+    images: tuple[dict, ...]
+    """Entries of pictures in the order of the file."""
+    things: Mapping[int, list[dict]]
+    """Annotations by the id of their picture, in the order of the file."""
     names: dict[int, str]
     """Category names by raw id, in the order of the ids."""
     problems: tuple[tuple[str, DataError], ...]
     """Entries that cannot be used: what to call them, and why."""
 
-    @property
-    def images(self) -> Iterator[dict]:
-        """Entries of pictures in the order of the file."""
-        return iter(self.index.dataset["images"])
-
     def objects(self, image: dict) -> list[dict]:
         """Annotations of a picture in the order of the file."""
-        return self.index.imgToAnns.get(image["id"], [])
+        return self.things.get(image["id"], [])
 
     def area(self, thing: dict) -> float:
         """Pixels of an object as the file states them. Raises DataError: it does not."""
@@ -75,19 +71,15 @@ class CocoFile:
 
 
 def read_coco_file(path: str | Path) -> CocoFile:
-    """Load an instances file.
+    """Load an instances file. Raises DataError: it is missing or too large, no JSON, or as `checked` says."""
+    return checked(_json(Path(path)), Path(path))
 
-    Raises ConfigError: pycocotools is missing. Raises DataError: the file is missing, too large, no JSON, or without
-    the lists `images`, `annotations` and `categories`.
+
+def checked(content: Any, path: Path) -> CocoFile:
+    """What an instances file holds, without the entries that cannot be used.
+
+    Raises DataError: it has not the lists `images`, `annotations` and `categories`, or a bad category.
     """
-    try:
-        from pycocotools.coco import COCO
-    except ImportError as error:
-        raise ConfigError(
-            "COCO's instances files need the extra `coco`", next_step="pip install 'clip-es[coco]'."
-        ) from error
-    path = Path(path)
-    content = _json(path)
     lists = {key: value for key in _LISTS if isinstance(value := _get(content, key), list)}
     missing = [key for key in _LISTS if key not in lists]
     if missing:
@@ -100,16 +92,11 @@ def read_coco_file(path: str | Path) -> CocoFile:
     problems: list[tuple[str, DataError]] = []
     names = _categories(lists["categories"], path)
     images = {image["id"]: image for image in _usable("images", lists["images"], path, problems)}
-    annotations = [
-        thing
-        for thing in _usable("annotations", lists["annotations"], path, problems)
-        if _belongs(thing, images, names, path, problems)
-    ]
-    index: Any = COCO()
-    index.dataset = {"images": list(images.values()), "annotations": annotations, "categories": lists["categories"]}
-    with contextlib.redirect_stdout(io.StringIO()):  # It prints that it is at work.
-        index.createIndex()
-    return CocoFile(path, index, names, tuple(problems))
+    things: defaultdict[int, list[dict]] = defaultdict(list)
+    for thing in _usable("annotations", lists["annotations"], path, problems):
+        if _belongs(thing, images, names, path, problems):
+            things[thing["image_id"]].append(thing)
+    return CocoFile(path, tuple(images.values()), things, names, tuple(problems))
 
 
 _LISTS = ("images", "annotations", "categories")
@@ -234,10 +221,14 @@ def size_of(file: CocoFile, image: dict) -> tuple[int, int] | None:
 def pixels_of(file: CocoFile, thing: dict, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
     """Which pixels an object covers: polygons by pycocotools, run lengths once their sum is known to be right.
 
-    Raises DataError: no segmentation, or one that is damaged or of another size.
+    Raises DataError: no segmentation, or one that is damaged or of another size. ConfigError: pycocotools is missing.
     """
-    from pycocotools import mask
-
+    try:
+        from pycocotools import mask
+    except ImportError as error:
+        raise ConfigError(
+            "masks of COCO's objects need the extra `coco`", next_step="pip install 'clip-es[coco]'."
+        ) from error
     tools: Any = mask  # its own types leave out what its documentation allows
     shape: Any = thing.get("segmentation")
     wrong = _wrong_polygons(shape, size) if isinstance(shape, list) else _wrong_runs(shape, size)

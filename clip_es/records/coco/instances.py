@@ -55,7 +55,7 @@ def coco_instances(
     or in the root; their ids are their names without suffix. `truth` is a folder of masks as `clip-es truth` makes
     them.
 
-    Raises ConfigError: pycocotools is missing. Raises DataError: the file is missing or not of this format, or it lists
+    Raises DataError: the file is missing or not of this format, or it lists
     no picture. What is wrong with one entry becomes a row of `Dataset.problems`.
     """
     root = Path(root)

@@ -129,7 +129,7 @@ def test_where_objects_overlap_the_smaller_or_the_later_is_seen(tmp_path):
     crowd = thing(3, (0, 0, 6, 4), iscrowd=1, segmentation={"size": [4, 6], "counts": [0, 24]})
     small(tmp_path, [thing(1, (0, 0, 3, 4), category=90), thing(2, (0, 0, 5, 4)), crowd])
     file = read_coco_file(tmp_path / "annotations/instances_train2014.json")
-    image, values = next(file.images), masks_of(file, WORDS.class_id)
+    image, values = file.images[0], masks_of(file, WORDS.class_id)
     assert paint(file, image, values)[0].tolist() == [80, 80, 80, 17, 17, 255]
     assert paint(file, image, values, overlap="later")[0].tolist() == [17, 17, 17, 17, 17, 255]
     assert paint(file, image, values, overlap="later", crowd="class")[0].tolist() == [17] * 6
@@ -150,7 +150,7 @@ def test_compressed_run_lengths_are_those_of_pycocotools(tmp_path):
     image = {"id": 1, "file_name": "1.jpg", "height": 40, "width": 60}
     small(tmp_path, [thing(1, (0, 0, 1, 1), segmentation={"size": [40, 60], "counts": text})], [image])
     file = read_coco_file(tmp_path / "annotations/instances_train2014.json")
-    assert np.array_equal(paint(file, next(file.images), {18: 1}), pixels)
+    assert np.array_equal(paint(file, file.images[0], {18: 1}), pixels)
 
 
 @pytest.mark.parametrize(

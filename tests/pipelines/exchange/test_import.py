@@ -19,7 +19,7 @@ from PIL import Image
 from clip_es.errors import ClipEsError, ConfigError, DataError, ShapeError
 from clip_es.formats import FORMATS, Names, Source, readable, rle
 from clip_es.formats.labelme import read as read_labelme
-from clip_es.formats.source import LARGEST_FILE
+from clip_es.file_source import LARGEST_FILE
 from clip_es.masks import read_confidence, read_mask, write_mask
 from clip_es.pipelines.cli import main
 from clip_es.pipelines.exchange.export import export
@@ -385,7 +385,7 @@ def test_a_source_without_masks_says_so(made, tmp_path, capsys):
     assert main(["import", str(made.run), "--format", "cvat", "--from", str(tmp_path / "empty")]) == 2
     assert "labelmap.txt" in capsys.readouterr().err
     assert main(["import", str(made.run), "--format", "voc", "--from", str(tmp_path / "nowhere")]) == 2
-    assert "Check --from" in capsys.readouterr().err
+    assert "there is no such folder or file" in capsys.readouterr().err
 
 
 def test_pipes_and_large_files_are_not_read(tmp_path):

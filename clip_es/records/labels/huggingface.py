@@ -1,0 +1,102 @@
+"""Hugging Face's `metadata.jsonl` or `metadata.csv`: `file_name`, seen from the file, and a column of labels.
+
+    {"file_name": "a.jpg", "label": "cat"}
+    {"file_name": "a.jpg", "labels": ["cat", "dog"]}
+    {"file_name": "a.jpg", "objects": {"bbox": [[302, 109, 73, 52]], "categories": ["cat"]}}
+
+Numbers are 0-based class ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from clip_es.errors import DataError
+from clip_es.records.labels.lines import Asked, LabelFiles, LabelTable, Lines, bad_entry, labelled, texts_of
+from clip_es.records.labels.tables import json_object
+from clip_es.records.text_files import csv_cells, printable
+
+FIELDS = ("labels", "label", "classes", "class", "categories", "category", "objects", "tags")
+"""Columns that hold labels, the first that is there counts."""
+
+_NAME = "file_name"
+
+
+def is_jsonl(first: Any) -> bool:
+    """Whether the first line names a file and has a column of labels."""
+    return isinstance(first, dict) and isinstance(first.get(_NAME), str)
+
+
+def is_csv(rows: list[list[str]]) -> bool:
+    """Whether the header names both columns."""
+    return _NAME in rows[0] and any(field in rows[0] for field in FIELDS)
+
+
+def huggingface(files: LabelFiles, names: tuple[str, ...], asked: Asked) -> LabelTable:
+    """Every line of the files."""
+    lines = _lines(files, names, asked.field)
+    return LabelTable(lines, asked.name_or_id, files.at(names, "line"), numbers=True, anywhere=True)
+
+
+def _lines(files: LabelFiles, names: tuple[str, ...], field: str | None) -> Lines:
+    for name in names:
+        read = _csv_rows if name.lower().endswith(".csv") else _json_rows
+        for number, row in read(files, name):
+            try:
+                if isinstance(row, DataError):
+                    raise row
+                where = f"{PurePosixPath(name).name} line {number}"
+                image = row.get(_NAME)
+                if not isinstance(image, str) or not image:
+                    raise bad_entry(f"has no {_NAME}", where, f'{{"{_NAME}": "a.jpg", "label": "cat"}}', row)
+                # The path is seen from the metadata file; where both lie in one tree, that is where the picture is.
+                yield number, labelled((PurePosixPath(name).parent / image).as_posix(), _labels(row, field, where))
+            except DataError as error:
+                yield number, error
+
+
+def _json_rows(files: LabelFiles, name: str) -> Iterator[tuple[int, dict[str, Any] | DataError]]:
+    for number, line in files.lines(name):
+        item = json_object(line) if isinstance(line, str) else line
+        if isinstance(item, dict | DataError):
+            yield number, item
+        else:
+            yield number, bad_entry("is not a JSON object", f"{name} line {number}", f'{{"{_NAME}": ...}}', item)
+
+
+def _csv_rows(files: LabelFiles, name: str) -> Iterator[tuple[int, dict[str, Any] | DataError]]:
+    header: list[str] | None = None
+    for number, line in files.lines(name):
+        where = f"{name} line {number}"
+        cells = csv_cells(line, where) if isinstance(line, str) else line
+        if isinstance(cells, DataError):
+            yield number, cells
+        elif header is None:
+            header = [cell.strip() for cell in cells]
+        elif len(cells) != len(header):
+            yield number, bad_entry(f"has {len(cells)} columns", where, f"{len(header)}, as in the header", line)
+        else:
+            # Several names in one cell stand between semicolons, as in our own tables.
+            row: dict[str, Any] = dict(zip(header, (cell.strip() for cell in cells), strict=True))
+            yield number, {k: v if k == _NAME else [part for part in v.split(";") if part] for k, v in row.items()}
+
+
+def _labels(row: dict[str, Any], field: str | None, where: str) -> tuple[str, ...]:
+    known = [key for key in ((field,) if field else FIELDS) if key in row]
+    if not known:
+        raise DataError(
+            f"has no column {field!r}" if field else "has no column of labels",
+            where=where,
+            expected=f"one of {', '.join(FIELDS)}",
+            found=printable(", ".join(map(str, row)), 80),
+            next_step="Name the column with --label-field.",
+        )
+    value = row[known[0]]
+    if isinstance(value, dict):  # Objects: a list for each of their properties.
+        value = next((value[key] for key in FIELDS if isinstance(value.get(key), list)), value)
+    found = () if value is None else texts_of(value)
+    if found is None:
+        raise bad_entry(f"has a {known[0]} that is no label", where, "a name, a class id, or a list of them", value)
+    return found
