@@ -11,6 +11,9 @@ where a format has no place for 255: the table says so.
 | coco-panoptic | category `background`, id 256 | void, segment id 0 | yes |
 | labelme | no shape | label `__ignore__`, labelme's own name for it | yes |
 | cvat | label `background` | label `undecided`, declared in labelmap.txt | yes |
+| label-studio | no region | label `undecided` | yes |
+| fiftyone | 0 | 255, mask target `undecided` | yes |
+| yolo-semantic | class 0 | 255, ignored | yes |
 | yolo-seg | no polygon | class `undecided`, the last one | yes where polygons are filled as OpenCV does |
 | huggingface | 0 | 255 | yes |
 | mmseg | 0 | 255 | yes |

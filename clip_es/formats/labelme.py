@@ -106,7 +106,8 @@ def _region(shape: dict[str, Any], size_hw: tuple[int, int], where: str) -> Bool
             expected="mask, polygon, rectangle, oriented_rectangle or circle",
             next_step="Remove the shape, or draw it as a polygon.",
         )
-    if len(points) < least or (kind != "polygon" and len(points) != least):
+    corners = kind == "rectangle" and len(points) == 4  # X-AnyLabeling's; labelme's has two.
+    if len(points) < least or (kind != "polygon" and len(points) != least and not corners):
         raise DataError(f"a {kind} has {least} points", where=where, found=len(points))
     if kind == "mask":
         return _pasted(shape.get("mask"), points, size_hw, where)

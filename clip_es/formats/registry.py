@@ -12,7 +12,19 @@ from operator import attrgetter
 from typing import Annotated
 
 from clip_es.file_source import Source
-from clip_es.formats import coco, cvat, huggingface, labelme, mmseg, panoptic, voc, yolo
+from clip_es.formats import (
+    coco,
+    cvat,
+    fiftyone,
+    huggingface,
+    label_studio,
+    labelme,
+    mmseg,
+    panoptic,
+    voc,
+    yolo,
+    yolo_semantic,
+)
 from clip_es.formats.names import Names
 from clip_es.formats.source import Incoming
 from clip_es.formats.writer import Writer
@@ -40,6 +52,16 @@ FORMATS: Table[Format] = Table(
         Format("coco-panoptic", "PNGs of segment ids and their JSON", panoptic.PanopticWriter, panoptic.read),
         Format("labelme", "a JSON of polygons beside each picture", labelme.LabelmeWriter, labelme.read),
         Format("cvat", "CVAT's segmentation masks with their label map", cvat.CvatWriter, cvat.read),
+        Format(
+            "label-studio", "brush masks as Label Studio's tasks", label_studio.LabelStudioWriter, label_studio.read
+        ),
+        Format("fiftyone", "a FiftyOneDataset with segmentations", fiftyone.FiftyOneWriter, fiftyone.read),
+        Format(
+            "yolo-semantic",
+            "palette PNGs and data.yaml for ultralytics' semantic task",
+            yolo_semantic.YoloSemanticWriter,
+            yolo_semantic.read,
+        ),
         Format("yolo-seg", "a text file of polygons for each picture", yolo.YoloWriter),
         Format("huggingface", "a folder that `datasets` loads", huggingface.HuggingFaceWriter),
         Format("mmseg", "pictures and masks for mmsegmentation, with a config", mmseg.MmsegWriter),

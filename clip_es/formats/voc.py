@@ -63,7 +63,7 @@ def read(source: Source, names: Names) -> Iterator[Incoming]:
     colours = read_labelmap(source, found, names) if found else voc_colours(names)
     pngs = source.below("SegmentationClass", ".png")
     for name in pngs:
-        yield Incoming(name, PurePosixPath(name).name, partial(_labels, source, name, names, colours))
+        yield Incoming(name, PurePosixPath(name).name, partial(labels_of_png, source, name, names, colours))
 
 
 def read_labelmap(source: Source, name: str, names: Names) -> dict[int, int]:
@@ -95,9 +95,10 @@ def voc_colours(names: Names) -> dict[int, int]:
     return {r + 256 * g + 65536 * b: label for label in known for r, g, b in [names.colour(label)]}
 
 
-def _labels(
+def labels_of_png(
     source: Source, name: str, names: Names, colours: dict[int, int], size_hw: tuple[int, int]
 ) -> UInt8[np.ndarray, "h w"]:
+    """The numbers of a palette or grey PNG, or the labels of its colours. Raises DataError, ShapeError."""
     image = decode_png(source.bytes(name), name, size_hw)
     if image.mode not in ("P", "L", "1"):
         return by_colour(image, colours, name)

@@ -31,8 +31,7 @@ class Export:
 
     run_folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
     """Folder of a run."""
-    format: FormatName
-    """PNG masks: voc, cvat, mmseg, huggingface. JSON: coco-rle, coco-panoptic, labelme. Text: yolo-seg."""
+    format: Annotated[FormatName, tyro.conf.arg(help=f"What the data set is for. {FORMATS.sentences()}.")]
     out: Path
     """A new folder. A stopped export begins again there; a finished one is never touched."""
     labels: LabelKind = "masks"

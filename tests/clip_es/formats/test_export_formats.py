@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
+import warnings
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +14,7 @@ import pytest
 from PIL import Image
 
 from clip_es.config.run import ImageConfig
-from clip_es.formats import FORMATS, Names, Source, readable, rle
+from clip_es.formats import FORMATS, Names, Source, brush, readable, rle
 from clip_es.formats.yolo import polygons
 from clip_es.images import look_at
 from clip_es.pipelines.cli import main
@@ -111,6 +115,117 @@ def _from_supervision(data, expected) -> dict[str, np.ndarray]:
             labels[mask] = value[detections.class_id[row]]
         found[Path(path).stem] = labels
     return found
+
+
+@pytest.fixture
+def ultralytics(monkeypatch, tmp_path):
+    """The library, which asks for the version of torchvision when it is imported, and for little else of it."""
+    real = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0.28.0" if name == "torchvision" else real(name))
+    monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path / "settings"))
+    monkeypatch.setenv("YOLO_OFFLINE", "true")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("ultralytics", exc_type=ImportError)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ultralytics_reads_its_semantic_masks(made, tmp_path, ultralytics):
+    from ultralytics.data.dataset import SemanticDataset
+    from ultralytics.data.utils import check_det_dataset
+
+    out = exported(made, "yolo-semantic", tmp_path / "out")
+    data = check_det_dataset(str(out / "data.yaml"), autodownload=False)
+    assert list(data["names"].values()) == ["background", *NAMES]
+    read = SemanticDataset(img_path=data["train"], data=data, imgsz=64, augment=False, cache=False, task="semantic")
+    found = {Path(label["im_file"]).stem: read.load_mask(number) for number, label in enumerate(read.labels)}
+    same(found, made.masks)
+    told("yolo-semantic by ultralytics", found, made.masks)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_ultralytics_trains_its_smallest_model_on_them(made, tmp_path, ultralytics, monkeypatch):
+    """One epoch from scratch. The table of results that it keeps in the checkpoint needs polars, which is left out."""
+    from ultralytics.engine.trainer import BaseTrainer
+
+    out = exported(made, "yolo-semantic", tmp_path / "out")
+    monkeypatch.setattr(BaseTrainer, "read_results_csv", lambda self: {})
+    model = ultralytics.YOLO("yolo26n-sem.yaml", task="semantic")
+    options = {"epochs": 1, "imgsz": 64, "batch": 4, "workers": 0, "device": "cpu", "amp": False, "plots": False}
+    model.train(data=str(out / "data.yaml"), project=str(tmp_path / "runs"), verbose=False, **options)
+    miou = model.trainer.metrics["metrics/mIoU"]
+    sys.stdout.write(f"yolo26n-sem from scratch, one epoch: mIoU {miou:.3f}\n")
+    assert 0 <= miou <= 1
+
+
+def test_label_studio_decodes_the_brush_masks(made, tmp_path):
+    sdk = pytest.importorskip("label_studio_sdk.converter.brush", exc_type=ImportError)
+    interface = pytest.importorskip("label_studio_sdk.label_interface", exc_type=ImportError)
+    out = exported(made, "label-studio", tmp_path / "out")
+    config = interface.LabelInterface(config=(out / "config.xml").read_text())
+    assert config.get_first_tag_occurence("BrushLabels", "Image") == ("label", "image", "image")
+    found = {}
+    for task in json.loads((out / "tasks.json").read_text()):
+        (prediction,) = task["predictions"]
+        assert config.validate_prediction({**prediction, "score": 0.5}, return_errors=True) == []
+        image_id = task["data"]["image_id"]
+        labels = np.zeros(made.masks[image_id].shape, dtype=np.uint8)
+        for region in prediction["result"]:
+            alpha = sdk.decode_rle(region["value"]["rle"]).reshape(*labels.shape, 4)[..., 3]
+            (name,) = region["value"]["brushlabels"]
+            labels[alpha > 0] = 255 if name == "undecided" else NAMES.index(name) + 1
+        found[image_id] = labels
+        assert (out / task["data"]["image"].split("?d=")[1]).is_file()
+    same(found, made.masks)
+    told("label-studio by label_studio_sdk", found, made.masks)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.03, 0.5, 1.0])
+def test_brush_masks_are_those_of_label_studio_byte_for_byte(share):
+    sdk = pytest.importorskip("label_studio_sdk.converter.brush", exc_type=ImportError)
+    mask = np.random.default_rng(0).random((203, 301)) < share
+    theirs = sdk.mask2rle((255 * mask).astype(np.uint8))
+    assert brush.encode(mask) == theirs
+    assert np.array_equal(brush.decode(theirs, mask.shape), mask)
+
+
+def test_a_brush_with_soft_edges_covers_what_is_half_covered():
+    sdk = pytest.importorskip("label_studio_sdk.converter.brush", exc_type=ImportError)
+    alpha = np.random.default_rng(0).integers(0, 256, (17, 23)).astype(np.uint8)
+    assert np.array_equal(brush.decode(sdk.mask2rle(alpha), alpha.shape), alpha >= 128)
+
+
+def test_fiftyone_gets_samples_with_a_segmentation(made, tmp_path):
+    """The form that its importer documents; FiftyOne itself needs a MongoDB, which not every machine has."""
+    out = exported(made, "fiftyone", tmp_path / "out")
+    about = json.loads((out / "metadata.json").read_text())
+    targets = {int(k): name for k, name in about["info"]["default_mask_targets"].items()}
+    assert targets == {0: "background", 1: "cat", 2: "traffic light", 3: "dog", 255: "undecided"}
+    found = {}
+    for sample in json.loads((out / "samples.json").read_text())["samples"]:
+        assert (out / sample["filepath"]).is_file()
+        assert sample["ground_truth"]["_cls"] == "Segmentation"
+        found[Path(sample["filepath"]).stem] = pixels(out / sample["ground_truth"]["mask_path"])
+    same(found, made.masks)
+    told("fiftyone, by its documented form", found, made.masks)
+
+
+def test_fiftyone_reads_its_dataset(made, tmp_path):
+    fo = pytest.importorskip("fiftyone", exc_type=ImportError)
+    out = exported(made, "fiftyone", tmp_path / "out")
+    data = fo.Dataset.from_dir(dataset_dir=str(out), dataset_type=fo.types.FiftyOneDataset)
+    assert data.default_mask_targets[255] == "undecided"
+    same({Path(s.filepath).stem: s.ground_truth.get_mask() for s in data}, made.masks)
+
+
+def told(name: str, found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    """Print files, pixels, and pixels that differ."""
+    differ = sum(int((found[k] != labels).sum()) for k, labels in expected.items())
+    count = sum(labels.size for labels in expected.values())
+    sys.stdout.write(f"{name}: {len(found)} files, {count} pixels, {differ} differ\n")
+    assert differ == 0
 
 
 def test_yolo_without_undecided_declares_no_such_class(made, tmp_path):
@@ -308,6 +423,7 @@ def test_what_is_written_is_read_back(made, tmp_path, name):
         assert read is not None
         found = {i.image_id: i.read(made.masks[i.image_id].shape) for i in read(source, Names(tuple(NAMES)))}
     same(found, made.masks)
+    told(f"{name}, written and read back", found, made.masks)
 
 
 def test_run_lengths_as_the_coco_api_documents_them():
