@@ -45,12 +45,15 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 # The libraries that other people read our files with, and those whose results ours are compared with.
 # grad-cam declares torchvision, which has no build beside a CPU torch; it is wanted only as an oracle in the tests.
-# Datumaro declares a second OpenCV, labelme more of a desktop than reading its files needs.
+# Datumaro declares a second OpenCV, labelme more of a desktop than reading its files needs; ultralytics (AGPL, an oracle
+# of its own format) declares torchvision, label-studio-sdk a second OpenCV and tools for writing code.
 $(VENV)/.ready-tests: $(VENV)/.ready
 	$(PIP) -e '.[dev,docs,heif,coco,diffusion,onnx,ray]' accelerate datasets supervision
 	$(PIP) --no-deps grad-cam ttach scikit-learn narwhals joblib threadpoolctl
 	$(PIP) --no-deps datumaro json-stream json-stream-rs-tokenizer shapely imagesize lxml orjson cachetools ruamel.yaml
 	$(PIP) --no-deps labelme imgviz loguru natsort cmap PyQt5 PyQt5-sip PyQt5-Qt5
+	$(PIP) --no-deps cvat-sdk label-studio-sdk ijson ujson xmljson PyJWT appdirs jsf Faker rstr smart_open wrapt
+	$(PIP) --no-deps ultralytics ultralytics-thop
 	sh tests/fetch_wordnet.sh
 	touch $@
 

@@ -44,6 +44,7 @@ from clip_es.prompts import load_vocabulary
 from clip_es.prompts.check import check_file
 from clip_es.prompts.templates import load_templates
 from clip_es.records import Dataset, coco14, coco_instances, folder, voc
+from clip_es.records.labels.names import label_names
 from clip_es.records.phrases.phrasecut import PhraseCut
 from clip_es.records.phrases.table import PhraseTable
 from clip_es.records.voc import read_annotation
@@ -260,6 +261,100 @@ def text_seeds(home: Path) -> list[bytes]:
     return [b"a.jpg cat dog\nb.png car\nin/c.jpg 3 4\n", b"a 15 9\nb 0\n"]
 
 
+def one_hot_seeds(home: Path) -> list[bytes]:
+    pictures_at(home)
+    return [b"image,cat,dog,car\na.jpg,1,1,0\nb.png,0,0,1\n", b'file,"cat",dog\r\na,True,\r\nin/c.jpg,0.0,1.0\r\n']
+
+
+def metadata_seeds(home: Path) -> list[bytes]:
+    pictures_at(home)
+    rows = [
+        {"file_name": "a.jpg", "label": "cat"},
+        {"file_name": "b.png", "labels": ["dog", 6]},
+        {"file_name": "in/c.jpg", "objects": {"bbox": [[1, 2, 3, 4]], "categories": ["cat"]}},
+    ]
+    return ["".join(json.dumps(row) + "\n" for row in rows).encode()]
+
+
+def labelme_seeds(home: Path) -> list[bytes]:
+    pictures_at(home)
+    shape = {"label": "dog", "points": [[1, 1], [4, 4]], "shape_type": "rectangle", "flags": {}}
+    tree = {"version": "5.5.0", "flags": {"cat": True, "car": False}, "shapes": [shape], "imagePath": "..\\in\\c.jpg"}
+    tree |= {"imageData": None, "imageHeight": 9, "imageWidth": 11, "tags": ["car"]}
+    return [json.dumps(tree).encode()]
+
+
+def label_zip_seeds(home: Path) -> list[bytes]:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("set/a.json", labelme_seeds(home)[0])
+        archive.writestr("set/b.json", json.dumps({"flags": {"cat": True}, "shapes": [], "imagePath": "b.png"}))
+    return [file.getvalue()]
+
+
+def cvat_seeds(home: Path) -> list[bytes]:
+    pictures_at(home)
+    head = '<?xml version="1.0" encoding="utf-8"?><annotations><version>1.1</version><meta><job/></meta>'
+    box = '<box label="dog" xtl="1" ytl="1" xbr="4" ybr="4" occluded="0"><attribute name="a">b</attribute></box>'
+    one = f'<image id="0" name="a.jpg" width="11" height="9"><tag label="cat" source="manual"/>{box}</image>'
+    return [f'{head}{one}<image id="1" name="in/c.jpg"><tag label="car"/></image></annotations>'.encode()]
+
+
+def datumaro_seeds(home: Path) -> list[bytes]:
+    pictures_at(home)
+    labels = {"label": {"labels": [{"name": "cat", "parent": ""}, {"name": "dog"}], "attributes": []}}
+    marks = [{"id": 0, "type": "label", "label_id": 0}, {"type": "bbox", "label_id": 1, "bbox": [1, 1, 2, 2]}]
+    items = [
+        {"id": "a", "annotations": marks, "image": {"path": "a.jpg", "size": [9, 11]}},
+        {"id": "in/c", "annotations": marks[:1], "media": {"path": ""}},
+    ]
+    return [json.dumps({"info": {}, "categories": labels, "items": items}).encode()]
+
+
+def label_studio_seeds(home: Path) -> list[bytes]:
+    pictures_at(home)
+    results = [
+        {"type": "choices", "from_name": "c", "to_name": "i", "value": {"choices": ["cat", "dog"]}},
+        {"type": "taxonomy", "from_name": "t", "to_name": "i", "value": {"taxonomy": [["animal", "cat"]]}},
+        {"type": "rectanglelabels", "from_name": "r", "to_name": "i", "value": {"x": 1, "rectanglelabels": ["car"]}},
+    ]
+    places = ["/data/upload/1/9b1deb4d-a.jpg", "/data/local-files/?d=x%2Fb.png", "s3://bucket/in/c.jpg"]
+    tasks = [
+        {"id": n, "data": {"image": place}, "annotations": [{"result": results[:n], "was_cancelled": n == 3}]}
+        for n, place in enumerate(places, start=1)
+    ]
+    short = [{"image": places[0], "choice": "cat", "annotation_id": 1, "boxes": [{"rectanglelabels": ["dog"]}]}]
+    return [json.dumps(tasks).encode(), json.dumps(short).encode()]
+
+
+def fiftyone_seeds(home: Path) -> list[bytes]:
+    pictures_at(home)
+    labels = {"classes": ["cat", "dog"], "labels": {"a": 0, "b": [1, 0], "in/c": {"label": 1, "confidence": 0.5}}}
+    one = {"_cls": "Classification", "label": "cat"}
+    many = {"_cls": "Classifications", "classifications": [one, {"_cls": "Classification", "label": "dog"}]}
+    samples = [
+        {"filepath": "/x/a.jpg", "ground_truth": one, "guess": many},
+        {"filepath": "b.png", "ground_truth": many},
+    ]
+    return [json.dumps(labels).encode(), json.dumps({"samples": samples}).encode()]
+
+
+def coco_label_seeds(home: Path) -> list[bytes]:
+    pictures_at(home)
+    images = [{"id": 1, "file_name": "photos/a.jpg"}, {"id": 2, "file_name": "in/c.jpg"}]
+    things = [{"id": n, "image_id": 1 + n % 2, "category_id": 7, "bbox": [1, 1, 2, 2]} for n in range(3)]
+    return [json.dumps({"images": images, "annotations": things, "categories": [{"id": 7, "name": "cat"}]}).encode()]
+
+
+def tool(path: Path, home: Path) -> None:
+    """A file of a labelling tool, also as the source of a vocabulary."""
+    try:
+        table(path, home)
+    finally:
+        names = label_names(path)
+    assert all(isinstance(name, str) and name for name in names)
+
+
 def array_seeds(home: Path) -> list[bytes]:
     pictures_at(home)
     rows = np.zeros((3, 20), dtype=np.float32)
@@ -364,6 +459,7 @@ def vocabulary_seeds(_: Path) -> list[bytes]:
         b"name: pets\ntemplate: a clean origami {}.\nclasses: [cat, {name: dog, prompt: dog puppy, synonyms: [pup]}]\n"
         b"background: [grass, sofa]\nbox_threshold: 0.4\n",
         b"- cat\n- dog\n- traffic light\n",
+        b"a sleeping cat: cat\na kitten: cat\n'a dog, outside': dog\n",
     ]
 
 
@@ -515,6 +611,17 @@ def labelme_edit_seeds(home: Path) -> list[bytes]:
     ]
 
 
+def label_studio_edit_seeds(home: Path) -> list[bytes]:
+    edited_seeds("label-studio")(home)
+    tasks = json.loads((home / "edited-label-studio" / "tasks.json").read_bytes())
+    for task in tasks:
+        task["annotations"] = [{"result": task.pop("predictions")[0]["result"], "was_cancelled": False}]
+    polygon = {"points": [[10, 10], [80, 10], [80.5, 70]], "polygonlabels": ["cat"]}
+    drawn = {"type": "polygonlabels", "original_width": 11, "original_height": 9, "value": polygon}
+    tasks[0]["annotations"][0]["result"].append(drawn)
+    return [json.dumps(tasks).encode()]
+
+
 # Weights
 
 
@@ -609,6 +716,15 @@ READERS = (
     Reader("label JSONL", "labels.jsonl", jsonl_seeds, table, spoilt.below_json),
     Reader("label text", "labels.txt", text_seeds, table),
     Reader("label npy", "labels.npy", array_seeds, table),
+    Reader("one-hot CSV", "labels.csv", one_hot_seeds, tool),
+    Reader("Hugging Face metadata", "metadata.jsonl", metadata_seeds, tool, spoilt.below_json),
+    Reader("labelme labels", "a.json", labelme_seeds, tool, spoilt.below_json),
+    Reader("zip of labels", "labels.zip", label_zip_seeds, tool, spoilt.below_zip),
+    Reader("CVAT XML", "annotations.xml", cvat_seeds, tool),
+    Reader("Datumaro JSON", "default.json", datumaro_seeds, tool, spoilt.below_json),
+    Reader("Label Studio labels", "export.json", label_studio_seeds, tool, spoilt.below_json),
+    Reader("FiftyOne labels", "labels.json", fiftyone_seeds, tool, spoilt.below_json),
+    Reader("COCO labels", "labels.json", coco_label_seeds, tool, spoilt.below_json),
     Reader("PhraseCut JSON", "refer.json", phrasecut_seeds, phrasecut, spoilt.below_json),
     Reader("phrase CSV", "phrases.csv", phrase_seeds, phrase_table),
     Reader("vocabulary YAML", "words.yaml", vocabulary_seeds, vocabulary),
@@ -624,6 +740,7 @@ READERS = (
     ),
     Reader("edited COCO JSON", "edited.json", coco_edit_seeds, edited("coco-rle"), spoilt.below_json),
     Reader("edited labelme JSON", "a.json", labelme_edit_seeds, edited("labelme"), spoilt.below_json),
+    Reader("edited Label Studio", "a.json", label_studio_edit_seeds, edited("label-studio"), spoilt.below_json),
     Reader("CLIP safetensors", "clip.safetensors", safetensors_seeds, weights, spoilt.below_safetensors),
     Reader("CLIP torch file", "clip.pt", torch_seeds, weights, spoilt.below_zip),
     Reader("CLIP TorchScript", "clip.pt", script_seeds, weights, spoilt.below_zip),

@@ -11,8 +11,9 @@ A vocabulary is a YAML file:
       - {name: bee, prompt: bee insect, synonyms: [insect], aliases: [honey bee]}
     background: [grass, sky]            # default: the words of voc12 that are no class here
 
-A plain list of names is a vocabulary too: in YAML, in a text file with one name per line (.txt, .names, .lst; a line
-that begins with # is a remark), or as it is: `cat,dog,tree`.
+An ontology of autodistill is a vocabulary too, `{a ripe red apple: apple, a green pear: pear}`: the prompt of a class
+before its name. So is a plain list of names, in YAML, in a text file with one name per line (.txt, .names, .lst; a
+line that begins with # is a remark), or as it is: `cat,dog,tree`.
 """
 
 from __future__ import annotations
@@ -163,8 +164,8 @@ Words = str | Path | Sequence[str] | Mapping[Any, Any] | Vocabulary
 def load_vocabulary(words: Words) -> Vocabulary:
     """A packaged vocabulary by name, a YAML file of the same form, a text file of names, or names with commas between.
 
-    In Python also a list of names (or of entries as in YAML), a dict with the content of such a file, or one of names
-    by number, `{0: "cat", 1: "dog"}`; a Vocabulary is returned as it is.
+    In Python also a list of names (or of entries as in YAML), a dict with the content of such a file, one of names by
+    number, `{0: "cat", 1: "dog"}`, or a CaptionOntology of autodistill; a Vocabulary is returned as it is.
     Raises ConfigError: no such name or file, or the file is no vocabulary; the message says where and why.
     """
     if isinstance(words, Vocabulary):
@@ -222,6 +223,9 @@ def classes_of_run(run: Manifest, vocabulary: str | Path | None = None) -> tuple
 
 def _in_order(words: object) -> object:
     """A list or dict as it would stand in a YAML file; names by number as a list."""
+    pairs = getattr(words, "promptMap", None)
+    if isinstance(pairs, list):
+        return dict(pairs)
     if isinstance(words, Mapping):
         numbers = [key for key in words if isinstance(key, int) and not isinstance(key, bool)]
         if not numbers:
@@ -268,7 +272,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _vocabulary(content: object, where: object, stem: str) -> Vocabulary:
-    content = {"classes": content} if isinstance(content, list) else content
+    content = {"classes": content} if isinstance(content, list) else _of_captions(content)
     if not isinstance(content, dict) or "classes" not in content:
         raise ConfigError(
             "this is no vocabulary",
@@ -299,6 +303,21 @@ def _vocabulary(content: object, where: object, stem: str) -> Vocabulary:
         box_threshold=float(threshold),
         source=_word(content.get("source", str(where)), "source", where),
     )
+
+
+def _of_captions(content: object) -> object:
+    """An ontology of autodistill, `{caption: class}`, as a vocabulary; anything else as it is.
+
+    The caption is the prompt of its class; further captions of one class are its synonyms.
+    """
+    if not isinstance(content, dict) or not content or any(key in _KEYS for key in content):
+        return content
+    if not all(isinstance(word, str) and word.strip() for pair in content.items() for word in pair):
+        return content
+    captions: dict[str, list[str]] = {}
+    for caption, name in content.items():
+        captions.setdefault(name.strip(), []).append(caption)
+    return {"classes": [{"name": k, "prompt": one, "synonyms": more} for k, (one, *more) in captions.items()]}
 
 
 def _entry(item: object, where: object) -> ClassEntry:

@@ -45,7 +45,7 @@ class FiftyOneWriter(Writer):
 
     def finish(self) -> None:
         """The samples, and the names of the numbers in the masks."""
-        self._samples.finish({})
+        self._samples.finish({"media_type": "image"})
         labels = (*range(len(self.names.classes) + 1), UNDECIDED)
         targets = {str(label): self.names.name(label) for label in labels}
         info = {"default_mask_targets": targets, "default_classes": list(self.names.classes)}

@@ -47,7 +47,7 @@ class LabelStudioWriter(Writer):
     def add(self, image_id: str, labels: UInt8[np.ndarray, "h w"], picture: Path | None) -> None:
         """The picture and its task."""
         file_name = self.place(picture, f"images/{image_id}", labels)
-        prediction = {"model_version": "clip-es", "result": regions(labels, self.names)}
+        prediction = {"model_version": "clip-es", "result": _regions(labels, self.names)}
         data = {IMAGE: f"/data/local-files/?d={quote(f'images/{file_name}')}", _ID: image_id}
         self._tasks.add(",\n" if self._begun else "[\n")
         self._tasks.add(json.dumps({"data": data, "predictions": [prediction]}, ensure_ascii=False))
@@ -81,22 +81,22 @@ def _hex(colour: tuple[int, int, int]) -> str:
     return "#" + bytes(colour).hex()
 
 
-def regions(labels: UInt8[np.ndarray, "h w"], names: Names, tag: str = TAG, image: str = IMAGE) -> list[dict[str, Any]]:
-    """A brush region for each class of a mask, and one for undecided; `tag` and `image` as the interface has them."""
-    return [
-        {
-            "id": f"clip-es-{label}",
-            "from_name": tag,
-            "to_name": image,
-            "type": "brushlabels",
-            "original_width": labels.shape[1],
-            "original_height": labels.shape[0],
-            "image_rotation": 0,
-            "value": {"format": "rle", "rle": brush.encode(labels == label), "brushlabels": [names.name(label)]},
-        }
-        for label in present(labels)
-        if label != 0
-    ]
+def region(mask: Bool[np.ndarray, "h w"], name: str, tag: str = TAG, image: str = IMAGE) -> dict[str, Any]:
+    """A brush region; `tag` and `image` as the labelling interface calls the brush and the picture."""
+    return {
+        "from_name": tag,
+        "to_name": image,
+        "type": "brushlabels",
+        "original_width": mask.shape[1],
+        "original_height": mask.shape[0],
+        "image_rotation": 0,
+        "value": {"format": "rle", "rle": brush.encode(mask), "brushlabels": [name]},
+    }
+
+
+def _regions(labels: UInt8[np.ndarray, "h w"], names: Names) -> list[dict[str, Any]]:
+    """A region for each class of a mask, and one for undecided."""
+    return [{"id": f"clip-es-{k}", **region(labels == k, names.name(k))} for k in present(labels) if k != 0]
 
 
 def read(source: Source, names: Names) -> Iterator[Incoming]:
@@ -140,18 +140,18 @@ def _task(task: Any, where: str) -> tuple[str, list[Any] | None]:
 
 def _labels(results: list[Any], names: Names, where: str, size_hw: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
     labels = np.zeros(size_hw, dtype=np.uint8)
-    for number, region in enumerate(results, start=1):
+    for number, drawn in enumerate(results, start=1):
         at = f"{where}, region {number}"
-        value = region.get("value") if isinstance(region, dict) else None
+        value = drawn.get("value") if isinstance(drawn, dict) else None
         kind = next((key for key in ("brushlabels", "polygonlabels") if isinstance(value, dict) and key in value), None)
         if kind is None or not isinstance(value, dict):
-            if isinstance(region, dict) and region.get("type") in ("choices", "textarea", "rating", "taxonomy"):
+            if isinstance(drawn, dict) and drawn.get("type") in ("choices", "textarea", "rating", "taxonomy"):
                 continue  # About the picture as a whole.
-            found = region.get("type") if isinstance(region, dict) else region
+            found = drawn.get("type") if isinstance(drawn, dict) else drawn
             raise DataError(
                 "is neither a brush nor a polygon", where=at, found=str(found)[:40], next_step="Draw it with the brush."
             )
-        stated = region.get("original_height"), region.get("original_width")
+        stated = drawn.get("original_height"), drawn.get("original_width")
         if stated != size_hw:
             raise wrong_size(at, stated, size_hw)
         label = value[kind]

@@ -32,7 +32,7 @@ class YoloWriter(Writer):
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self._cv2 = _opencv()
+        self._cv2 = opencv()
         self._undecided = False
 
     def add(self, image_id: str, labels: UInt8[np.ndarray, "h w"], picture: Path | None) -> None:
@@ -107,11 +107,10 @@ def _points(ring: Int[np.ndarray, "point 2"]) -> Ring:
     return [(x, y) for x, y in ring.tolist()]
 
 
-def _opencv() -> Any:
+def opencv() -> Any:
+    """OpenCV. Raises ConfigError: it is not installed."""
     try:
         import cv2
     except ImportError as error:
-        raise ConfigError(
-            "outlines for yolo-seg need the extra `opencv`", next_step="pip install 'clip-es[opencv]'."
-        ) from error
+        raise ConfigError("outlines need the extra `opencv`", next_step="pip install 'clip-es[opencv]'.") from error
     return cv2

@@ -19,6 +19,8 @@ MAY_IMPORT = {
 
 HEAVY = {
     "cv2",
+    "cvat_sdk",
+    "datasets",
     "diffusers",
     "matplotlib",
     "mmcv",

@@ -62,11 +62,26 @@ def _line(task: Any, field: str | None, where: str) -> Line:
     annotations = task.get("annotations", task.get("completions"))
     if not isinstance(annotations, list) or not all(isinstance(one, dict) for one in annotations):
         raise bad_entry("has no list of annotations", where, "a list of objects", annotations)
-    used = [one for one in annotations if one.get("was_cancelled") is not True]
-    used = [one for one in used if one.get("ground_truth") is True] or used
+    used = _that_count(annotations)
     if not used:
         return Line(image, (), "no annotation yet")
     return labelled(image, (label for one in used for label in _results(one.get("result"), field, where)))
+
+
+def labels_of_task(task: Any) -> tuple[str, ...]:
+    """The labels of a task that somebody has annotated; none where nobody has, or where they cannot be read."""
+    annotations = task.get("annotations") if isinstance(task, dict) else None
+    used = _that_count([one for one in annotations if isinstance(one, dict)] if isinstance(annotations, list) else [])
+    try:
+        found = [label for one in used for label in _results(one.get("result"), None, "the task")]
+    except DataError:
+        return ()
+    return tuple(dict.fromkeys(found))
+
+
+def _that_count(annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    used = [one for one in annotations if one.get("was_cancelled") is not True]
+    return [one for one in used if one.get("ground_truth") is True] or used
 
 
 def _results(results: Any, field: str | None, where: str) -> Iterator[str]:

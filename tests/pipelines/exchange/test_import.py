@@ -17,9 +17,9 @@ from made_up_run import make_run
 from PIL import Image
 
 from clip_es.errors import ClipEsError, ConfigError, DataError, ShapeError
+from clip_es.file_source import LARGEST_FILE
 from clip_es.formats import FORMATS, Names, Source, readable, rle
 from clip_es.formats.labelme import read as read_labelme
-from clip_es.file_source import LARGEST_FILE
 from clip_es.masks import read_confidence, read_mask, write_mask
 from clip_es.pipelines.cli import main
 from clip_es.pipelines.exchange.export import export

@@ -1,0 +1,222 @@
+"""The adapters of annotation tools: in process with the tools' own types, servers over loopback."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clip_es.errors import DataError
+from clip_es.pipelines.adapters.cvat import DetectionFunction
+from clip_es.pipelines.adapters.label_studio import Backend, Interface
+from clip_es.pipelines.adapters.predict import Predictor
+from clip_es.pipelines.adapters.server import server
+from clip_es.pipelines.adapters.x_anylabeling import RemoteServer
+from clip_es.records import voc
+from clip_es.scenes.dataset import ScenesConfig, make
+from clip_es.types import ImageRecord
+
+CONFIG = """<View><Image name="img" value="$photo"/>
+<Choices name="what" toName="img"><Choice value="x"/></Choices>
+<BrushLabels name="brush" toName="img">{}</BrushLabels></View>"""
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return Predictor.load(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory, predictor) -> ImageRecord:
+    """A drawn picture and its labels."""
+    root = make(tmp_path_factory.mktemp("scenes"), ScenesConfig(train=0, val=1, side=(64, 80)))
+    return voc(root, "val", class_id=predictor.maker.vocabulary.class_id).records[0]
+
+
+@pytest.fixture(scope="module")
+def names(scene, predictor) -> list[str]:
+    return [predictor.names[k] for k in scene.class_ids]
+
+
+@pytest.fixture(scope="module")
+def mask(scene, names, predictor) -> np.ndarray:
+    """What the maker itself says where the labels are given."""
+    return predictor.result(scene.path, names).mask.labels
+
+
+@pytest.fixture(scope="module")
+def address(scene, predictor) -> Iterator[str]:
+    """Both servers on one free port."""
+    routes = {**Backend(predictor, scene.path.parent).routes, **RemoteServer(predictor).routes}
+    with server(routes, port=0) as made:
+        thread = threading.Thread(target=made.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{made.server_address[1]}"
+        made.shutdown()
+        thread.join()
+
+
+def ask(address: str, path: str, content: object = None) -> dict:
+    data = None if content is None else json.dumps(content).encode()
+    with urlopen(Request(address + path, data=data), timeout=60) as answer:
+        return json.loads(answer.read())
+
+
+def told(name: str, found: np.ndarray, expected: np.ndarray) -> None:
+    sys.stdout.write(f"{name}: {expected.size} pixels, {int((found != expected).sum())} differ\n")
+    assert np.array_equal(found, expected)
+
+
+def test_the_predictor_gives_the_pixels_of_the_maker(scene, names, predictor, mask):
+    found = np.zeros_like(mask)
+    for region in predictor.regions(scene.path, names):
+        found[region.mask] = region.class_id + 1
+        assert region.name in names
+        assert 0 <= region.score <= 1
+    told("regions", np.where(mask == 255, 255, found), mask)
+    scores = [region.score for region in predictor.regions(scene.path, names)]
+    assert predictor.regions(scene.path, names, least=max(scores) + 1e-6) == []
+
+
+@pytest.mark.parametrize("as_polygons", [False, True])
+def test_cvat_takes_the_shapes_of_the_function(scene, predictor, as_polygons):
+    sdk = pytest.importorskip("cvat_sdk.auto_annotation.driver", exc_type=ImportError)
+    from cvat_sdk import models
+    from cvat_sdk.masks import decode_mask
+
+    function = DetectionFunction(predictor)
+    task = [
+        models.Label(name=name, id=100 + k, type="any", attributes=[], sublabels=[])
+        for k, name in enumerate(predictor.names)
+    ]
+    mapper = sdk._AnnotationMapper(
+        logging.getLogger(), function.spec.labels, task, allow_unmatched_labels=False, conv_mask_to_poly=as_polygons
+    )
+    with Image.open(scene.path) as image:
+        image.load()
+        context = sdk._DetectionFunctionContextImpl(frame_name=scene.path.name, conv_mask_to_poly=as_polygons)
+        shapes = function.detect(context, image)
+        strict = sdk._DetectionFunctionContextImpl(frame_name=scene.path.name, conf_threshold=1.0)
+        assert len(function.detect(strict, image)) <= len(shapes)
+    tags, checked = mapper.validate_and_remap(shapes, 7)
+    assert (tags, len(checked)) == ([], len(shapes))
+    assert len(shapes) > 0
+    expected = predictor.result(scene.path).mask.labels
+    if not as_polygons:
+        height, width = expected.shape
+        found = np.zeros_like(expected)
+        for shape in checked:
+            assert shape.frame == 7
+            found[decode_mask(shape.points, image_width=width, image_height=height)] = shape.label_id - 100 + 1
+        told("CVAT masks by cvat_sdk", np.where(expected == 255, 255, found), expected)
+    else:
+        assert {shape.type.value for shape in checked} == {"polygon"}
+        assert all(len(shape.points) >= 6 for shape in checked)
+
+
+def test_label_studio_is_answered_over_http(scene, names, predictor, mask, address):
+    brush = pytest.importorskip("label_studio_sdk.converter.brush", exc_type=ImportError)
+    interface = pytest.importorskip("label_studio_sdk.label_interface", exc_type=ImportError)
+    spelt = {name.upper(): name for name in predictor.names}
+    config = CONFIG.format("".join(f'<Label value="{name}"/>' for name in (*spelt, "unknown to us")))
+    choices = {"from_name": "what", "to_name": "img", "type": "choices", "value": {"choices": names}}
+    task = {
+        "id": 1,
+        "data": {"photo": f"/data/upload/1/9b1deb4d-{scene.path.name}"},
+        "annotations": [{"result": [choices]}],
+    }
+    assert ask(address, "/health")["status"] == "UP"
+    assert ask(address, "/setup", {"project": "1", "schema": config})["model_version"] == "clip-es"
+    answer = ask(address, "/predict", {"tasks": [task], "label_config": config, "project": "1.1"})
+    (prediction,) = answer["results"]
+    assert interface.LabelInterface(config=config).validate_prediction(prediction, return_errors=True) == []
+    found = np.zeros_like(mask)
+    for region in prediction["result"]:
+        assert (region["from_name"], region["to_name"]) == ("brush", "img")
+        alpha = brush.decode_rle(region["value"]["rle"]).reshape(*mask.shape, 4)[..., 3]
+        found[alpha > 0] = predictor.names.index(spelt[region["value"]["brushlabels"][0]]) + 1
+    told("Label Studio over HTTP", np.where(mask == 255, 255, found), mask)
+
+
+def test_a_task_without_choices_is_tagged_and_one_without_picture_told(scene, predictor, address):
+    config = CONFIG.format("".join(f'<Label value="{name}"/>' for name in predictor.names))
+    tasks = [{"data": {"photo": scene.path.name}}, {"data": {"photo": "/data/upload/1/none.jpg"}}, {"data": {}}, 7]
+    results = ask(address, "/predict", {"tasks": tasks, "label_config": config})["results"]
+    found = {region["value"]["brushlabels"][0] for region in results[0]["result"]}
+    expected = predictor.result(scene.path).mask
+    assert found == {predictor.names[k] for k in expected.class_ids if (expected.labels == k + 1).any()}
+    assert [result["result"] for result in results[1:]] == [[], [], []]
+    assert "is not below the folder of the pictures" in results[1]["error"]
+
+
+def test_an_interface_without_a_brush_is_refused_with_the_remedy(address):
+    with pytest.raises(DataError, match="no brush for a picture"):
+        Interface.of("<View><Image name='i' value='$i'/></View>")
+    with pytest.raises(HTTPError) as caught:
+        ask(address, "/predict", {"tasks": [], "label_config": "<View"})
+    assert caught.value.code == 400
+    assert "not well-formed XML" in json.loads(caught.value.read())["error"]
+
+
+def test_x_anylabeling_is_answered_over_http(scene, names, predictor, mask, address):
+    cv2 = pytest.importorskip("cv2")
+    about = ask(address, "/v1/models")["data"]["clip-es"]
+    assert {widget["name"] for widget in about["widgets"]} >= {"button_run", "edit_text", "button_send"}
+    assert ask(address, "/v1/models/clip-es/info")["data"]["model_id"] == "clip-es"
+    picture = "data:image/jpeg;base64," + base64.b64encode(scene.path.read_bytes()).decode()
+    params = {"text_prompt": ", ".join(names), "conf_threshold": 0.0}
+    answer = ask(address, "/v1/predict", {"model": "clip-es", "image": picture, "params": params})
+    assert answer["success"]
+    found = np.zeros_like(mask)
+    for shape in answer["data"]["shapes"]:
+        assert (shape["shape_type"], shape["points"][0]) == ("polygon", shape["points"][-1])
+        assert 0 <= shape["score"] <= 1
+        one = cv2.fillPoly(np.zeros_like(mask), [np.array(shape["points"], dtype=np.int32)], 1)
+        found[one > 0] = predictor.names.index(shape["label"]) + 1
+    differ = (np.where(mask == 255, 255, found) != mask).sum()
+    sys.stdout.write(f"X-AnyLabeling over HTTP: {mask.size} pixels, {differ} differ\n")
+    assert differ <= 2 * len(answer["data"]["shapes"])  # Parts of one or two pixels are no polygons.
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ({"model": "other", "image": ""}, "MODEL_NOT_FOUND"),
+        ({"model": "clip-es"}, "INVALID_IMAGE"),
+        ({"model": "clip-es", "image": "data:image/png;base64,###"}, "INVALID_IMAGE"),
+        ({"model": "clip-es", "image": "AAAA"}, "INFERENCE_ERROR"),
+    ],
+)
+def test_x_anylabeling_is_told_what_is_wrong(asked, code, address):
+    answer = ask(address, "/v1/predict", asked)
+    assert (answer["success"], answer["error"]["code"]) == (False, code)
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "status"),
+    [("/nothing", None, 404), ("/predict", b"{", 400), ("/predict", b"[]", 400), ("/predict", b"[" * 50_000, 400)],
+)
+def test_a_request_that_is_none_gets_a_status_and_the_server_goes_on(path, data, status, address):
+    with pytest.raises(HTTPError) as caught:
+        urlopen(Request(address + path, data=data), timeout=60)
+    assert caught.value.code == status
+    assert ask(address, "/health")["status"] == "UP"
+
+
+def test_pictures_are_fetched_from_label_studio_alone(predictor, tmp_path):
+    backend = Backend(predictor, tmp_path, host="http://127.0.0.1:9", token="t")
+    for address, says in (("http://elsewhere.invalid/a.jpg", "with somebody else"), ("/data/a.jpg", "does not give")):
+        with pytest.raises(DataError, match=says):
+            backend._picture(address)
+    (tmp_path / "a.jpg").touch()
+    assert backend._picture("/data/local-files/?d=..%2F..%2Fa.jpg") == Path(tmp_path / "a.jpg")
