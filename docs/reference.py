@@ -142,6 +142,7 @@ def parts(page: Path) -> None:
     from clip_es.formats.registry import FORMATS
     from clip_es.localize.methods import METHODS
     from clip_es.prompts.vocabulary import PACKAGED, load_vocabulary
+    from clip_es.records.labels.formats import LABEL_FORMATS
     from clip_es.refine.registry import REFINERS
     from clip_es.segmentor.training.adapt import CONFIGS, config_names
 
@@ -159,6 +160,11 @@ def parts(page: Path) -> None:
             "Formats",
             ("`--format`", "", "read back"),
             [(f.name, f.about, "yes" if f.read else "no") for f in FORMATS.values()],
+        ),
+        (
+            "Formats of labels",
+            ("`--labels-format`", "", "files"),
+            [(f.name, f.about, ", ".join(f.suffixes)) for f in LABEL_FORMATS.values()],
         ),
         (
             "Vocabularies",

@@ -110,7 +110,7 @@ class Backend:
             if not isinstance(address, str):
                 raise DataError("the task has no picture", expected=f"data.{interface.data}", found=str(data)[:80])
             offered = self.predictor.known(interface.labels)
-            labels = [name for name in self.predictor.known(labels_of_task(task)) if name in offered]
+            labels = [name for name in self.predictor.known(labels_of_task(task)) if self._offered(name, offered)]
             regions = self.predictor.regions(self._picture(address), labels)
         except ClipEsError as error:
             return {"model_version": VERSION, "score": 0.0, "result": [], "error": str(error)}
