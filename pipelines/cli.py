@@ -26,6 +26,7 @@ SOURCES: dict[str, tuple[str, str]] = {
     "cityscapes": ("CityscapesSource", "Cityscapes, an evaluation set of 19 classes"),
     "context": ("ContextSource", "Pascal Context, an evaluation set of 59 classes"),
     "folder": ("FolderSource", "your own pictures: a table of labels, sub-folders, or no labels"),
+    "huggingface": ("HuggingFaceSource", "a data set that `datasets` loads, from a folder or the Hub"),
     "scenes": ("ScenesSource", "the drawn world that ships with the package"),
 }
 """Where pictures and labels come from: name -> (class in commands/sources.py, what it is)."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from clip_es.records import Dataset, OnBadLabel, Use
 from clip_es.records.file_listing import picture_names
 from clip_es.records.folder import image_id_of
 from clip_es.records.labels.names import label_names
+from clip_es.records.labels.rows import Unpacked, unpack
 from clip_es.types import UNDECIDED
 
 
@@ -488,3 +490,51 @@ class FolderSource(DataSource):
             labels_format=self.labels_format,
             label_field=self.label_field,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuggingFaceSource(DataSource):
+    """A data set that `datasets` loads: its rows are streamed, each picture is written once as a file."""
+
+    vocabulary: ClassVar[str | None] = None
+
+    dataset_name: Annotated[str, tyro.conf.arg(name="dataset")]
+    """A folder that `datasets` saved or loads, or a name on the Hub."""
+    split: str = "train"
+    """Which rows."""
+    image_field: str | None = None
+    """Column of the pictures; None: the only one."""
+    label_field: str | None = None
+    """Column of the labels; None: label, labels, class, objects or the like."""
+    unpack_to: Path | None = None
+    """Folder for the pictures; None: data/huggingface/<name>-<split>. What is there is not unpacked again."""
+
+    @property
+    def label_source(self) -> LabelSource:
+        """Given, unless something else is asked for."""
+        return self.labels
+
+    def words(self, vocabulary: str | None) -> Vocabulary:
+        """The vocabulary that is named, or the classes that the data set declares, or those it uses."""
+        if vocabulary is not None:
+            return load_vocabulary(vocabulary)
+        found = self._unpacked()
+        return load_vocabulary(found.classes) if found.classes else self._folder(found).words(None)
+
+    def dataset(
+        self,
+        vocabulary: Vocabulary,
+        on_bad_label: OnBadLabel = "fail",
+        need_size: bool = False,
+        labelled: bool = True,
+    ) -> Dataset:
+        """The records; no size is stated, so `need_size` has no say."""
+        return self._folder(self._unpacked()).dataset(vocabulary, on_bad_label, need_size, labelled)
+
+    def _unpacked(self) -> Unpacked:
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", self.dataset_name).strip("-.") or "set"
+        folder = self.unpack_to or Path("data/huggingface") / f"{name}-{self.split}"
+        return unpack(self.dataset_name, self.split, folder, image_field=self.image_field, label_field=self.label_field)
+
+    def _folder(self, found: Unpacked) -> FolderSource:
+        return FolderSource(images=found.folder, labels=str(found.labels), labels_format="huggingface")

@@ -19,6 +19,7 @@ from clip_es.records.elsewhere import tails
 from clip_es.records.labels.formats import LABEL_FORMATS, open_labels
 from clip_es.records.labels.lines import Asked
 from clip_es.records.labels.names import label_names
+from clip_es.records.labels.rows import unpack
 
 WORDS = load_vocabulary("voc12")
 TRUTH = {"a": ("cat", "dog"), "b": ("sofa",), "x__c": ("dog",)}
@@ -327,3 +328,65 @@ def test_the_vocabulary_of_a_file_has_the_classes_it_declares(root):
     table = open_labels(root / "hot.csv", Asked(WORDS.class_id, 20, tuple))
     assert table.classes == ("zebra", "cat")
     assert label_names(root / "hot.csv") == {"zebra", "cat"}
+
+
+# Data sets whose pictures lie in tables
+
+
+def rows_of(root: Path):
+    """A saved data set of three pictures, the labels as numbers of declared classes."""
+    datasets = pytest.importorskip("datasets")
+    classes = datasets.ClassLabel(names=["sofa", "cat", "dog"])
+    features = datasets.Features(
+        {"image": datasets.Image(), "labels": datasets.Sequence(classes), "id": datasets.Value("string")}
+    )
+    rows = {
+        "image": [str(root / "pictures" / FILES[k]) for k in TRUTH],
+        "labels": [[classes.str2int(name) for name in labels] for labels in TRUTH.values()],
+        "id": list(TRUTH),
+    }
+    return datasets.Dataset.from_dict(rows, features=features)
+
+
+@pytest.mark.parametrize("how", ["saved", "splits", "parquet"])
+def test_rows_of_datasets_are_streamed_and_each_picture_keeps_its_bytes(root, how):
+    made = rows_of(root)
+    if how == "saved":
+        made.save_to_disk(str(root / "set"))
+    elif how == "splits":
+        pytest.importorskip("datasets").DatasetDict({"train": made}).save_to_disk(str(root / "set"))
+    else:
+        (root / "set").mkdir()
+        made.to_parquet(str(root / "set" / "train.parquet"))
+    found = unpack(str(root / "set"), "train", root / "out")
+    assert (found.classes, found.rows) == (("sofa", "cat", "dog"), 3)
+    data = read_at(root / "out", found.labels)
+    assert [tuple(sorted(WORDS.names[k] for k in r.class_ids)) for r in data.records] == list(TRUTH.values())
+    same = [
+        r.path.read_bytes() == (root / "pictures" / FILES[k]).read_bytes()
+        for r, k in zip(data.records, TRUTH, strict=True)
+    ]
+    sys.stdout.write(f"datasets, {how}: {len(same)} pictures, {same.count(False)} of other bytes\n")
+    assert all(same)
+    before = (root / "out" / "metadata.jsonl").stat().st_mtime_ns
+    assert unpack(str(root / "set"), "train", root / "out") == found
+    assert (root / "out" / "metadata.jsonl").stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match="holds another data set"):
+        unpack(str(root / "set"), "test", root / "out")
+
+
+def read_at(images: Path, labels: Path) -> Dataset:
+    return folder(images, labels, class_id=WORDS.class_id, class_count=20, labels_format="huggingface")
+
+
+def test_a_data_set_that_is_not_there_or_has_no_pictures_says_so(root):
+    datasets = pytest.importorskip("datasets")
+    with pytest.raises(DataError, match="cannot be loaded"):
+        unpack(str(root / "none"), "train", root / "out")
+    datasets.Dataset.from_dict({"text": ["a"], "label": [1]}).save_to_disk(str(root / "words"))
+    with pytest.raises(ConfigError, match="which column holds the pictures"):
+        unpack(str(root / "words"), "train", root / "out2")
+    (root / "taken").mkdir()
+    (root / "taken" / "notes.md").touch()
+    with pytest.raises(ConfigError, match="the folder holds other files"):
+        unpack(str(root / "words"), "train", root / "taken")
