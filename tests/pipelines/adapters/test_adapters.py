@@ -72,6 +72,14 @@ def ask(address: str, path: str, content: object = None) -> dict:
         return json.loads(answer.read())
 
 
+def refused(address: str, path: str, data: bytes | None) -> tuple[int, str]:
+    """The status and the error of a request that is refused."""
+    with pytest.raises(HTTPError) as caught:
+        urlopen(Request(address + path, data=data), timeout=60)
+    with caught.value as answer:
+        return answer.code, json.loads(answer.read())["error"]
+
+
 def told(name: str, found: np.ndarray, expected: np.ndarray) -> None:
     sys.stdout.write(f"{name}: {expected.size} pixels, {int((found != expected).sum())} differ\n")
     assert np.array_equal(found, expected)
@@ -162,10 +170,9 @@ def test_a_task_without_choices_is_tagged_and_one_without_picture_told(scene, pr
 def test_an_interface_without_a_brush_is_refused_with_the_remedy(address):
     with pytest.raises(DataError, match="no brush for a picture"):
         Interface.of("<View><Image name='i' value='$i'/></View>")
-    with pytest.raises(HTTPError) as caught:
-        ask(address, "/predict", {"tasks": [], "label_config": "<View"})
-    assert caught.value.code == 400
-    assert "not well-formed XML" in json.loads(caught.value.read())["error"]
+    code, error = refused(address, "/predict", b'{"tasks": [], "label_config": "<View"}')
+    assert code == 400
+    assert "not well-formed XML" in error
 
 
 def test_x_anylabeling_is_answered_over_http(scene, names, predictor, mask, address):
@@ -207,9 +214,7 @@ def test_x_anylabeling_is_told_what_is_wrong(asked, code, address):
     [("/nothing", None, 404), ("/predict", b"{", 400), ("/predict", b"[]", 400), ("/predict", b"[" * 50_000, 400)],
 )
 def test_a_request_that_is_none_gets_a_status_and_the_server_goes_on(path, data, status, address):
-    with pytest.raises(HTTPError) as caught:
-        urlopen(Request(address + path, data=data), timeout=60)
-    assert caught.value.code == status
+    assert refused(address, path, data)[0] == status
     assert ask(address, "/health")["status"] == "UP"
 
 
