@@ -41,7 +41,8 @@ def rows() -> list[Row]:
     fast, best = (one.using(patch_text=PATCH_TEXT_SCENES) for one in (BEST_FAST, BEST))
     joint = replace(fast, refine=("affinity", "crf"))
     return [
-        Row("clip-es", clip_es),
+        Row("clip-es, no CRF", replace(clip_es, refine=("affinity",))),
+        Row("clip-es", clip_es, "clip-es, no CRF"),
         Row("cliper, thresholds before enlarging", cliper.using(cliper=replace(CLIPER_SCENES, rule="early"))),
         Row("cliper", cliper, "cliper, thresholds before enlarging"),
         Row("clipseg", replace(clip_es, method="clipseg", refine=("crf",))),
@@ -99,14 +100,18 @@ def _drawn(which: str, seed: int, number: int) -> Scene | None:
     return _filled(draw_scene(seed, index, SceneConfig((512, 512), objects=(1, 1), scale=(1.0, 1.0))))
 
 
-def _filled(scene: Scene, least: float = 0.8) -> Scene | None:
-    """The part of a large scene, 192 pixels a side, that its object covers most of; None where that is too little."""
-    share = ndimage.uniform_filter((scene.mask > 0).astype(np.float64), 192, mode="constant")[96:-95, 96:-95]
-    top, left = np.unravel_index(int(share.argmax()), share.shape)
-    if not least <= share[top, left] < 1:
-        return None
-    cut = (slice(int(top), int(top) + 192), slice(int(left), int(left) + 192))
-    return replace(scene, picture=scene.picture[cut], mask=scene.mask[cut])
+def _filled(scene: Scene, least: float = 0.8, side: int = 224) -> Scene | None:
+    """The largest square of a large scene that its object covers so much of, resized; None where there is none."""
+    covered = np.pad((scene.mask > 0).cumsum(0, dtype=np.int64).cumsum(1), ((1, 0), (1, 0)))
+    for size in range(min(scene.mask.shape), 127, -16):
+        inside = covered[size:, size:] - covered[:-size, size:] - covered[size:, :-size] + covered[:-size, :-size]
+        top, left = (int(place) for place in np.unravel_index(int(inside.argmax()), inside.shape))
+        if inside[top, left] >= least * size**2:
+            box = (left, top, left + size, top + size)
+            picture = Image.fromarray(scene.picture).resize((side, side), Image.Resampling.BICUBIC, box)
+            mask = Image.fromarray(scene.mask).resize((side, side), Image.Resampling.NEAREST, box)
+            return replace(scene, picture=np.asarray(picture), mask=np.asarray(mask))
+    return None
 
 
 def as_file(picture: np.ndarray, quality: int = 95) -> np.ndarray:

@@ -24,7 +24,8 @@ from clip_es.errors import ClipEsError, DataError
 from clip_es.images import read_picture
 from clip_es.localize.gradcam.localizer import ClipEs
 from clip_es.localize.patchtext.localizer import PatchText
-from clip_es.localize.patchtext.reading import PatchSight, words_share
+from clip_es.localize.patchtext.reading import PatchSight
+from clip_es.localize.patchtext.texts import words_share
 from clip_es.metrics.masks import ConfusionMatrix
 from clip_es.refine.affinity import AffinityConfig, spread
 from clip_es.tagging import tag

@@ -22,15 +22,8 @@ from clip_es.errors import ConfigError, DataError, ShapeError
 from clip_es.localize.base import Localization, Settled, as_they_are, check_known, with_heights
 from clip_es.localize.cliper.maps import comparison_set
 from clip_es.localize.cliper.rule import short_side_hw
-from clip_es.localize.patchtext.reading import (
-    PatchSight,
-    Reading,
-    enriched,
-    look_at_all,
-    surgery,
-    words_cosine,
-    words_share,
-)
+from clip_es.localize.patchtext.reading import PatchSight, Reading, look_at_all
+from clip_es.localize.patchtext.texts import enriched, surgery, words_cosine, words_share
 from clip_es.refine.dino import Dino, DinoConfig
 from clip_es.types import ClassMaps, EncodedImage, Picture, TextBank
 

@@ -12,17 +12,10 @@ import torch
 from clip_es.config.methods import PatchTextConfig
 from clip_es.errors import ConfigError
 from clip_es.localize.patchtext.localizer import PatchText
-from clip_es.localize.patchtext.reading import (
-    RECIPES,
-    Reading,
-    enriched,
-    look,
-    look_at_all,
-    nearness,
-    surgery,
-    words_share,
-)
+from clip_es.localize.patchtext.reading import Reading, look, look_at_all
+from clip_es.localize.patchtext.recipes import RECIPES, nearness
 from clip_es.localize.patchtext.selfcalibrated import mended, outlier_factor, outliers
+from clip_es.localize.patchtext.texts import enriched, surgery, words_share
 from clip_es.refine.affinity import AffinityConfig, refine
 from clip_es.refine.dino import DinoConfig, weights
 from clip_es.refine.par import ParConfig, neighbour_weights, par, pass_on
