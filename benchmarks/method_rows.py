@@ -62,7 +62,8 @@ def rows() -> list[Row]:
         Row("best-fast + 2 shifts", replace(fast, views=TWO), "best-fast"),
         Row("joint + shifts", replace(joint, views=SHIFTS), "joint"),
         Row("joint + shifts + flip", replace(joint, views=FLIPPED), "joint + shifts"),
-        Row("best", best, "joint + shifts + flip"),
+        Row("best", best, "joint + shifts"),
+        Row("best + flip", replace(best, views=FLIPPED), "best"),
         Row("best, fixed threshold", best.using(joint=JointConfig(calibration="fixed")), "best"),
         Row("best + words", best.using(affinity=_WORDS), "best"),
     ]
@@ -127,12 +128,12 @@ def rough(picture: np.ndarray, seed: int) -> np.ndarray:
     h, w = picture.shape[:2]
     angle = rng.uniform(0, 2 * np.pi)
     y, x = np.linspace(-1, 1, h)[:, None], np.linspace(-1, 1, w)
-    shade = 1 + 0.35 * (np.cos(angle) * x + np.sin(angle) * y)
+    shade = 1 + 0.3 * (np.cos(angle) * x + np.sin(angle) * y)
     texture = sum(
         strength * _unit(ndimage.gaussian_filter(rng.standard_normal((h, w)), sigma))
-        for sigma, strength in ((1.5, 22.0), (5.0, 22.0))
+        for sigma, strength in ((1.5, 11.0), (5.0, 11.0))
     )
-    grain = rng.normal(0, 18, picture.shape)
+    grain = rng.normal(0, 10, picture.shape)
     return np.clip(picture * shade[..., None] + np.asarray(texture)[..., None] + grain, 0, 255).astype(np.uint8)
 
 

@@ -39,7 +39,7 @@ class OnPresets(OnSource[S]):
     """Base of the commands that make masks: `--preset` chooses the defaults of the other flags."""
 
     preset: str = "default"
-    """Sets the defaults of the other flags. best: the most accurate masks without any training, eight views; best-fast:
+    """Sets the defaults of the other flags. best: the most accurate masks without any training, four views; best-fast:
     the same from one view; -scenes behind either: for drawn scenes. reference: what CLIP-ES's published code computes,
     quirks included. cliper-DATA-b16 or -l14: CLIPer's published settings and templates for voc21, voc20, context60,
     context59, object, stuff, ade or cityscapes, chosen on those very sets; with -sliding its windows too.

@@ -206,8 +206,8 @@ def best_rungs(encoder: Encoder, vocabulary: Vocabulary, config: RunConfig) -> d
         "both, the mean": fixed,
         "+ a threshold for each map": fast if "segments" not in full else plain,
         "+ segments (best-fast)": fast,
-        "+ shifts": replace(fast, views=replace(config.views, flip=False)),
-        "+ mirrored (best)": config,
+        "+ shifts (best)": config,
+        "and mirrored": replace(config, views=replace(config.views, flip=True)),
     }
     bank = build_bank(encoder, vocabulary)
     return {name: MaskMaker(encoder, vocabulary, bank, settings) for name, settings in rows.items()}
