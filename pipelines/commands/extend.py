@@ -47,13 +47,17 @@ class Extend:
     """final.pth of `clip-es train`, or any checkpoint of mmsegmentation whose head ends with a 1x1 classifier."""
     data: Path
     """Folder of a run whose masks hold the seen classes, or a folder of masks (with --images and --vocabulary)."""
-    unseen: str
-    """Names of the new classes, commas between: boat,cow."""
+    unseen: str | None = None
+    """Names of the new classes, commas between: boat,cow. None: those of --split."""
     out: Path
     """Folder of features, checkpoint, TensorBoard's events and the extended model, final.pth."""
     way: Way = "default"
     """parity: networks, losses, steps and rates of the published code, on a frozen segmenter. default: the paper's or
     what is meant to be better."""
+    split: str | None = None
+    """voc-15-5, context-29-4 or coco-stuff-167-15: its unseen classes, and with --way parity its steps and rates."""
+    published: Path | None = None
+    """Start from weights of the published code (.pth): whatever parts of it the file has and the networks fit."""
     conditions: Conditions = "clip"
     """What names are known by: CLIP's text (centred), word vectors, or both side by side."""
     words: Path | None = None
@@ -81,13 +85,17 @@ class Extend:
     @classmethod
     def chosen(cls, args: Sequence[str]) -> dict[str, Any]:
         """The defaults that belong to --way, as arguments of tyro.cli."""
-        said = [b for a, b in pairwise(args) if a == "--way"]
-        said += [arg.partition("=")[2] for arg in args if arg.startswith("--way=")]
-        if said[-1:] != ["parity"]:
+
+        def said(flag: str) -> str | None:
+            found = [b for a, b in pairwise(args) if a == flag]
+            found += [arg.partition("=")[2] for arg in args if arg.startswith(f"{flag}=")]
+            return found[-1] if found else None
+
+        if said("--way") != "parity":
             return {}
         missing: Any = tyro.MISSING
-        start = cls(model=missing, data=missing, unseen=missing, out=missing, settings=settings_of("parity"))
-        return {"default": start}
+        settings = settings_of("parity", said("--split") or "voc-15-5")
+        return {"default": cls(model=missing, data=missing, out=missing, settings=settings)}
 
     def run(self) -> int:
         """Train, with a bar and a line now and then."""
@@ -106,7 +114,7 @@ class Extend:
         prepared = prepare(
             self.model,
             data,
-            names_of(self.unseen),
+            self._unseen(),
             Named(self.conditions, self.words, self.weights),
             self.out,
             self.settings,
@@ -124,11 +132,19 @@ class Extend:
                 self.settings,
                 self.out,
                 way=self.way,
+                published=self.published,
                 save_every=self.save_every,
                 report=_Teller(self.settings, progress),
             )
         say(f"Model: {path}   Labels: {', '.join(prepared.labels)}")
         return 0
+
+    def _unseen(self) -> tuple[str, ...]:
+        if self.unseen is not None:
+            return names_of(self.unseen)
+        if self.split is None:
+            raise ConfigError("which classes are new?", next_step="Pass --unseen boat,cow or --split voc-15-5.")
+        return load_split(self.split).unseen
 
 
 class _Teller:

@@ -5,7 +5,10 @@ Imported by `clip_es.segmentor.prepare`, which also registers it; needs mmsegmen
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
@@ -76,6 +79,53 @@ class FrozenClip(BaseModule):
         return tuple(maps)
 
     def train(self, mode: bool = True) -> FrozenClip:
+        """The tower stays as it is."""
+        super().train(mode)
+        self.tower.eval()
+        return self
+
+
+class WithClip(BaseModule):
+    """Any backbone, and behind its maps that of a frozen CLIP in the space of its text [batch embed h w].
+
+    `inner` is the backbone's config. `mean`, `std` and `rgb` say how the pixels it gets were normalised; CLIP gets them
+    in its own way, at the nearest whole number of patches.
+    """
+
+    def __init__(
+        self,
+        inner: dict,
+        weights: str,
+        mean: Sequence[float],
+        std: Sequence[float],
+        rgb: bool = True,
+        init_cfg: dict | None = None,
+    ) -> None:
+        from mmseg.registry import MODELS
+
+        super().__init__(init_cfg)
+        self.inner = MODELS.build(dict(inner))
+        encoder = load_encoder(weights, device="cpu")
+        self.tower, self.patch, self.rgb = encoder.model.visual.float().requires_grad_(False), encoder.patch, rgb
+        scale = torch.tensor(std) / torch.tensor(FrozenClip.STD)
+        shift = (torch.tensor(mean) - torch.tensor(FrozenClip.MEAN)) / torch.tensor(FrozenClip.STD)
+        self.register_buffer("scale", scale[:, None, None], persistent=False)
+        self.register_buffer("shift", shift[:, None, None], persistent=False)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """The maps of the backbone, and CLIP's."""
+        size = [max(round(side / self.patch), 1) * self.patch for side in pixels.shape[-2:]]
+        ready = pixels if self.rgb else pixels.flip(1)
+        ready = F.interpolate(ready * self.scale + self.shift, size, mode="bilinear", align_corners=False)
+        grid = (size[0] // self.patch, size[1] // self.patch)
+        with torch.no_grad():
+            tokens = self.tower.embed(ready, self.tower.positions(grid))
+            for block in self.tower.transformer.blocks:
+                tokens = block(tokens)
+            own = self.tower.ln_post(tokens[:, 1:]) @ self.tower.proj
+        return (*self.inner(pixels), own.transpose(1, 2).reshape(len(own), -1, *grid))
+
+    def train(self, mode: bool = True) -> WithClip:
         """The tower stays as it is."""
         super().train(mode)
         self.tower.eval()

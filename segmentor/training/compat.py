@@ -108,7 +108,7 @@ def _register() -> None:
 
     for registry, parts in (
         (MODELS, (ConfidenceGuidedLoss, heads.DeepLabV2Head, heads.ConfidenceEncoderDecoder)),
-        (MODELS, (heads.ConfidenceCascadeEncoderDecoder, clip_backbone.FrozenClip)),
+        (MODELS, (heads.ConfidenceCascadeEncoderDecoder, clip_backbone.FrozenClip, clip_backbone.WithClip)),
         (MODELS, (text_heads.PixelTextHead, text_heads.EdgeHead, published.DrnBackbone, published.DptBackbone)),
         (MODELS, (zero_shot.CeilResNet, zero_shot.AsppSumHead, zero_shot.ZeroShotHead)),
         (DATASETS, (dataset.PseudoMaskDataset,)),

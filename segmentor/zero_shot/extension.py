@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from clip_es.errors import ConfigError, ShapeError
-from clip_es.segmentor.zero_shot.blocks import (
-    EmpiricalSampler,
-    PixelCNN,
-    accepted,
-    cut_blocks,
-    lay_out,
-    only_centres,
-)
+from clip_es.segmentor.zero_shot.blocks import PixelCNN, cut_blocks
 from clip_es.segmentor.zero_shot.context import ContextualModule
+from clip_es.segmentor.zero_shot.drawing import BLOCK, Drawing
 from clip_es.segmentor.zero_shot.features import Crops, Example, moments
 from clip_es.segmentor.zero_shot.generator import Discriminator, Generator, initialise
 from clip_es.segmentor.zero_shot.labels import class_prior, gated_labels, top_p_labels
+from clip_es.segmentor.zero_shot.names import ClassMoments, fit_names, visible_cells
 from clip_es.segmentor.zero_shot.schedule import poly, stepped
 from clip_es.segmentor.zero_shot.settings import ExtendSettings, Rate
-from clip_es.segmentor.zero_shot.steps import StepLosses, synthetic_step, training_step
+from clip_es.segmentor.zero_shot.steps import StepLosses, both, synthetic_step, training_step, with_names
 from clip_es.types import UNDECIDED
-
-_SIDE = 3
-"""Cells of a block's side."""
 
 
 class Extension(nn.Module):
@@ -45,6 +37,9 @@ class Extension(nn.Module):
     shift: Tensor
     spread: Tensor
     vectors: Tensor
+    offset: Tensor
+    fit: Tensor
+    """Ridge of the linear path from names, and its error on seen classes left out; zeros where there is none."""
 
     def __init__(
         self,
@@ -53,8 +48,10 @@ class Extension(nn.Module):
         vectors: Float32[Tensor, "class d"],
         seen: int,
         device: torch.device | str = "cpu",
+        shared: int = 0,
     ) -> None:
         super().__init__()
+        self.shared = shared if settings.networks.names == "fitted" else 0
         self.settings, self.examples, self.seen = settings, list(examples), seen
         self.unseen = range(seen, len(vectors))
         self.device = torch.device(device)
@@ -68,9 +65,8 @@ class Extension(nn.Module):
         self._build(len(self.examples[0].features), vectors)
         self.crops = Crops(with_labels, settings.batch, settings.crop, settings.seed)
         self.open = Crops(self.examples, settings.batch, settings.crop, settings.seed)
-        self.sampler: EmpiricalSampler | None = None
         if settings.sampler == "empirical":
-            self.sampler = EmpiricalSampler(self._blocks(self.examples))
+            self.drawing.empirical(with_labels)
         self.to(self.device)
         self._reset("seen")
 
@@ -93,7 +89,7 @@ class Extension(nn.Module):
                 chosen.widths,
                 chosen.dropout,
                 bounded=chosen.bounded,
-                skip=chosen.skip,
+                names=chosen.names,
             )
             self.discriminator = Discriminator(
                 channels,
@@ -101,6 +97,7 @@ class Extension(nn.Module):
                 chosen.hidden,
                 chosen.classifier_dropout,
                 patch=chosen.patch,
+                linear=chosen.linear,
             )
             for part in (self.context, self.generator, self.discriminator):
                 initialise(part)
@@ -113,21 +110,58 @@ class Extension(nn.Module):
             mean, spread = torch.zeros_like(mean), torch.ones_like(spread)
         self.register_buffer("shift", mean)
         self.register_buffer("spread", spread)
-        prior = self._prior()
-        self.prior = torch.from_numpy(prior / prior.sum()).float()
+        self.register_buffer("fit", torch.zeros(2))
+        self.register_buffer("offset", torch.zeros(len(vectors), channels))
+        named = (vectors != 0).any(dim=1)
+        if not named[self.seen :].all():
+            raise ShapeError("an unseen class has no vector", found="a row of zeros")
+        self.named_seen = [k for k in range(self.seen) if named[k]]
+        self.drawing = Drawing(self.settings, self._prior(named.numpy()), range(self.seen, len(vectors)), self.pixelcnn)
+        self.balance = self._balance()
 
-    def _prior(self) -> np.ndarray:
+    def _prior(self, named: np.ndarray) -> Tensor:
+        """How often each class is drawn; never one without a vector."""
         chosen = self.settings
         mass = {"unseen_mass": chosen.unseen_mass}
-        prior = class_prior(
-            self.seen,
-            len(self.unseen),
-            **(mass if chosen.unseen_mass is not None else {"extra_weight": chosen.unseen_rate}),
+        extra = {"extra_weight": chosen.unseen_rate}
+        prior = class_prior(self.seen, len(self.unseen), **(extra if chosen.unseen_mass is None else mass))
+        prior = np.where(named, prior, 0)
+        return torch.from_numpy(prior / prior.sum()).float()
+
+    def _balance(self) -> float:
+        """Weight of the made cells' entropy with which an unseen class counts as much as the mean seen one."""
+        labels = np.concatenate([example.labels.ravel() for example in self.examples])
+        counts = np.bincount(labels[labels != UNDECIDED], minlength=self.seen)[self.named_seen]
+        share = float(counts.mean()) / max(int((labels != UNDECIDED).sum()), 1) if len(counts) else 0.0
+        prior = self.drawing.prior
+        unseen, seen = (
+            float(prior[self.seen :].mean()),
+            float(prior[self.named_seen].mean()) if self.named_seen else 0.0,
         )
-        nameless = ~(self.vectors != 0).any(dim=1).numpy() if "vectors" in self._buffers else np.zeros(len(prior), bool)
-        if nameless[self.seen :].any():
-            raise ShapeError("an unseen class has no vector", found="a row of zeros")
-        return np.where(nameless, 0, prior)
+        return min(share / max(unseen - seen, 1e-3), 10.0)
+
+    @torch.no_grad()
+    def _fit_names(self, most: int = 48) -> None:
+        """Compute the linear path from names to features, on up to `most` pictures, evenly chosen."""
+        self.eval()
+        channels = int(self.shift.shape[0])
+        moments = ClassMoments(len(self.vectors), channels, self.shared)
+        chosen = self.crops.examples
+        for example in chosen[:: max(1, len(chosen) // most)]:
+            raw = torch.from_numpy(np.array(example.features, dtype=np.float32))[None].to(self.device)
+            labels = torch.from_numpy(example.labels.astype(np.int64))[None].to(self.device)
+            features = self.context((raw - self.shift) / self.spread).features
+            cells, found = visible_cells(
+                torch.cat((features, raw[:, channels - self.shared :]), 1), labels, self.named_seen
+            )
+            if len(cells):
+                moments.add(cells[:, :channels], cells[:, channels:], found)
+        known = torch.zeros(len(self.vectors), dtype=torch.bool)
+        known[self.named_seen] = True
+        made = fit_names(moments, self.vectors, known, 1 / self.spread[channels - self.shared :, 0, 0])
+        self.generator.set_names(made.weight, made.bias)
+        self.offset.copy_(made.offset)
+        self.fit.copy_(torch.tensor([made.ridge, made.error]))
 
     # What the loop asks for.
 
@@ -136,12 +170,13 @@ class Extension(nn.Module):
         phase, local = self.settings.at(step)
         if local == 0:
             self._reset(phase)
+            if self.settings.networks.names == "fitted" and phase != "blocks":
+                self._fit_names()
         self._rates(phase, local)
         self.train()
         if phase == "blocks":
             return self._block_step(step)
-        made = phase in ("unseen", "unseen again") and (local // self.settings.alternate) % 2 == 1
-        losses = self._synthetic() if made else self._real(step, phase)
+        losses = self._losses(step, phase, local)
         figures = {name: float(value.detach()) for name, value in losses.figures.items()}
         figures["loss"] = float(losses.discriminator.detach())
         self._update(losses, self.settings.rate(phase))
@@ -171,6 +206,15 @@ class Extension(nn.Module):
 
     # Steps.
 
+    def _losses(self, step: int, phase: str, local: int) -> StepLosses:
+        """Of real features, of made ones, or of both."""
+        every = self.settings.alternate
+        if phase not in ("unseen", "unseen again"):
+            return self._real(step, phase)
+        if every:
+            return self._synthetic(step) if (local // every) % 2 else self._real(step, phase)
+        return both(self._real(step, phase), self._synthetic(step))
+
     def _real(self, step: int, phase: str) -> StepLosses:
         chosen = self.settings
         first = phase == "seen"
@@ -198,45 +242,49 @@ class Extension(nn.Module):
             generated=torch.where(known, labels, UNDECIDED),
         )
 
-    def _synthetic(self) -> StepLosses:
-        chosen = self.settings
-        n, side = chosen.batch, chosen.crop
-        channels = self.shift.shape[0]
-        if chosen.sampler == "pixel":
-            labels = torch.multinomial(self.prior, n * side * side, replacement=True).reshape(n, side, side)
-            noise, scored = torch.randn(n, channels, side, side), None
+    def _synthetic(self, step: int) -> StepLosses:
+        chosen, n, side = self.settings, self.settings.batch, self.settings.crop
+        labels, scored = self.drawing.labels(n, side)
+        if chosen.noise == "latent":
+            noise, beside = self.drawing.noise(n, self.shift.shape[0], side).to(self.device), None
         else:
-            labels = lay_out(self._drawn_blocks(n * (side // _SIDE) ** 2).reshape(n, -1, _SIDE, _SIDE))
-            shared = torch.randn(n, channels, side // _SIDE, side // _SIDE)
-            noise = shared.repeat_interleave(_SIDE, 2).repeat_interleave(_SIDE, 3)
-            scored = only_centres(labels, _SIDE).to(self.device)
+            noise, beside = self._carried(step)
+        weights = chosen.weights
+        if weights.synthetic is None:
+            weights = replace(weights, synthetic=self.balance)
         return synthetic_step(
             labels.to(self.device),
-            noise.to(self.device),
+            noise,
             self.generator,
             self.discriminator,
             self.vectors,
-            chosen.weights,
-            scored=scored,
+            weights,
+            scored=scored.to(self.device),
+            beside=beside,
         )
 
-    def _drawn_blocks(self, count: int) -> Int[Tensor, "m side side"]:
-        """Pure blocks of the prior's classes, and among them blocks of the sampler with an unseen class each."""
-        pure = torch.multinomial(self.prior, count, replacement=True)[:, None, None].repeat(1, _SIDE, _SIDE)
-        mixed = torch.rand(count) >= self.settings.block_pure
-        chosen = torch.randint(self.seen, self.unseen.stop, (count,))
-        if self.sampler is not None:
-            drawn, good = self.sampler.sample(chosen), torch.ones(count, dtype=torch.bool)
-        else:
-            assert self.pixelcnn is not None
-            drawn = self.pixelcnn.sample(chosen.to(self.device), _SIDE, preset=5).cpu()
-            good = accepted(drawn, self.unseen)
-        return torch.where((mixed & good)[:, None, None], drawn, pure)
+    @torch.no_grad()
+    def _carried(self, step: int) -> tuple[Tensor, Tensor]:
+        """Of cells of seen classes, drawn from the step's crops: the latent code, and what is not made of it."""
+        raw, found, _ = self.crops(step)
+        labels = found.long().to(self.device)
+        self.eval()
+        seen = self.context((raw.to(self.device) - self.shift) / self.spread)
+        made = self.generator(with_names(labels, seen.latent, self.vectors))
+        self.train()
+        cells, which = visible_cells(seen.features - made, labels, self.named_seen)
+        latent, _ = visible_cells(seen.latent, labels, self.named_seen)
+        n, side = self.settings.batch, self.settings.crop
+        if not len(cells):  # No crop of this step has an object; there is nothing to carry.
+            return torch.zeros_like(seen.latent), torch.zeros_like(seen.features)
+        at = self.drawing.places(n, side, len(cells)).to(self.device)
+        beside = cells - self.offset[which]
+        return latent[at].permute(0, 3, 1, 2), beside[at].permute(0, 3, 1, 2)
 
     def _block_step(self, step: int) -> dict[str, float]:
         assert self.pixelcnn is not None
         _, found, _ = self.crops(step)
-        blocks = cut_blocks(found.long(), _SIDE).to(self.device)
+        blocks = cut_blocks(found.long(), BLOCK).to(self.device)
         if not len(blocks):
             return {"loss": 0.0}
         loss = self.pixelcnn.loss(blocks, self.settings.block_condition)
@@ -257,10 +305,6 @@ class Extension(nn.Module):
         assert gates is not None
         return gated_labels(labels, scores, gates.to(self.device), self.unseen, threshold=self.settings.gate_threshold)
 
-    def _blocks(self, examples: Iterable[Example]) -> Int[Tensor, "m side side"]:
-        cut = [cut_blocks(torch.from_numpy(example.labels.astype(np.int64))[None], _SIDE) for example in examples]
-        return torch.cat(cut)
-
     # Optimisers.
 
     def _groups(self) -> list[list[nn.Parameter]]:
@@ -279,8 +323,9 @@ class Extension(nn.Module):
 
     def _rates(self, phase: str, local: int) -> None:
         rate = self.settings.rate(phase)
-        falling = stepped(local, rate.start, rate.every, rate.factor) if rate.every else 1.0
         length = dict(self.settings.phases)[phase]
+        falling = stepped(local, rate.start, rate.every, rate.factor) if rate.every else 1.0
+        falling = poly(local, 1.0, length, every=min(10, length)) if rate.poly else falling
         context = poly(local, rate.context, length, every=min(10, length)) if rate.context else 0.0
         for optimiser, value in zip(
             self.optimisers, (rate.classifier * falling, context, rate.generator * falling, 2e-3), strict=True

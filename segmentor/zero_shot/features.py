@@ -57,11 +57,13 @@ class Geometry:
 class Extractor:
     """The features before a segmenter's classifier. The classifier is taken out, so the segmenter predicts no more.
 
-    `level` adds the backbone's map of that index. Raises ConfigError: no feature map before a pointwise classifier.
+    `level` adds the backbone's map of that index, `clip` the patches of the CLIP of those weights, last, in the space
+    of its text. Raises ConfigError: no feature map before a pointwise classifier.
     """
 
-    def __init__(self, segmenter: Segmenter, level: int | None = None) -> None:
+    def __init__(self, segmenter: Segmenter, level: int | None = None, clip: str | None = None) -> None:
         from clip_es.segmentor.zero_shot.heads import tap
+        from clip_es.segmentor.zero_shot.text_space import add_clip
 
         head = getattr(segmenter.model, "decode_head", None)
         if not isinstance(head, torch.nn.Module) or isinstance(head, torch.nn.ModuleList):
@@ -71,7 +73,11 @@ class Extractor:
                 next_step="Train another config, such as deeplabv2_cagnet_voc, segformer_b2_voc or scenes_small.",
             )
         tap(head)
-        self.segmenter, self.head, self.level = segmenter, head, level
+        if level is not None and level < 0:
+            level += self._maps(segmenter)
+        if clip is not None:
+            add_clip(segmenter, clip)
+        self.segmenter, self.head, self.level, self.clip = segmenter, head, level, clip is not None
 
     def __call__(self, rgb: UInt8[np.ndarray, "h w 3"]) -> tuple[Float32[Tensor, "c gh gw"], Geometry]:
         """One picture's features on the model's device, and its geometry."""
@@ -95,7 +101,14 @@ class Extractor:
         """Features of ready pixels; gradients flow where the caller lets them."""
         from clip_es.segmentor.zero_shot.heads import raw_features
 
-        return raw_features(self.head, self.segmenter.model.extract_feat(pixels), self.level)
+        return raw_features(self.head, self.segmenter.model.extract_feat(pixels), self.level, clip=self.clip)
+
+    @staticmethod
+    def _maps(segmenter: Segmenter) -> int:
+        """How many maps the backbone gives."""
+        device = next(segmenter.model.parameters()).device
+        with torch.no_grad():
+            return len(segmenter.model.extract_feat(torch.zeros(1, 3, 64, 64, device=device)))
 
 
 class FeatureStore:

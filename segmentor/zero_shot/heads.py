@@ -60,9 +60,10 @@ class AsppSumHead(BaseDecodeHead):
 class ZeroShotHead(BaseDecodeHead):
     """A decode head without its classifier, a contextual module on its features, and a classifier of all classes.
 
-    `inner` is the config of the head as it was; `level` adds the backbone's map of that index to its features.
+    `inner` is the config of the head as it was; `level` adds the backbone's map of that index to its features,
+    `clip` its last map, CLIP's, with cells of unit length.
     `classes` are the classifier's outputs, one more than there are labels; `order[k]` is the output that is label k,
-    so the extra output never wins. `standardise` brings the features to mean 0 and spread 1 with fixed figures.
+    so the extra output never wins. Features are brought to mean 0 and spread 1 with fixed figures.
     Raises ConfigError: the head has no feature map before a pointwise classifier.
     """
 
@@ -77,7 +78,9 @@ class ZeroShotHead(BaseDecodeHead):
         context: dict[str, Any],
         hidden: int,
         patch: bool = False,
+        linear: bool = False,
         level: int | None = None,
+        clip: bool = False,
         **kwargs: Any,
     ) -> None:
         built: Any = MODELS.build(dict(inner))
@@ -86,17 +89,17 @@ class ZeroShotHead(BaseDecodeHead):
         kwargs.setdefault("loss_decode", {"type": "CrossEntropyLoss", "avg_non_ignore": True})
         super().__init__(in_channels=inner["in_channels"], channels=feature_channels, num_classes=len(order), **kwargs)
         del self.conv_seg
-        self.inner, self.level = built, level
+        self.inner, self.level, self.clip = built, level, clip
         tap(built)
         self.order = list(order)
         self.context = ContextualModule(feature_channels, **context)
-        self.discriminator = Discriminator(feature_channels, len(order) + 1, hidden, patch=patch)
+        self.discriminator = Discriminator(feature_channels, len(order) + 1, hidden, patch=patch, linear=linear)
         self.register_buffer("shift", torch.zeros(feature_channels, 1, 1))
         self.register_buffer("spread", torch.ones(feature_channels, 1, 1))
 
     def features(self, inputs: Sequence[Tensor]) -> Tensor:
         """F [n c h w]: what the contextual module sees."""
-        return (raw_features(self.inner, inputs, self.level) - self.shift) / self.spread
+        return (raw_features(self.inner, inputs, self.level, clip=self.clip) - self.shift) / self.spread
 
     def classify(self, features: Tensor) -> Tensor:
         """Logits [n label h w] of F."""
@@ -126,13 +129,16 @@ def tap(head: Any) -> None:
     head.__dict__["cls_seg"] = _itself
 
 
-def raw_features(head: Any, inputs: Sequence[Tensor], level: int | None = None) -> Tensor:
-    """Features of a tapped head, with a map of the backbone beside them where a level is named."""
-    features = head(inputs)
-    if level is None:
-        return features
-    beside = F.interpolate(inputs[level], size=features.shape[-2:], mode="bilinear", align_corners=False)
-    return torch.cat((features, beside), dim=1)
+def raw_features(head: Any, inputs: Sequence[Tensor], level: int | None = None, *, clip: bool = False) -> Tensor:
+    """Features of a tapped head, with maps of the backbone beside them where they are asked for."""
+    parts = [head(inputs)]
+    if level is not None:
+        parts.append(inputs[level])
+    if clip:
+        parts.append(F.normalize(inputs[-1], dim=1))
+    size = parts[0].shape[-2:]
+    beside = [F.interpolate(part, size=size, mode="bilinear", align_corners=False) for part in parts[1:]]
+    return torch.cat((parts[0], *beside), dim=1) if beside else parts[0]
 
 
 def _itself(features: Tensor) -> Tensor:

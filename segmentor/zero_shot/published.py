@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from clip_es.errors import WeightsError
+from clip_es.segmentor.training.checkpoints import read_checkpoint
+from clip_es.segmentor.zero_shot.extension import Extension
 
 _CONV = r"conv\.(weight|bias)"
 _NORM = r"bn\.(\w+)"
@@ -81,3 +85,36 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         segmentor = head in ("backbone", "decode_head")
         parts.setdefault("segmentor" if segmentor else head, {})[ours if segmentor else rest] = value
     return parts
+
+
+def load_published(path: Path, extension: Extension) -> list[str]:
+    """Give the networks of an extension the weights of a published checkpoint. Returns the parts that were in it.
+
+    Those of the segmenter are left: features were computed with the one that is extended.
+    Raises WeightsError: the file is no checkpoint, has a foreign name, no part of use, or another size.
+    """
+    state: Mapping[str, Any] = read_checkpoint(path).state
+    found = from_published({name: value for name, value in state.items() if isinstance(value, Tensor)})
+    taken = []
+    for name in ("context", "generator", "discriminator", "pixelcnn"):
+        part = getattr(extension, name)
+        if name not in found or part is None:
+            continue
+        try:
+            part.load_state_dict(found[name])
+        except RuntimeError as error:
+            raise WeightsError(
+                f"the published {name} does not fit",
+                where=path,
+                found=" ".join(str(error).split())[:300],
+                next_step="Its sizes are those of --way parity on a map of 600 channels, with as many classes.",
+            ) from error
+        taken.append(name)
+    if not taken:
+        raise WeightsError(
+            "holds no part of an extension",
+            where=path,
+            expected="context, generator, discriminator or pixelcnn",
+            found=", ".join(found) or "nothing",
+        )
+    return taken

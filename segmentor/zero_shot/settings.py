@@ -7,13 +7,14 @@ from typing import Literal
 
 from clip_es.errors import ConfigError
 from clip_es.segmentor.zero_shot.context import Selector
-from clip_es.segmentor.zero_shot.generator import PUBLISHED_DROPOUT, PUBLISHED_WIDTHS
+from clip_es.segmentor.zero_shot.generator import PUBLISHED_DROPOUT, PUBLISHED_WIDTHS, Names
 from clip_es.segmentor.zero_shot.losses import Adversary, Content
 from clip_es.segmentor.zero_shot.steps import Weights
 
 Way = Literal["default", "parity"]
 Sampler = Literal["pixel", "blocks", "empirical"]
 SelfTraining = Literal["none", "top-p", "gated"]
+Noise = Literal["latent", "carried"]
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,22 @@ class NetworkSettings:
     """Hidden layers of the generator; the paper: 512, the code: 1024 960 864 784 720."""
     dropout: tuple[float, ...] = (0.1,)
     """Dropout of each; the code: 0.1 0.1 0.3 0.5 0.5."""
-    skip: bool = True
-    """A linear path from the name to the features beside the perceptron."""
+    names: Names = "fitted"
+    """Linear path from a name to its features. fitted: in closed form from the seen classes, anew as each phase begins;
+    trained: by gradient descent; none: the published code, which has the perceptron alone."""
     hidden: int = 512
     """First layer of classifier and critic; 1024 published."""
     classifier_dropout: float = 0.5
     """Dropout after it."""
     patch: bool = False
     """A 3x3 convolution before the classifier's last layer, as published for blocks."""
+    linear: bool = True
+    """The classifier reads the features themselves. Off: through the critic's hidden layer, as published."""
     level: int | None = None
     """Also read the backbone's map of this index; -1: the deepest."""
+    clip: bool = True
+    """Also read the patches of the frozen CLIP (--weights) in the space of its text, where names point to features of
+    their own. Off, as published: the segmenter's features alone."""
 
     def __post_init__(self) -> None:
         if min(self.context_hidden, self.hidden, *self.widths, 1) < 1 or len(self.widths) != len(self.dropout):
@@ -70,6 +77,8 @@ class Rate:
     every: int = 0
     """... by `factor`, and again after so many steps; 0: never."""
     factor: float = 1.0
+    poly: bool = False
+    """In its place: down to 0 at the end of the phase, as (1 - step / steps) ^ 0.9."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +99,18 @@ class ExtendSettings:
     """Steps of self-training; 10,000 published."""
     again_steps: int = 400
     """Steps on made features after it; 10,000 published."""
-    alternate: int = 1
-    """In the second phase so many steps on real features and so many on made ones take turns; 100 published."""
+    alternate: int = 0
+    """In the second phase so many steps on real features and so many on made ones take turns; 100 published. 0: both
+    in each step."""
+    noise: Noise = "carried"
+    """What is added to the mean of a made feature. latent: the published code's, what the generator makes of a random
+    code; carried: what a real cell of a seen class has beside its class's mean."""
     batch: int = 8
     """Crops in a step; 8 published."""
     crop: int = 24
     """Side of a crop in cells of the feature map; a multiple of 3 for blocks. Published: 47 and 48."""
     networks: NetworkSettings = field(default_factory=NetworkSettings)
-    weights: Weights = field(default_factory=lambda: Weights(kl=1.0, classes=1.0, content=10.0))
+    weights: Weights = field(default_factory=lambda: Weights(kl=1.0, classes=1.0, content=10.0, synthetic=None))
     """Coefficients of the losses."""
     fine_real: float = 1.0
     """Cross-entropy of real features from the second phase on; 0.75 published."""
@@ -119,19 +132,19 @@ class ExtendSettings:
     """What a block is told in the PixelCNN's training. own-label: published, and gives the answer away."""
     block_pure: float = 0.5
     """Share of blocks of a single class, drawn from the prior, among those laid out."""
-    seen_rate: Rate = field(default_factory=lambda: Rate(1e-3, 1e-3, 1e-3))
-    unseen_rates: Rate = field(default_factory=lambda: Rate(3e-4, 3e-4))
-    self_rate: Rate = field(default_factory=lambda: Rate(1e-3, 3e-4, 1e-4))
-    again_rate: Rate = field(default_factory=lambda: Rate(3e-4, 3e-4))
+    seen_rate: Rate = field(default_factory=lambda: Rate(5e-3, 1e-3, 1e-3))
+    unseen_rates: Rate = field(default_factory=lambda: Rate(5e-3, 3e-4, poly=True))
+    self_rate: Rate = field(default_factory=lambda: Rate(5e-3, 3e-4, 1e-4))
+    again_rate: Rate = field(default_factory=lambda: Rate(5e-3, 3e-4, poly=True))
     decay: float = 5e-4
     """Weight decay of classifier and contextual module; the generator has none."""
     seed: int = 0
     """Of weights, crops and everything drawn."""
 
     def __post_init__(self) -> None:
-        counts = (self.seen_steps, self.unseen_steps, self.alternate, self.batch, self.crop)
-        if min(counts) < 1 or min(self.self_steps, self.again_steps, self.block_steps) < 0:
-            raise ConfigError("steps, --alternate, --batch and --crop are at least 1", found=counts)
+        counts = (self.seen_steps, self.unseen_steps, self.batch, self.crop)
+        if min(counts) < 1 or min(self.self_steps, self.again_steps, self.block_steps, self.alternate) < 0:
+            raise ConfigError("steps, --batch and --crop are at least 1", found=counts)
         if self.sampler != "pixel" and self.crop % 3:
             raise ConfigError("blocks are 3x3 cells", expected="--crop a multiple of 3", found=self.crop)
         if self.unseen_mass is not None and not 0 < self.unseen_mass <= 1:
@@ -175,20 +188,76 @@ class ExtendSettings:
         )
 
 
-def settings_of(way: Way) -> ExtendSettings:
-    """The two named ways. `parity`: networks, losses, steps and rates of the published code for VOC.
+@dataclass(frozen=True)
+class _Published:
+    """What the published code sets for each of its splits."""
+
+    rate: float
+    """How much more often than a seen class an unseen one is drawn, less one."""
+    top_p: int
+    unseen_steps: int
+    seen: Rate
+    unseen: Rate
+    self_training: Rate
+    again: Rate
+    again_steps: int = 10_000
+    synthetic: float = 0.125
+    synthetic_generator: float = 0.0
+    fake: float = 0.25
+
+
+_PUBLISHED = {
+    "voc-15-5": _Published(
+        9.0,
+        1,
+        6_000,
+        Rate(2.5e-4, 2e-4, 1.25e-3, 10_000, 5_000, 0.71),
+        Rate(5e-5, 5e-5, 0.0, 3_000, 1_000, 0.1),
+        Rate(1e-4, 5e-5, 2.5e-4, 5_000, 1_000, 0.3),
+        Rate(1e-4, 1e-4, 0.0, 5_000, 2_500, 0.5),
+    ),
+    "context-29-4": _Published(
+        14.0,
+        16,
+        10_000,
+        Rate(2.5e-4, 2e-4, 1.25e-3, 10_000, 10_000, 0.3),
+        Rate(5e-5, 5e-5, 0.0, 5_000, 1_000, 0.3),
+        Rate(2.5e-4, 2e-4, 1.25e-3, 5_000, 1_000, 0.3),
+        Rate(1e-4, 1e-4, 0.0, 5_000, 2_500, 0.5),
+    ),
+    "coco-stuff-167-15": _Published(
+        59.0,
+        1,
+        6_000,
+        Rate(5e-4, 2e-4, 1.25e-3, 10_000, 10_000, 0.3),
+        Rate(1e-5, 1e-5, 0.0, 3_000, 2_000, 0.3),
+        Rate(5e-5, 5e-5, 2.5e-4, 5_000, 1_000, 0.3),
+        Rate(5e-5, 5e-5, 0.0, 3_000, 1_000, 0.5),
+        synthetic=1.0,
+        synthetic_generator=1.0,
+    ),
+}
+
+
+def settings_of(way: Way, split: str = "voc-15-5") -> ExtendSettings:
+    """The two named ways. `parity`: networks, losses, steps and rates of the published code for a split.
 
     It still differs from that code: the segmenter stays frozen, so its rates and the losses at three scales play no
-    part; gradients are cut at norm 10; pseudo labels of self-training have the vectors of their classes, not zeros.
+    part; gradients are cut at norm 10; pseudo labels of self-training have the vectors of their classes, not zeros;
+    on COCO-Stuff the generator slows down as often as the classifier. Raises ConfigError: no such split.
     """
     if way == "default":
         return ExtendSettings()
+    if split not in _PUBLISHED:
+        raise ConfigError("nothing is published for this split", expected=", ".join(_PUBLISHED), found=split)
+    published = _PUBLISHED[split]
     return ExtendSettings(
         seen_steps=40_000,
-        unseen_steps=6_000,
+        unseen_steps=published.unseen_steps,
         self_steps=10_000,
-        again_steps=10_000,
+        again_steps=published.again_steps,
         alternate=100,
+        noise="latent",
         crop=48,
         networks=NetworkSettings(
             context_hidden=256,
@@ -198,17 +267,22 @@ def settings_of(way: Way) -> ExtendSettings:
             bounded=True,
             widths=PUBLISHED_WIDTHS,
             dropout=PUBLISHED_DROPOUT,
-            skip=False,
+            names="none",
             hidden=1024,
+            linear=False,
+            clip=False,
         ),
-        weights=Weights(synthetic=0.125),
+        weights=Weights(synthetic=published.synthetic, synthetic_generator=published.synthetic_generator),
         fine_real=0.75,
+        fine_fake=published.fake,
         adversary="l1",
         content="mmd-runs",
         unseen_mass=None,
+        unseen_rate=published.rate,
+        top_p=published.top_p,
         block_condition="own-label",
-        seen_rate=Rate(2.5e-4, 2e-4, 1.25e-3, 10_000, 5_000, 0.71),
-        unseen_rates=Rate(5e-5, 5e-5, 0.0, 3_000, 1_000, 0.1),
-        self_rate=Rate(1e-4, 5e-5, 2.5e-4, 5_000, 1_000, 0.3),
-        again_rate=Rate(1e-4, 1e-4, 0.0, 5_000, 2_500, 0.5),
+        seen_rate=published.seen,
+        unseen_rates=published.unseen,
+        self_rate=published.self_training,
+        again_rate=published.again,
     )

@@ -42,8 +42,9 @@ class Weights:
     """Of the distance between made and real features."""
     generator_classes: float = 0.0
     """Of the cross-entropy on made features, for the generator."""
-    synthetic: float = 1.0
-    """Of the cross-entropy on made features of drawn labels, for the classifier; published for VOC: 0.125."""
+    synthetic: float | None = 1.0
+    """Of the cross-entropy on made features of drawn labels, for the classifier; published for VOC: 0.125. None: so
+    much that an unseen class counts as much as a seen one does on the average."""
     synthetic_generator: float = 0.0
     """The same, for the generator; 1 published for COCO."""
 
@@ -67,6 +68,18 @@ class StepLosses:
                 continue
             found.append(list(torch.autograd.grad(loss, chosen, retain_graph=True, allow_unused=True)))
         return found
+
+
+def both(first: StepLosses, second: StepLosses) -> StepLosses:
+    """The losses of two steps in one."""
+    generators = [part for part in (first.generator, second.generator) if part is not None]
+    backbones = [part for part in (first.backbone, second.backbone) if part is not None]
+    return StepLosses(
+        first.discriminator + second.discriminator,
+        torch.stack(backbones).sum() if backbones else None,
+        torch.stack(generators).sum() if generators else None,
+        {**first.figures, **second.figures},
+    )
 
 
 def training_step(
@@ -128,17 +141,21 @@ def synthetic_step(
     weights: Weights,
     *,
     scored: Int[Tensor, "n h w"] | None = None,
+    beside: Float[Tensor, "n c h w"] | None = None,
 ) -> StepLosses:
-    """Losses of features made for drawn labels. `scored` are the labels that count, where those are not all of them.
+    """Losses of features made for drawn labels. `scored` are the labels that count, where those are not all of them;
+    `beside` is added to what the generator makes.
 
     A generator whose weight is 0 has no loss and takes no step: the published code lets its momentum drift on.
     """
     fake = generator(with_names(labels, noise, vectors))
+    fake = fake if beside is None else fake + beside
     if not weights.synthetic_generator:
         fake = fake.detach()
     entropy = classification(discriminator.scores(fake), labels if scored is None else scored)
     trained = weights.synthetic_generator * entropy if weights.synthetic_generator else None
-    return StepLosses(weights.synthetic * entropy, None, trained, {"synthetic": entropy})
+    amount = 1.0 if weights.synthetic is None else weights.synthetic
+    return StepLosses(amount * entropy, None, trained, {"synthetic": entropy})
 
 
 def with_names(

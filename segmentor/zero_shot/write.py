@@ -18,11 +18,15 @@ from clip_es.store.disk import write_atomic
 
 
 def extended_config(
-    settings: Mapping[str, Any], extension: Extension, order: Sequence[int], feature_channels: int
+    settings: Mapping[str, Any],
+    extension: Extension,
+    order: Sequence[int],
+    feature_channels: int,
+    level: int | None = None,
 ) -> dict[str, Any]:
     """The config of the extended model: the segmenter's own with its head inside a `ZeroShotHead`.
 
-    `order[k]` is the classifier's output of label k.
+    `order[k]` is the classifier's output of label k; `level` the backbone's map that is read too, counted from 0.
     """
     config = copy.deepcopy(dict(settings))
     chosen = extension.settings.networks
@@ -39,7 +43,9 @@ def extended_config(
         "feature_channels": feature_channels,
         "hidden": chosen.hidden,
         "patch": chosen.patch,
-        "level": chosen.level,
+        "linear": chosen.linear,
+        "level": level,
+        "clip": chosen.clip,
         "context": {
             "hidden": chosen.context_hidden,
             "selector": chosen.selector,
@@ -59,6 +65,7 @@ def write_model(
     extension: Extension,
     names: Sequence[str],
     order: Sequence[int],
+    level: int | None = None,
 ) -> Path:
     """Write OUT/config.py and OUT/final.pth; `segmenter` is the one whose features were used (tapped).
 
@@ -66,7 +73,7 @@ def write_model(
     """
     from mmengine.config import Config
 
-    config = extended_config(settings, extension, order, int(extension.shift.shape[0]))
+    config = extended_config(settings, extension, order, int(extension.shift.shape[0]), level)
     model = build_model(config, "the extended model")
     state = _state(model, segmenter, extension)
     model.load_state_dict(state)

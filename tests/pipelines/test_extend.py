@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +26,7 @@ NAMES = ("cat", "dog", "boat", "cow")
 
 FEW = [
     *("--seen-steps", "3", "--unseen-steps", "2", "--batch", "2", "--crop", "6", "--save-every", "2"),
-    *("--networks.context-hidden", "4", "--networks.widths", "8", "--networks.hidden", "8"),
+    *("--networks.context-hidden", "4", "--networks.widths", "8", "--networks.hidden", "8", "--networks.no-clip"),
 ]
 
 
@@ -87,6 +91,45 @@ def test_an_extended_model_is_taken_like_any_other(world: Path, capsys: pytest.C
     assert "background left out" in shown
     assert main([*evaluated, "--eval-grid", "feature", "--include-background"]) == 0
     assert json.loads((world / "z.json").read_text())["eval_grid"] == "feature"
+
+
+PHASES = ("seen", "blocks", "unseen", "self-training", "unseen again")
+
+
+@pytest.mark.slow
+def test_killed_in_every_phase_it_ends_with_the_same_weights(world: Path):
+    every = ["--sampler", "blocks", "--block-steps", "3", "--self-training", "top-p", "--self-steps", "3"]
+    every += ["--again-steps", "3", "--save-every", "1"]
+    assert call(world, "whole", *every) == 0
+    for phase in PHASES:
+        assert _killed(world, every, phase), f"the process ended before it could be killed in {phase}"
+        assert not (world / "parts" / "final.pth").exists()
+    assert call(world, "parts", *every) == 0
+    whole, parts = (
+        torch.load(world / name / "final.pth", weights_only=True)["state_dict"] for name in ("whole", "parts")
+    )
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    records = [json.loads((world / name / "extend.json").read_text()) for name in ("whole", "parts")]
+    assert records[0] == records[1]
+
+
+def _killed(world: Path, more: list[str], phase: str) -> bool:
+    """Run the command in a process of its own and SIGKILL it at its first step of a phase."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        with contextlib.suppress(BaseException):
+            sys.stdout = sys.stderr = os.fdopen(writer, "w", buffering=1)
+            call(world, "parts", *more)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as lines:
+        for line in lines:
+            if f"[{phase}]" in line:
+                os.kill(child, signal.SIGKILL)
+                break
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,11 @@ TOY = replace(
     again_steps=20,
     batch=4,
     crop=SIDE,
-    networks=NetworkSettings(context_hidden=16, widths=(64,), hidden=64, classifier_dropout=0.2),
+    alternate=1,
+    noise="latent",
+    networks=NetworkSettings(
+        context_hidden=16, widths=(64,), hidden=64, classifier_dropout=0.2, names="trained", linear=False
+    ),
     weights=Weights(kl=1.0, classes=1.0, content=10.0),
     unseen_rates=Rate(1e-3, 1e-3),
     seen_rate=Rate(3e-3, 3e-3, 1e-3),
