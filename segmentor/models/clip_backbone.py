@@ -107,6 +107,8 @@ class WithClip(BaseModule):
         self.inner = MODELS.build(dict(inner))
         encoder = load_encoder(weights, device="cpu")
         self.tower, self.patch, self.rgb = encoder.model.visual.float().requires_grad_(False), encoder.patch, rgb
+        if not rgb:
+            mean, std = mean[::-1], std[::-1]
         scale = torch.tensor(std) / torch.tensor(FrozenClip.STD)
         shift = (torch.tensor(mean) - torch.tensor(FrozenClip.MEAN)) / torch.tensor(FrozenClip.STD)
         self.register_buffer("scale", scale[:, None, None], persistent=False)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from clip_es.errors import ConfigError, ShapeError
+from clip_es.errors import ConfigError, ShapeError, WeightsError
 from clip_es.segmentor.zero_shot.blocks import PixelCNN, cut_blocks
 from clip_es.segmentor.zero_shot.context import ContextualModule
 from clip_es.segmentor.zero_shot.drawing import BLOCK, Drawing
@@ -141,7 +141,7 @@ class Extension(nn.Module):
         return min(share / max(unseen - seen, 1e-3), 10.0)
 
     @torch.no_grad()
-    def _fit_names(self, most: int = 48) -> None:
+    def _fit_names(self, most: int = 32) -> None:
         """Compute the linear path from names to features, on up to `most` pictures, evenly chosen."""
         self.eval()
         channels = int(self.shift.shape[0])
@@ -203,6 +203,12 @@ class Extension(nn.Module):
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         return result
+
+    def load_networks(self, networks: Mapping[str, Tensor]) -> None:
+        """Begin with the networks of another extension; a PixelCNN it does not have stays as it was made."""
+        missing = nn.Module.load_state_dict(self, networks, strict=False)
+        if lacking := [name for name in missing.missing_keys if not name.startswith("pixelcnn.")]:
+            raise WeightsError("these are not the weights of such an extension", found=f"no {', '.join(lacking[:5])}")
 
     # Steps.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -114,21 +115,27 @@ def test_killed_in_every_phase_it_ends_with_the_same_weights(world: Path):
     assert records[0] == records[1]
 
 
+class _Fatal(io.StringIO):
+    """A stream that kills its process, as `kill -9` does, when a phase is spoken of."""
+
+    def __init__(self, phase: str) -> None:
+        super().__init__()
+        self.phase = phase
+
+    def write(self, text: str) -> int:
+        if f"[{self.phase}]" in text:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return len(text)
+
+
 def _killed(world: Path, more: list[str], phase: str) -> bool:
-    """Run the command in a process of its own and SIGKILL it at its first step of a phase."""
-    reader, writer = os.pipe()
+    """Run the command in a process of its own, which is killed at its first step of a phase."""
     child = os.fork()
     if not child:
         with contextlib.suppress(BaseException):
-            sys.stdout = sys.stderr = os.fdopen(writer, "w", buffering=1)
+            sys.stdout = sys.stderr = _Fatal(phase)
             call(world, "parts", *more)
         os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as lines:
-        for line in lines:
-            if f"[{phase}]" in line:
-                os.kill(child, signal.SIGKILL)
-                break
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
@@ -148,6 +155,55 @@ def test_names_that_cannot_be_added_are_refused(
     assert call(world, "out", unseen=unseen) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not (world / "out" / "final.pth").exists()
+
+
+@pytest.mark.parametrize(("row", "message"), [("boat nan 0 0 0 0 0", "not finite"), ("", "has no vector of 'boat'")])
+def test_word_vectors_with_a_bad_or_missing_row_are_refused(
+    world: Path, capsys: pytest.CaptureFixture[str], row: str, message: str
+):
+    path = world / "words.txt"
+    lines = [row if line.startswith("boat") else line for line in path.read_text().splitlines()]
+    path.write_text("\n".join(line for line in lines if line) + "\n")
+    assert call(world, "out") == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (world / "out" / "final.pth").exists()
+
+
+@pytest.mark.slow
+def test_words_and_clip_together_on_any_backbone(world: Path):
+    more = ["--conditions", "both", "--weights", "scenes", "--networks.clip", "--noise", "latent"]
+    assert call(world, "out", *more) == 0
+    segmenter = Segmenter.load(world / "out" / "final.pth", device="cpu")
+    assert segmenter.names == ("background", *NAMES)
+    assert type(segmenter.model.backbone).__name__ == "WithClip"
+    record = json.loads((world / "out" / "extend.json").read_text())
+    assert record["conditions"] == "both"
+    assert record["clip_features"] == "scenes"
+    assert "cannot be compared" in record["comparable"]
+    assert set(record["names"]) == {"ridge", "left_out_error"}
+
+
+def test_weights_of_the_published_code_are_read_by_the_command(world: Path, capsys: pytest.CaptureFixture[str]):
+    few = ["--networks.no-context", "--networks.names", "none", "--networks.no-linear", "--noise", "latent"]
+    torch.save({"dis.fc.conv.weight": torch.ones(8, 8, 1, 1)}, world / "partly.pth")
+    assert call(world, "out", *few, "--published", str(world / "partly.pth")) == 2
+    assert "the published discriminator does not fit" in " ".join(capsys.readouterr().err.split())
+    torch.save({"scale.layer1.conv1.conv.weight": torch.ones(8, 3, 3, 3)}, world / "trunk.pth")
+    assert call(world, "out", *few, "--published", str(world / "trunk.pth")) == 2
+    assert "holds no part of an extension" in " ".join(capsys.readouterr().err.split())
+    shapes = {"fc.conv": (8, 8), "pred": (1, 8), "cls": (6, 8)}
+    state = {f"dis.{name}.weight": torch.randn(*shape, 1, 1) for name, shape in shapes.items()}
+    state |= {f"dis.{name}.bias": torch.zeros(shape[0]) for name, shape in shapes.items()}
+    torch.save(state, world / "published.pth")
+    assert call(world, "out", *few, "--published", str(world / "published.pth")) == 0
+    record = json.loads((world / "out" / "extend.json").read_text())
+    assert record["started_from"] == ["discriminator"]
+
+
+def test_which_classes_are_new_is_asked_for(world: Path, capsys: pytest.CaptureFixture[str]):
+    words = ["extend", str(world / "model" / "final.pth"), "--data", str(world / "masks"), "--out", str(world / "out")]
+    assert main(words) == 2
+    assert "Pass --unseen boat,cow or --split" in " ".join(capsys.readouterr().err.split())
 
 
 def test_masks_without_a_seen_class_a_gate_and_words_are_asked_for(world: Path, capsys: pytest.CaptureFixture[str]):

@@ -77,3 +77,17 @@ def test_parity_has_the_published_coefficients():
     assert chosen.phases == (("seen", 40_000), ("unseen", 6_000))
     assert chosen.at(39_999) == ("seen", 39_999)
     assert chosen.at(40_001) == ("unseen", 1)
+
+
+def test_parity_of_the_other_splits_has_theirs():
+    context, coco = settings_of("parity", "context-29-4"), settings_of("parity", "coco-stuff-167-15")
+    assert (context.unseen_rate, context.top_p, context.unseen_steps) == (14, 16, 10_000)
+    assert (coco.unseen_rate, coco.top_p, coco.unseen_steps) == (59, 1, 6_000)
+    assert (coco.weights.synthetic, coco.weights.synthetic_generator) == (1, 1)
+    assert coco.seen_rate.classifier == 5e-4
+    assert context.unseen_rates.start == 5_000
+    assert not context.networks.clip
+    assert not context.networks.linear
+    assert settings_of("default", "context-29-4") == settings_of("default")
+    with pytest.raises(ConfigError, match="nothing is published"):
+        settings_of("parity", "voc-10-10")
