@@ -119,6 +119,55 @@ def test_the_last_map_of_a_frozen_clip_is_the_towers_own_output():
         FrozenClip(blocks=(5,))
 
 
+def test_every_config_takes_a_run_of_other_classes(tmp_path, tiny_training):
+    folder = tiny_training.make_run(tmp_path / "data")
+    for name in config_names():
+        settings = TrainSettings(config=name, scratch=True)
+        cfg = build_config(settings, tiny_training.train_data(folder), tmp_path / "out")
+        assert cfg.model.decode_head.num_classes == 3
+        assert "pretrained" not in cfg.model
+        assert "init_cfg" not in cfg.model.backbone
+        assert cfg.val_dataloader.dataset.masks == str(folder / "truth")
+
+
+def test_a_schedule_can_be_squeezed_into_one_iteration(tmp_path, tiny_training):
+    folder = tiny_training.make_run(tmp_path / "data")
+    cfg = build_config(
+        TrainSettings(config="segformer_b2_voc", iterations=1), tiny_training.train_data(folder), tmp_path
+    )
+    assert [(part.begin, part.end) for part in cfg.param_scheduler] == [(0, 1), (0, 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_papers_config_trains_at_full_size(tmp_path):
+    """ResNet-101, crops of 321 x 321, 21 classes, from random weights; two iterations of a picture."""
+    from PIL import Image
+
+    from clip_es.masks import write_mask
+
+    for part in ("images", "masks"):
+        (tmp_path / part).mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(2):
+        Image.fromarray(rng.integers(0, 256, (375, 500, 3)).astype(np.uint8)).save(tmp_path / "images" / f"{i}.jpg")
+        labels = np.zeros((375, 500), dtype=np.uint8)
+        labels[100:300, 100:400] = 20 - i
+        write_mask(tmp_path / "masks" / f"{i}.png", labels)
+    settings = TrainSettings(
+        config="deeplabv2_r101_voc", loss="plain", scratch=True, iterations=2, batch_size=1, workers=0
+    )
+    data = TrainData(classes=classes("voc12"), masks=tmp_path / "masks", images=tmp_path / "images")
+    losses = []
+    result = train(settings, data, tmp_path / "out", tell=lambda i, n, loss, miou: losses.append(loss))
+    assert len(losses) == 2
+    assert np.isfinite(losses).all()
+    state = torch.load(result.model, weights_only=True)["state_dict"]
+    assert state["decode_head.branches.0.weight"].shape == (21, 2048, 3, 3)
+    assert sum(value.numel() for name, value in state.items() if "running" not in name) > 40_000_000
+    assert Path(result.model).stat().st_size > 160_000_000
+
+
 def test_a_clip_beside_any_backbone_sees_the_same_pixels():
     from clip_es.segmentor import prepare
 
