@@ -99,7 +99,8 @@ def navigation(pages: Path, commands: list[Path], names: list[Path]) -> list:
         {"Tutorial": "tutorial.md"},
         {
             "How to": folder(
-                "how-to", ("own-pictures", "words", "voc", "coco", "train", "unseen-classes", "mend", "cluster")
+                "how-to",
+                ("own-pictures", "words", "voc", "coco", "train", "unseen-classes", "extend", "mend", "cluster"),
             )
         },
         {"Explanation": folder("explanation", ("method",))},

@@ -139,13 +139,14 @@ def prepare(
     make_folder(out)
     nets = settings.networks
     extractor = Extractor(segmenter, nets.level, named.weights if nets.clip else None)
-    kind = f"clip-{load_encoder(named.weights).source[:12]}" if nets.clip else "plain"
+    clip = load_encoder(named.weights, device="cpu") if nets.clip else None
+    kind = "plain" if clip is None else f"clip-{clip.source[:12]}"
     store = FeatureStore(out / "features" / f"{segmenter.source[:12]}-{nets.level}-{kind}", extractor, read_rgb)
     examples = [_example(pair, store, split, len(masks), data.threshold, gate) for pair in progress(pairs)]
     told |= {"seen": list(split.seen), "unseen": list(split.unseen), "labels": list(labels)}
-    if nets.clip:
+    if clip is not None:
         told |= {"clip_features": named.weights, "comparable": LEAK}
-    shared = load_encoder(named.weights).sizes.embed if nets.clip and named.kind != "words" else 0
+    shared = clip.sizes.embed if clip is not None and named.kind != "words" else 0
     return Prepared(segmenter, split, labels, vectors, examples, told, extractor.level, shared)
 
 
