@@ -20,10 +20,13 @@ from clip_es.segmentor.zero_shot.features import Crops, Example, moments
 from clip_es.segmentor.zero_shot.generator import Discriminator, Generator, initialise
 from clip_es.segmentor.zero_shot.labels import class_prior, gated_labels, top_p_labels
 from clip_es.segmentor.zero_shot.names import ClassMoments, fit_names, visible_cells
-from clip_es.segmentor.zero_shot.schedule import poly, stepped
-from clip_es.segmentor.zero_shot.settings import ExtendSettings, Rate
+from clip_es.segmentor.zero_shot.optimise import Optimisers
+from clip_es.segmentor.zero_shot.settings import ExtendSettings
 from clip_es.segmentor.zero_shot.steps import StepLosses, both, synthetic_step, training_step, with_names
 from clip_es.types import UNDECIDED
+
+_FIT_CELLS = 20_000
+"""Cells that the path from names is computed from; about a tenth of them are of objects."""
 
 
 class Extension(nn.Module):
@@ -68,7 +71,7 @@ class Extension(nn.Module):
         if settings.sampler == "empirical":
             self.drawing.empirical(with_labels)
         self.to(self.device)
-        self._reset("seen")
+        self.optimisers = Optimisers((self.discriminator, self.context, self.generator, self.pixelcnn), settings)
 
     def _build(self, channels: int, vectors: Float32[Tensor, "class d"]) -> None:
         chosen = self.settings.networks
@@ -141,19 +144,17 @@ class Extension(nn.Module):
         return min(share / max(unseen - seen, 1e-3), 10.0)
 
     @torch.no_grad()
-    def _fit_names(self, most: int = 32) -> None:
-        """Compute the linear path from names to features, on up to `most` pictures, evenly chosen."""
+    def _fit_names(self) -> None:
+        """Compute the linear path from names to features, on crops of the first steps."""
         self.eval()
-        channels = int(self.shift.shape[0])
+        channels, chosen = int(self.shift.shape[0]), self.settings
         moments = ClassMoments(len(self.vectors), channels, self.shared)
-        chosen = self.crops.examples
-        for example in chosen[:: max(1, len(chosen) // most)]:
-            raw = torch.from_numpy(np.array(example.features, dtype=np.float32))[None].to(self.device)
-            labels = torch.from_numpy(example.labels.astype(np.int64))[None].to(self.device)
+        for number in range(-(-_FIT_CELLS // (chosen.batch * chosen.crop**2))):
+            raw, labels, _ = self.crops(number)
+            raw = raw.to(self.device)
             features = self.context((raw - self.shift) / self.spread).features
-            cells, found = visible_cells(
-                torch.cat((features, raw[:, channels - self.shared :]), 1), labels, self.named_seen
-            )
+            joined = torch.cat((features, raw[:, channels - self.shared :]), dim=1)
+            cells, found = visible_cells(joined, labels.long().to(self.device), self.named_seen)
             if len(cells):
                 moments.add(cells[:, :channels], cells[:, channels:], found)
         known = torch.zeros(len(self.vectors), dtype=torch.bool)
@@ -169,17 +170,17 @@ class Extension(nn.Module):
         """One step of whichever phase it is."""
         phase, local = self.settings.at(step)
         if local == 0:
-            self._reset(phase)
+            self.optimisers.reset()
             if self.settings.networks.names == "fitted" and phase != "blocks":
                 self._fit_names()
-        self._rates(phase, local)
+        self.optimisers.set_rates(phase, local)
         self.train()
         if phase == "blocks":
             return self._block_step(step)
         losses = self._losses(step, phase, local)
         figures = {name: float(value.detach()) for name, value in losses.figures.items()}
         figures["loss"] = float(losses.discriminator.detach())
-        self._update(losses, self.settings.rate(phase))
+        self.optimisers.update(losses, self.settings.rate(phase))
         return figures
 
     def after(self, step: int, figures: dict[str, float]) -> None:
@@ -194,14 +195,13 @@ class Extension(nn.Module):
             return super().state_dict(*args, **kwargs)
         return {
             "networks": super().state_dict(),
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "optimisers": self.optimisers.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Go on from such a state."""
         result = super().load_state_dict(state["networks"])
-        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
+        self.optimisers.load_state_dict(state["optimisers"])
         return result
 
     def load_networks(self, networks: Mapping[str, Tensor]) -> None:
@@ -294,10 +294,7 @@ class Extension(nn.Module):
         if not len(blocks):
             return {"loss": 0.0}
         loss = self.pixelcnn.loss(blocks, self.settings.block_condition)
-        optimiser = self.optimisers[3]
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
+        self.optimisers.update_blocks(loss)
         return {"loss": float(loss.detach()), "blocks": float(loss.detach())}
 
     @torch.no_grad()
@@ -310,46 +307,6 @@ class Extension(nn.Module):
             return top_p_labels(labels, scores, self.unseen, self.settings.top_p)
         assert gates is not None
         return gated_labels(labels, scores, gates.to(self.device), self.unseen, threshold=self.settings.gate_threshold)
-
-    # Optimisers.
-
-    def _groups(self) -> list[list[nn.Parameter]]:
-        """Classifier and critic, context, generator, PixelCNN."""
-        parts = (self.discriminator, self.context, self.generator, self.pixelcnn)
-        return [[] if part is None else [p for p in part.parameters() if p.requires_grad] for part in parts]
-
-    def _reset(self, phase: str) -> None:
-        """Optimisers without memory, as each published phase begins with."""
-        decays = (self.settings.decay, self.settings.decay, 0.0, 0.0)
-        nothing = nn.Parameter(torch.zeros(1))
-        self.optimisers = [
-            torch.optim.Adam(group or [nothing], lr=1e-3, weight_decay=decay)
-            for group, decay in zip(self._groups(), decays, strict=True)
-        ]
-
-    def _rates(self, phase: str, local: int) -> None:
-        rate = self.settings.rate(phase)
-        length = dict(self.settings.phases)[phase]
-        falling = stepped(local, rate.start, rate.every, rate.factor) if rate.every else 1.0
-        falling = poly(local, 1.0, length, every=min(10, length)) if rate.poly else falling
-        context = poly(local, rate.context, length, every=min(10, length)) if rate.context else 0.0
-        for optimiser, value in zip(
-            self.optimisers, (rate.classifier * falling, context, rate.generator * falling, 2e-3), strict=True
-        ):
-            for group in optimiser.param_groups:
-                group["lr"] = value
-
-    def _update(self, losses: StepLosses, rate: Rate) -> None:
-        groups = self._groups()[:3]
-        gradients = losses.gradients(groups)
-        for number, (group, found) in enumerate(zip(groups, gradients, strict=True)):
-            if all(gradient is None for gradient in found) or (number == 1 and not rate.context):
-                continue
-            for parameter, gradient in zip(group, found, strict=True):
-                parameter.grad = gradient
-            nn.utils.clip_grad_norm_(group, 10.0)
-            self.optimisers[number].step()
-            self.optimisers[number].zero_grad(set_to_none=True)
 
     # What it is for.
 
