@@ -44,11 +44,22 @@ def decide(size_hw: tuple[int, int], maps: ClassMaps, config: MaskConfig) -> Pse
         confidence = np.divide(confidence, total, out=np.zeros_like(confidence), where=total > 0)
     elif maps.background is None:
         confidence /= scores.sum(axis=0, dtype=np.float32)
-    threshold = config.threshold
-    if threshold is None:
-        threshold = 0.0 if maps.background is None else CRF_THRESHOLD
-    labels = np.where(confidence < threshold, np.uint8(UNDECIDED), decided)
+    labels = leave_open(decided, confidence, undecided_below(maps, config))
     return PseudoMask(labels=labels, confidence=confidence, class_ids=maps.class_ids, decided=decided)
+
+
+def undecided_below(maps: ClassMaps, config: MaskConfig) -> float:
+    """The confidence below which a pixel is left undecided."""
+    if config.threshold is not None:
+        return config.threshold
+    return 0.0 if maps.background is None else CRF_THRESHOLD
+
+
+def leave_open(
+    decided: UInt8[np.ndarray, "h w"], confidence: Float32[np.ndarray, "h w"], threshold: float
+) -> UInt8[np.ndarray, "h w"]:
+    """The labels with 255 where the confidence is below the threshold."""
+    return np.where(confidence < threshold, np.uint8(UNDECIDED), decided)
 
 
 def label_scores(maps: ClassMaps, power: float, half: bool = False) -> Float[np.ndarray, "label h w"]:

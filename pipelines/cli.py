@@ -67,6 +67,7 @@ ALONE: dict[str, tuple[str, str, str]] = {
     "reproduce voc12": ("reproduce", "ReproduceVoc12", "the published protocol on VOC 2012, beside 70.8 and 75.0"),
     "reproduce coco14": ("reproduce", "ReproduceCoco14", "the published protocol on COCO 2014, beside 39.7"),
     "serve": ("serve", "Serve", "answer annotation tools: Label Studio and X-AnyLabeling"),
+    "ui": ("ui", "Ui", "a playground in the browser; look through a run and mend its masks"),
     "ladder": ("ladder", "Ladder", "what each step of the method adds, on scenes it never saw"),
     "scenes make": ("scenes", "ScenesMake", "draw a scenes data set in VOC layout"),
     "scenes train-clip": ("scenes", "ScenesTrainClip", "train the small CLIP of the drawn world again"),

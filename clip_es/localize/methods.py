@@ -146,7 +146,7 @@ def _joint(parts: Parts) -> Localizer:
 
 def _clipseg(parts: Parts) -> Localizer:
     config: ClipSegConfig = parts.settings
-    path = _decoder_path(config.decoder)
+    path = decoder_path(config.decoder)
     decoder = load_decoder(path, config.layers).to(parts.encoder.device)
     sources, examples = {"decoder": hashlib.sha256(path.read_bytes()).hexdigest()}, []
     if config.examples is not None:
@@ -169,18 +169,19 @@ def _clipseg(parts: Parts) -> Localizer:
     )
 
 
-def _decoder_path(name: str) -> Path:
+def decoder_path(name: str) -> Path:
+    """The file of a decoder by its name, `scenes`, or by its path. Raises WeightsError: the package ships none."""
     if name != "scenes":
         return Path(name).expanduser()
-    from clip_es.scenes.weights import shipped_decoder_path
+    from clip_es.scenes.weights import shippeddecoder_path
 
-    if not shipped_decoder_path().is_file():
+    if not shippeddecoder_path().is_file():
         raise WeightsError(
             "this copy of the package ships no decoder",
             expected="scenes_clipseg.safetensors beside the scenes CLIP",
             next_step="Train one with `clip-es train-clipseg`, or pass --decoder FILE.",
         )
-    return shipped_decoder_path()
+    return shippeddecoder_path()
 
 
 METHODS: Table[Method] = Table(

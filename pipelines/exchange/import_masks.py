@@ -224,19 +224,27 @@ class _Into:
         return image_id in self.edited_before if version is None else version != current
 
     def _write(self, image_id: str, made: Edited, pixels: int) -> None:
-        self.before.keep(image_id)
-        files = {
-            self.run.folder / "confidence" / f"{image_id}.png": _encoded(write_confidence, made.confidence),
-            self.run.path(image_id, "decided"): _encoded(write_mask, made.decided),
-            self.run.path(image_id, "masks"): _encoded(write_mask, made.masks),
-        }
-        sha256 = hashlib.sha256(files[self.run.path(image_id, "masks")]).hexdigest()
-        row = (image_id, self.format, self.compared_with, pixels, self.reviewed, sha256)
-        append_rows(self.run.folder / TABLE, COLUMNS, [row], durable=True)
-        # What the edit is told by comes last: killed in between, the same call finds the same pixels edited.
-        last = self.run.path(image_id, self.compared_with)
-        for file in sorted(files, key=lambda file: file == last):
-            write_atomic(file, files[file], durable=True)
+        write_edit(self.run, self.before, image_id, made, (self.format, self.compared_with, pixels, self.reviewed))
+
+
+def write_edit(run: Run, before: Before, image_id: str, made: Edited, told: tuple[str, LabelKind, int, bool]) -> None:
+    """Keep the files of a picture as they are, then write those of the edit; the lock `import` must be held.
+
+    `told`: format, what the edit was compared with, edited pixels, and whether the whole picture was reviewed.
+    Raises StoreError.
+    """
+    before.keep(image_id)
+    files = {
+        run.folder / "confidence" / f"{image_id}.png": _encoded(write_confidence, made.confidence),
+        run.path(image_id, "decided"): _encoded(write_mask, made.decided),
+        run.path(image_id, "masks"): _encoded(write_mask, made.masks),
+    }
+    sha256 = hashlib.sha256(files[run.path(image_id, "masks")]).hexdigest()
+    append_rows(run.folder / TABLE, COLUMNS, [(image_id, *told, sha256)], durable=True)
+    # What the edit is told by comes last: killed in between, the same call finds the same pixels edited.
+    last = run.path(image_id, told[1])
+    for file in sorted(files, key=lambda file: file == last):
+        write_atomic(file, files[file], durable=True)
 
 
 def restore(run: Run, number: int | None = None, only: Collection[str] | None = None) -> list[str]:

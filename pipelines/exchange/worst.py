@@ -27,6 +27,8 @@ class PictureScore:
     scores: Mapping[ScoreName, float]
     miou: float | None = None
     """Of the likeliest labels against the ground truth, where there is one."""
+    labels: frozenset[int] = frozenset()
+    """That occur among the likeliest labels or in the mask: 0 background, k + 1 class k, 255 undecided."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,11 @@ def all_scores() -> Sequence[ScoreName]:
 
 
 def _score(run: Run, image_id: str, truth: Path | None) -> PictureScore:
-    decided = run.labels(image_id, "decided")
+    decided, masks = run.labels(image_id, "decided"), run.labels(image_id, "masks")
     confidence = read_confidence(run.folder / "confidence" / f"{image_id}.png")
-    scores = certainty(decided, run.labels(image_id, "masks"), confidence)
-    return PictureScore(image_id, scores, None if truth is None else _miou(run, decided, truth / f"{image_id}.png"))
+    scores = certainty(decided, masks, confidence)
+    miou = None if truth is None else _miou(run, decided, truth / f"{image_id}.png")
+    return PictureScore(image_id, scores, miou, frozenset(np.unique([decided, masks]).tolist()))
 
 
 def _miou(run: Run, decided: UInt8[np.ndarray, "h w"], truth: Path) -> float | None:

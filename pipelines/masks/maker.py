@@ -277,9 +277,20 @@ class MaskMaker:
     def refine(self, located: Located) -> Refined:
         """The refiners that need a network, in their order."""
         maps = located.found.maps
+        for _, refined in self.refine_steps(located):
+            maps = refined
+        return self.settle(located, maps)
+
+    def refine_steps(self, located: Located) -> Iterator[tuple[str, ClassMaps]]:
+        """The maps after each refiner that needs a network, under its name; none where the method calls them itself."""
+        maps = located.found.maps
         for name, refiner in self._grid_refiners:
             with self.stopwatch(name):
                 maps = refiner(located.picture, located.seen, maps)
+            yield name, maps
+
+    def settle(self, located: Located, maps: ClassMaps) -> Refined:
+        """What stays of `maps`, which refiners have made of those found, by the rule of the method."""
         labels = located.found_labels
         settled = self.localizer.settle(located.found, maps, known=labels is None or labels.sure is not None)
         if labels is not None and labels.sure is None:

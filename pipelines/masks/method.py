@@ -19,7 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from clip_es.config.run import RunConfig
+from clip_es.config.run import MaskConfig, RunConfig
 from clip_es.localize.base import Enlarge, Localization
 from clip_es.masks import decide
 from clip_es.pipelines.masks.result import MaskResult
@@ -152,19 +152,32 @@ class Decide:
 _Answer = tuple[ClassMaps, PseudoMask, Mapping[str, float]]
 
 
-def _decided(refined: Refined, config: RunConfig, stopwatch: Stopwatch) -> tuple[ClassMaps, PseudoMask]:
-    picture, maps, labels = refined.picture, refined.maps, refined.found_labels
+def at_full_size_steps(refined: Refined, config: RunConfig, stopwatch: Stopwatch) -> Iterator[tuple[str, ClassMaps]]:
+    """The maps with which a picture leaves the grid, under the name `enlarge`, then those after each refiner at full
+    size, each under its name."""
+    picture, maps = refined.picture, refined.maps
     if refined.enlarge:
         maps = refined.enlarge(maps, picture.size_hw)
+    yield "enlarge", maps
     for name, refine in at_full_size(config):
         with stopwatch(name):
             maps = refine(picture, maps)
+        yield name, maps
+
+
+def mask_of_maps(refined: Refined, maps: ClassMaps, config: MaskConfig) -> PseudoMask:
+    """The label of each pixel, from the maps after the last refiner."""
+    mask, labels = decide(refined.picture.size_hw, maps, config), refined.found_labels
+    if labels and not maps.class_ids and labels.sure is not None:
+        # Background alone has no competitor: it is as sure as that there is nothing.
+        mask = replace(mask, confidence=np.full_like(mask.confidence, labels.sure))
+    return mask
+
+
+def _decided(refined: Refined, config: RunConfig, stopwatch: Stopwatch) -> tuple[ClassMaps, PseudoMask]:
+    *_, (_, maps) = at_full_size_steps(refined, config, stopwatch)
     with stopwatch("decide"):
-        mask = decide(picture.size_hw, maps, config.mask)
-        if labels and not maps.class_ids and labels.sure is not None:
-            # Background alone has no competitor: it is as sure as that there is nothing.
-            mask = replace(mask, confidence=np.full_like(mask.confidence, labels.sure))
-    return maps, mask
+        return maps, mask_of_maps(refined, maps, config.mask)
 
 
 def _decided_there(refined: Refined, config: RunConfig) -> _Answer:

@@ -22,6 +22,7 @@ HEAVY = {
     "cvat_sdk",
     "datasets",
     "diffusers",
+    "gradio",
     "matplotlib",
     "mmcv",
     "mmengine",
