@@ -75,7 +75,7 @@ class Ui:
             asking = Asking(encoder, config.methods.clipseg, uploads)
             handlers = Handlers(Playground(encoder, vocabulary, config, uploads), asking, view, weights)
             words = Words((), self.synonyms, (), sentences(self.template))
-            notes = [DRAWINGS_ONLY] if weights == "scenes" else []
+            notes = [DRAWINGS_ONLY] if weights.startswith("scenes") else []
             blocks = page(handlers, words, notes)
             address = serve(blocks, self.host, self.port)
             if self.host not in LOOPBACK:

@@ -156,7 +156,7 @@ def _picture_tab(gr: Any, handlers: Handlers, words: Words) -> Any:
 
     def brought(path: str | None) -> Any:
         taken, told = handlers.upload(path)
-        return (taken.key if taken else gr.skip()), told
+        return (taken.key if taken else gr.skip()), told, None  # the field is free for the next one at once
 
     def guarded(call: Callable[..., Any]) -> Callable[..., Any]:
         def inner(*values: Any) -> Any:
@@ -184,7 +184,7 @@ def _picture_tab(gr: Any, handlers: Handlers, words: Words) -> Any:
         return said_by(base, chosen, mode, text)
 
     again: dict[str, Any] = {"fn": looked, "inputs": [*fields, threshold, moved], "outputs": results}
-    file.upload(brought, [file], [photo, said_of_file]).then(**again)
+    file.upload(brought, [file], [photo, said_of_file, file]).then(**again)
     for changed in (labels, synonyms):
         changed.change(spelled, [labels, synonyms, said], said, **_QUIET).then(**again)
     find.click(found, fields, [labels, said_of_file])
