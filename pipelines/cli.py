@@ -186,11 +186,12 @@ def _parsed(kind: Any, prog: str, args: Sequence[str], source: str | None):
     if source is None:
         return tyro.cli(kind, prog=prog, args=args, **(kind.chosen(args) if hasattr(kind, "chosen") else {}))
     from clip_es.pipelines.commands import sources
+    from clip_es.pipelines.commands.data_source import required
 
     data = kind.variants.get(source) or getattr(sources, SOURCES[source][0])
-    options = {**sources.required(kind), **(kind.preset_options(args) if hasattr(kind, "preset_options") else {})}
+    options = {**required(kind), **(kind.preset_options(args) if hasattr(kind, "preset_options") else {})}
     options.pop("source")
-    default = kind.of(data(**sources.required(data)), **options)
+    default = kind.of(data(**required(data)), **options)
     told = f"{cleandoc(kind.__doc__ or '')}\n\n{cleandoc(data.__doc__ or '')}"
     return tyro.cli(kind[data], prog=prog, args=args, default=default, description=told)
 

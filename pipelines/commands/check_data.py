@@ -17,9 +17,10 @@ from clip_es.encoder.download import OFFICIAL, cache_folder
 from clip_es.errors import ClipEsError, ConfigError
 from clip_es.pipelines.checks.dataset import KINDS, SERIOUS, DataCheck, check_data
 from clip_es.pipelines.checks.estimate import Estimate, estimate
+from clip_es.pipelines.commands.data_source import S
 from clip_es.pipelines.commands.flags import DataVocabularyFlag, TemplateFlag
 from clip_es.pipelines.commands.masks import OnPresets
-from clip_es.pipelines.commands.sources import FolderSource, S
+from clip_es.pipelines.commands.sources import FolderSource
 from clip_es.pipelines.console import say, show_table, track
 from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.pipelines.parallel.cores import cores

@@ -16,10 +16,12 @@ import tyro
 
 from clip_es.config.presets import find_preset
 from clip_es.config.run import RunConfig
+from clip_es.config.stages import LabelSource
 from clip_es.encoder import load_encoder
 from clip_es.localize.methods import weakly_supervised
+from clip_es.pipelines.commands.data_source import OnSource, S
 from clip_es.pipelines.commands.flags import DataVocabularyFlag, TemplateFlag, WeightsFlag
-from clip_es.pipelines.commands.sources import LabelSource, OnSource, S, ScenesSource
+from clip_es.pipelines.commands.sources import ScenesSource
 from clip_es.pipelines.console import bar, counted, say, say_failures, show_table
 from clip_es.pipelines.evaluate import Evaluation, evaluate
 from clip_es.pipelines.exchange.import_masks import imported_ids

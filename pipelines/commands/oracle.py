@@ -10,8 +10,8 @@ import tyro
 
 from clip_es.config.run import ImageConfig, SpectralConfig
 from clip_es.encoder import load_encoder
+from clip_es.pipelines.commands.data_source import OnSource, S
 from clip_es.pipelines.commands.flags import DataVocabularyFlag
-from clip_es.pipelines.commands.sources import OnSource, S
 from clip_es.pipelines.console import say, show_table, track
 from clip_es.pipelines.report import Page
 from clip_es.pipelines.studies.oracle import STAMP, spectral_oracle

@@ -9,9 +9,10 @@ from typing import ClassVar
 from clip_es.config.presets import find_preset
 from clip_es.config.run import RunConfig
 from clip_es.errors import ConfigError, DataError
+from clip_es.pipelines.commands.data_source import DataSource
 from clip_es.pipelines.commands.flags import WeightsFlag
 from clip_es.pipelines.commands.masks import Masks, versions
-from clip_es.pipelines.commands.sources import Coco14Source, DataSource, Voc12Source
+from clip_es.pipelines.commands.sources import Coco14Source, Voc12Source
 from clip_es.pipelines.console import say, show_table
 from clip_es.refine.registry import REFINERS
 from clip_es.store.made_from import file_digest

@@ -6,10 +6,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import tyro
@@ -17,85 +16,17 @@ import tyro
 from clip_es import records
 from clip_es.config.stages import LabelSource
 from clip_es.errors import ConfigError, DataError
+from clip_es.pipelines.commands.data_source import DataSource, Reading
 from clip_es.pipelines.commands.flags import LabelsFormatFlag
 from clip_es.pipelines.console import say
 from clip_es.prompts import Vocabulary, load_vocabulary
 from clip_es.prompts.vocabulary import vocabulary_of
-from clip_es.records import Dataset, OnBadLabel, Use
+from clip_es.records import Dataset, Use
 from clip_es.records.file_listing import picture_names
 from clip_es.records.folder import image_id_of
 from clip_es.records.labels.names import label_names
 from clip_es.records.labels.rows import Unpacked, unpack
 from clip_es.types import UNDECIDED
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSource:
-    """What every kind of data set has."""
-
-    vocabulary: ClassVar[str | None] = "voc12"
-    """The vocabulary that its commands have where none is named; None: that which `words` finds in the data."""
-    weights: ClassVar[str] = "ViT-B/16"
-    """The weights that its commands have where none are named."""
-
-    labels: LabelSource = "given"
-    """Where the labels come from: the data set, CLIP's own reading of the picture, or the method itself."""
-
-    @property
-    def label_source(self) -> LabelSource:
-        """Whether the data set has labels, or they are to be found, or not even that."""
-        return self.labels
-
-    def words(self, vocabulary: str | None) -> Vocabulary:
-        """The vocabulary that is named, or else that of the data set. Raises ConfigError, DataError."""
-        return load_vocabulary(vocabulary or str(type(self).vocabulary))
-
-    def dataset(
-        self,
-        vocabulary: Vocabulary,
-        on_bad_label: OnBadLabel = "fail",
-        need_size: bool = False,
-        labelled: bool = True,
-    ) -> Dataset:
-        """The records, their labels and ground truth numbered as in the vocabulary.
-
-        `need_size`: the records state a size where the data set does. Without `labelled` no class of any picture is
-        known. Raises DataError, ConfigError.
-        """
-        raise NotImplementedError
-
-
-S = TypeVar("S", bound=DataSource)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OnSource(Generic[S]):
-    """Base of the commands that read a data set."""
-
-    source: Annotated[S, tyro.conf.arg(name="")]
-
-    variants: ClassVar[Mapping[str, type[DataSource]]] = {}
-    """Sources by name that have further flags or other defaults in this command."""
-
-    @classmethod
-    def of(cls, source: S, **options: Any):
-        """The command on a source, with the defaults that fit it where no option is given."""
-        return cls(source=source, **{**cls.defaults(type(source)), **options})
-
-    @classmethod
-    def defaults(cls, source: type[DataSource]) -> dict[str, Any]:
-        """Options whose defaults depend on the source."""
-        known = {field.name for field in fields(cls)}
-        return {name: getattr(source, name) for name in ("vocabulary", "weights") if name in known}
-
-
-def required(kind: type) -> dict[str, Any]:
-    """tyro's mark for each field of a dataclass that only the user can fill."""
-    return {
-        field.name: tyro.MISSING
-        for field in fields(kind)
-        if field.default is MISSING and field.default_factory is MISSING
-    }
 
 
 def check_order(vocabulary: Vocabulary, packaged: str) -> None:
@@ -166,13 +97,7 @@ class Voc12Source(DataSource):
     """The classes of SegmentationClass in their order. None: VOC's where --vocabulary has only names of VOC, and
     those of --vocabulary itself where it has none of them."""
 
-    def dataset(
-        self,
-        vocabulary: Vocabulary,
-        on_bad_label: OnBadLabel = "fail",
-        need_size: bool = False,
-        labelled: bool = True,
-    ) -> Dataset:
+    def read(self, vocabulary: Vocabulary, reading: Reading) -> Dataset:
         """The records, with the ground truth that SegmentationClass has."""
         truth_names = self._truth_names(vocabulary)
         found = records.voc(
@@ -180,11 +105,11 @@ class Voc12Source(DataSource):
             self.split,
             class_id=vocabulary.class_id,
             list_file=self.list_file,
-            on_bad_label=on_bad_label,
-            need_size=need_size,
+            on_bad_label=reading.on_bad_label,
+            need_size=reading.need_size,
             difficult=self.difficult,
             truncated=self.truncated,
-            labelled=labelled,
+            labelled=reading.labelled,
         )
         return with_classes_of(vocabulary, found, truth_names)
 
@@ -217,15 +142,9 @@ class ScenesSource(Voc12Source):
     split: str = "val"
     """Name of a list in ImageSets/Segmentation."""
 
-    def dataset(
-        self,
-        vocabulary: Vocabulary,
-        on_bad_label: OnBadLabel = "fail",
-        need_size: bool = False,
-        labelled: bool = True,
-    ) -> Dataset:
+    def read(self, vocabulary: Vocabulary, reading: Reading) -> Dataset:
         """The scenes of the split, under their own name."""
-        found = super().dataset(vocabulary, on_bad_label, need_size, labelled)
+        found = super().read(vocabulary, reading)
         return replace(found, name=f"scenes {self.split}")
 
 
@@ -247,9 +166,7 @@ class _CocoSource(DataSource):
     truth: Path | None = None
     """Folder of ground-truth masks, for figures that need it; `clip-es truth` makes one."""
 
-    def instances(
-        self, year: int, vocabulary: Vocabulary, on_bad_label: OnBadLabel, labelled: bool, file: Path | None
-    ) -> Dataset:
+    def instances(self, year: int, vocabulary: Vocabulary, reading: Reading, file: Path | None) -> Dataset:
         """The records of an instances file."""
         return records.coco_instances(
             self.root,
@@ -260,8 +177,8 @@ class _CocoSource(DataSource):
             crowd=self.crowd,
             min_area=self.min_area,
             truth=self.truth,
-            on_bad_label=on_bad_label,
-            labelled=labelled,
+            on_bad_label=reading.on_bad_label,
+            labelled=reading.labelled,
         )
 
     def annotations_file(self, year: int) -> Path | None:
@@ -281,20 +198,14 @@ class Coco14Source(_CocoSource):
     list_file: Path | None = None
     """The list of ids and labels; None: <split>.txt in the root. Where there is none, the instances file is read."""
 
-    def dataset(
-        self,
-        vocabulary: Vocabulary,
-        on_bad_label: OnBadLabel = "fail",
-        need_size: bool = False,
-        labelled: bool = True,
-    ) -> Dataset:
-        """The records; a list states no size, so `need_size` asks for nothing."""
+    def read(self, vocabulary: Vocabulary, reading: Reading) -> Dataset:
+        """The records; a list states no size, so none is asked for."""
         listed = self.list_file is not None or (self.root / f"{self.split}.txt").is_file()
         file = self.annotations_file(2014)
         if self.annotations is not None and self.list_file is not None:
             raise ConfigError("labels come from one file", expected="--annotations or --list-file", found="both")
         if file is not None and (self.annotations is not None or not listed):
-            return self.instances(2014, vocabulary, on_bad_label, labelled, file)
+            return self.instances(2014, vocabulary, reading, file)
         if self.crowd == "drop" or self.min_area > 0:
             raise ConfigError(
                 "a list of labels does not say which objects are crowds or small",
@@ -308,8 +219,8 @@ class Coco14Source(_CocoSource):
             list_file=self.list_file,
             class_count=len(vocabulary.classes),
             truth=self.truth,
-            on_bad_label=on_bad_label,
-            labelled=labelled,
+            on_bad_label=reading.on_bad_label,
+            labelled=reading.labelled,
         )
 
 
@@ -320,15 +231,9 @@ class Coco17Source(_CocoSource):
     root: Path = Path("data/COCO2017")
     """Folder with train2017, val2017 and annotations."""
 
-    def dataset(
-        self,
-        vocabulary: Vocabulary,
-        on_bad_label: OnBadLabel = "fail",
-        need_size: bool = False,
-        labelled: bool = True,
-    ) -> Dataset:
+    def read(self, vocabulary: Vocabulary, reading: Reading) -> Dataset:
         """The records, with the sizes that the file states."""
-        return self.instances(2017, vocabulary, on_bad_label, labelled, self.annotations_file(2017))
+        return self.instances(2017, vocabulary, reading, self.annotations_file(2017))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,17 +249,15 @@ class Ade20kSource(DataSource):
     min_area: int = 1
     """A class with fewer pixels in the mask is no label."""
 
-    def dataset(
-        self,
-        vocabulary: Vocabulary,
-        on_bad_label: OnBadLabel = "fail",
-        need_size: bool = False,
-        labelled: bool = True,
-    ) -> Dataset:
-        """The records. Every label is a number of the set's own, so `on_bad_label` asks for nothing."""
+    def read(self, vocabulary: Vocabulary, reading: Reading) -> Dataset:
+        """The records. Every label is a number of the set's own, so none is bad."""
         check_order(vocabulary, "ade20k")
         return records.ade20k(
-            self.root, self.split, class_count=len(vocabulary.classes), min_area=self.min_area, labelled=labelled
+            self.root,
+            self.split,
+            class_count=len(vocabulary.classes),
+            min_area=self.min_area,
+            labelled=reading.labelled,
         )
 
 
@@ -371,17 +274,15 @@ class CityscapesSource(DataSource):
     min_area: int = 1
     """A class with fewer pixels in the mask is no label."""
 
-    def dataset(
-        self,
-        vocabulary: Vocabulary,
-        on_bad_label: OnBadLabel = "fail",
-        need_size: bool = False,
-        labelled: bool = True,
-    ) -> Dataset:
-        """The records. Every label is a number of the set's own, so `on_bad_label` asks for nothing."""
+    def read(self, vocabulary: Vocabulary, reading: Reading) -> Dataset:
+        """The records. Every label is a number of the set's own, so none is bad."""
         check_order(vocabulary, "cityscapes")
         return records.cityscapes(
-            self.root, self.split, class_count=len(vocabulary.classes), min_area=self.min_area, labelled=labelled
+            self.root,
+            self.split,
+            class_count=len(vocabulary.classes),
+            min_area=self.min_area,
+            labelled=reading.labelled,
         )
 
 
@@ -400,14 +301,8 @@ class ContextSource(DataSource):
     min_area: int = 1
     """A class with fewer pixels in the mask is no label."""
 
-    def dataset(
-        self,
-        vocabulary: Vocabulary,
-        on_bad_label: OnBadLabel = "fail",
-        need_size: bool = False,
-        labelled: bool = True,
-    ) -> Dataset:
-        """The records. Every label is a number of the set's own, so `on_bad_label` asks for nothing."""
+    def read(self, vocabulary: Vocabulary, reading: Reading) -> Dataset:
+        """The records. Every label is a number of the set's own, so none is bad."""
         check_order(vocabulary, "context")
         return records.context(
             self.root,
@@ -415,7 +310,7 @@ class ContextSource(DataSource):
             background=self.background,
             class_count=len(vocabulary.classes),
             min_area=self.min_area,
-            labelled=labelled,
+            labelled=reading.labelled,
         )
 
 
@@ -471,22 +366,16 @@ class FolderSource(DataSource):
         listed = {record.image_id for record in dataset.records} | {problem.image_id for problem in dataset.problems}
         return [name for name in picture_names(self.images) if image_id_of(name) not in listed]
 
-    def dataset(
-        self,
-        vocabulary: Vocabulary,
-        on_bad_label: OnBadLabel = "fail",
-        need_size: bool = False,
-        labelled: bool = True,
-    ) -> Dataset:
-        """The records, with no class known where no labels are given; no size is stated, so `need_size` has no say."""
+    def read(self, vocabulary: Vocabulary, reading: Reading) -> Dataset:
+        """The records, with no class known where no labels are given; no size is stated."""
         return records.folder(
             self.images,
             self.labels,
             class_id=vocabulary.class_id,
             class_count=len(vocabulary.classes),
             truth=self.truth,
-            on_bad_label=on_bad_label,
-            labelled=labelled,
+            on_bad_label=reading.on_bad_label,
+            labelled=reading.labelled,
             labels_format=self.labels_format,
             label_field=self.label_field,
         )
@@ -521,15 +410,9 @@ class HuggingFaceSource(DataSource):
         found = self._unpacked()
         return load_vocabulary(found.classes) if found.classes else self._folder(found).words(None)
 
-    def dataset(
-        self,
-        vocabulary: Vocabulary,
-        on_bad_label: OnBadLabel = "fail",
-        need_size: bool = False,
-        labelled: bool = True,
-    ) -> Dataset:
-        """The records; no size is stated, so `need_size` has no say."""
-        return self._folder(self._unpacked()).dataset(vocabulary, on_bad_label, need_size, labelled)
+    def read(self, vocabulary: Vocabulary, reading: Reading) -> Dataset:
+        """The records; no size is stated."""
+        return self._folder(self._unpacked()).read(vocabulary, reading)
 
     def _unpacked(self) -> Unpacked:
         name = re.sub(r"[^A-Za-z0-9_.-]+", "-", self.dataset_name).strip("-.") or "set"

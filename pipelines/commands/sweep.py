@@ -12,8 +12,9 @@ import tyro
 from clip_es.config.run import RunConfig
 from clip_es.encoder import Encoder, load_encoder
 from clip_es.errors import ConfigError
+from clip_es.pipelines.commands.data_source import DataSource, OnSource, S
 from clip_es.pipelines.commands.flags import DataVocabularyFlag, TemplateListsFlag, WeightsFlag
-from clip_es.pipelines.commands.sources import DataSource, OnSource, S, ScenesSource
+from clip_es.pipelines.commands.sources import ScenesSource
 from clip_es.pipelines.console import bar, say, track
 from clip_es.pipelines.sweep.report import show_sweep, write_sweep
 from clip_es.pipelines.sweep.sweep import SweepResult, sweep

@@ -11,10 +11,11 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import tyro
 
+from clip_es.config.stages import LabelSource
 from clip_es.errors import DataError
 from clip_es.masks import write_mask
+from clip_es.pipelines.commands.data_source import DataSource, OnSource, S
 from clip_es.pipelines.commands.flags import DataVocabularyFlag
-from clip_es.pipelines.commands.sources import DataSource, LabelSource, OnSource, S
 from clip_es.pipelines.commands.sweep import write_failures
 from clip_es.pipelines.console import bar, say
 from clip_es.prompts import Vocabulary

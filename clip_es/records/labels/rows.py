@@ -17,7 +17,7 @@ from clip_es.records.file_listing import PICTURES
 from clip_es.records.labels.huggingface import FIELDS
 from clip_es.records.labels.lines import texts_of
 from clip_es.records.text_files import printable, read_whole
-from clip_es.store.disk import Lock, StoreError, make_folder, write_atomic
+from clip_es.store.disk import Lock, StoreError, make_folder, names_in, write_atomic
 
 MARK = "unpacked.json"
 METADATA = "metadata.jsonl"
@@ -88,15 +88,14 @@ def unpack(
 def _unpacked(folder: Path, asked: dict[str, Any]) -> Unpacked | None:
     """What was unpacked before; None where that did not come to its end. Raises ConfigError: it is something else."""
     if not (folder / MARK).is_file():
-        if folder.is_dir() and any(path.suffix.lower() not in PICTURES and path.suffix for path in folder.iterdir()):
-            others = [path.name for path in folder.iterdir() if path.suffix.lower() not in PICTURES and path.suffix]
-            if any(not name.startswith(".") and name not in (METADATA, "unpack.lock") for name in others):
-                raise ConfigError(
-                    "the folder holds other files",
-                    where=folder,
-                    found=printable(", ".join(others)),
-                    next_step="Pass another --unpack-to.",
-                )
+        others = [name for name in names_in(folder) if Path(name).suffix.lower() not in PICTURES and name != METADATA]
+        if others:
+            raise ConfigError(
+                "the folder holds other files",
+                where=folder,
+                found=printable(", ".join(others)),
+                next_step="Pass another --unpack-to.",
+            )
         return None
     try:
         told = json.loads(read_whole(folder / MARK, 2**24, "a mark"))

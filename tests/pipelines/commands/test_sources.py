@@ -12,11 +12,11 @@ from clip_es.errors import ConfigError, DataError
 from clip_es.masks import read_mask, write_mask
 from clip_es.pipelines.cli import COMMANDS, ON_SOURCES, SOURCES, main
 from clip_es.pipelines.commands import sources
+from clip_es.pipelines.commands.data_source import DataSource
 from clip_es.pipelines.commands.masks import score_run
 from clip_es.pipelines.commands.sources import (
     Ade20kSource,
     Coco14Source,
-    DataSource,
     FolderSource,
     ScenesSource,
     Voc12Source,
