@@ -108,6 +108,10 @@ def main() -> None:
             reader.read(case / reader.file, home)
     used = _status("VmSize")
     _limit((used + arguments.memory) * 2**20)
+    for name, _, _ in plan:  # and within the limits, too, or every case would be refused for want of memory
+        reader = readers[name]
+        _case(case, reader.file, seeds[name][0])
+        reader.read(case / reader.file, home)
     import clip_es
 
     guard = Guard(

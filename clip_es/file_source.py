@@ -22,6 +22,7 @@ LARGEST_JSON = 2**29
 """Bytes of a JSON file about all pictures: 512 MiB."""
 
 _MOST_MEMBERS = 4_000_000
+_PIECE = 2**20
 
 
 class Source:
@@ -70,7 +71,12 @@ class Source:
         """The content of a listed file. Raises DataError: unreadable, damaged, or larger than `limit`."""
         try:
             with self.opened(name) as file:
-                data = file.read(limit + 1)
+                pieces, total = [], 0
+                # Asked for all at once, Python would set aside as many bytes as there might be.
+                while total <= limit and (piece := file.read(_PIECE)):
+                    pieces.append(piece)
+                    total += len(piece)
+            data = b"".join(pieces)
         except DataError:
             raise
         except Exception as error:  # Damaged archives raise many kinds.

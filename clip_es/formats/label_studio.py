@@ -118,8 +118,8 @@ def read(source: Source, names: Names) -> Iterator[Incoming]:
             yield Incoming(picture, where, partial(_labels, results, names, where))
 
 
-def _task(task: Any, where: str) -> tuple[str, list[Any] | None]:
-    """The picture of a task, and the regions that count; None where it has been looked at by nobody."""
+def _task(task: Any, where: str) -> tuple[str, list[Any]]:
+    """The picture of a task, and the regions that count. Raises DataError."""
     data = task.get("data") if isinstance(task, dict) else None
     known = data.get(_ID) if isinstance(data, dict) else None
     picture = known if isinstance(known, str) else data.get(IMAGE) if isinstance(data, dict) else None

@@ -58,7 +58,8 @@ class RemoteServer:
         """Polygons of one picture; an error of ours is told in the server's own form."""
         if asked.get("model") != MODEL:
             return _failed("MODEL_NOT_FOUND", f"there is no model {str(asked.get('model'))[:80]!r}")
-        params = asked.get("params") if isinstance(asked.get("params"), dict) else {}
+        stated = asked.get("params")
+        params: dict[str, Any] = stated if isinstance(stated, dict) else {}
         try:
             picture = _decoded(asked.get("image"))
         except DataError as error:

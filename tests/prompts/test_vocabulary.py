@@ -260,3 +260,26 @@ def test_one_name_is_a_vocabulary_of_one_class_and_a_mistyped_one_is_not():
 
 def test_sentences_may_be_called_by_their_names():
     assert sentences(["origami", "my {}."]) == ("a clean origami {}.", "my {}.")
+
+
+def test_an_ontology_of_autodistill_is_a_vocabulary(tmp_path):
+    ontology = {"a ripe red apple": "apple", "a green pear": "pear", "an apple tree's fruit": "apple"}
+    (tmp_path / "fruit.yaml").write_text("".join(f'"{caption}": {name}\n' for caption, name in ontology.items()))
+
+    class CaptionOntology:
+        """As autodistill's own, which imports the client of a hosted service."""
+
+        def __init__(self) -> None:
+            self.promptMap = list(ontology.items())
+
+    for words in (tmp_path / "fruit.yaml", ontology, CaptionOntology()):
+        found = load_vocabulary(words)
+        assert found.names == ("apple", "pear")
+        assert found.classes[0].prompt == "a ripe red apple"
+        assert found.classes[0].synonyms == ("an apple tree's fruit",)
+
+
+@pytest.mark.parametrize("content", [{"clases": ["cat"]}, {}, {"a cat": 3}, {"a cat": ""}])
+def test_what_is_neither_a_vocabulary_nor_an_ontology_is_refused(content):
+    with pytest.raises(ConfigError, match="this is no vocabulary"):
+        load_vocabulary(content)

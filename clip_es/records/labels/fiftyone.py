@@ -46,7 +46,7 @@ def _lines(files: LabelFiles, names: tuple[str, ...], field: str | None) -> Line
             raise bad_entry("is not a file of FiftyOne", name, "`labels` or `samples`", tree)
         samples = tree.get("samples")
         fields = _fields(samples, field, name) if isinstance(samples, list) else ()
-        entries = enumerate(samples) if isinstance(samples, list) else tree["labels"].items()
+        entries = [("", sample) for sample in samples] if isinstance(samples, list) else tree["labels"].items()
         classes = tree.get("classes")
         for key, entry in entries:
             number += 1
@@ -94,7 +94,7 @@ def _fields(samples: list[Any], asked: str | None, where: str) -> tuple[str, ...
             expected=f"one of {', '.join(printable(key, 40) for key in list(known)[:8]) or 'none that has labels'}",
             next_step="Name it with --label-field.",
         )
-    return (wanted,)
+    return (str(wanted),)
 
 
 def _sample(sample: Any, fields: tuple[str, ...], where: str) -> Any:

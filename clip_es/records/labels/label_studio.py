@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from clip_es.errors import DataError
 from clip_es.records.file_listing import PICTURES
 from clip_es.records.labels.lines import Asked, LabelFiles, LabelTable, Line, Lines, bad_entry, labelled, texts_of
+from clip_es.records.text_files import printable
 
 _OF_LABELS = ("choices", "labels", "taxonomy", "brushlabels", "rectanglelabels", "polygonlabels", "ellipselabels")
 _KINDS = (*_OF_LABELS, "keypointlabels", "bitmasklabels", "vectorlabels", "ellipsevectorlabels")
@@ -107,20 +108,34 @@ def _named(value: Any, kind: str, where: str) -> tuple[str, ...]:
     return found
 
 
-def _short(task: dict[str, Any], image: str, field: str | None, where: str) -> Iterator[str]:
-    """Labels of JSON-MIN: a key for each control; a choice is text, several are an object, regions a list of them."""
+def _short(task: dict[str, Any], image: str, field: str | None, where: str) -> list[str]:
+    """Labels of JSON-MIN: a key for each control; a choice is text, several are an object, regions a list of them.
+
+    The task's own data stand beside them; of several texts it must be said which is the choice.
+    """
+    found: list[str] = []
+    texts: dict[str, str] = {}
     for key, value in task.items():
         if key in _NOT_LABELS or value == image or (field is not None and key != field):
             continue
         if isinstance(value, dict) and "choices" in value:
-            yield from _named(value["choices"], "choices", where)
+            found += _named(value["choices"], "choices", where)
         elif isinstance(value, list):
-            for item in value:
-                for kind in _KINDS:
-                    if isinstance(item, dict) and kind in item:
-                        yield from _named(item[kind], kind, where)
-        elif isinstance(value, str) and value.strip() and key in (field, "choice", "label"):
-            yield value.strip()
+            regions = [item for item in value if isinstance(item, dict)]
+            found += [name for item in regions for k in _KINDS if k in item for name in _named(item[k], k, where)]
+        elif isinstance(value, str) and value.strip():
+            texts[key] = value.strip()
+    choice = next((key for key in (field, "choice", "label") if key in texts), None)
+    if choice is None and len(texts) > 1 and not found:
+        raise DataError(
+            "has several texts, any of which may be the choice",
+            where=where,
+            expected=f"one of {printable(', '.join(texts), 100)}",
+            next_step="Name it with --label-field.",
+        )
+    if choice is None and not found:
+        choice = next(iter(texts), None)
+    return [*found, *([texts[choice]] if choice is not None else [])]
 
 
 def _picture(data: dict[str, Any]) -> str | None:

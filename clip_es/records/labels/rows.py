@@ -128,7 +128,9 @@ def _stream(dataset: str, split: str) -> Any:
             saved = datasets.load_from_disk(str(top))
             if isinstance(saved, dict):
                 if split not in saved:
-                    raise DataError("has no such split", where=dataset, expected=", ".join(saved), found=split)
+                    raise DataError(
+                        "has no such split", where=dataset, expected=", ".join(map(str, saved)), found=split
+                    )
                 saved = saved[split]
             return saved.to_iterable_dataset()  # pyright: ignore[reportAttributeAccessIssue]
         return datasets.load_dataset(dataset, split=split, streaming=True)
