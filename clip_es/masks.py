@@ -6,14 +6,14 @@ from io import BufferedWriter, BytesIO
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, UInt8, UInt16
 from PIL import Image
 
 from clip_es.config.stages import MaskConfig
 from clip_es.errors import DataError, ShapeError
 from clip_es.images import quiet_pillow
 from clip_es.scaling import upsample
-from clip_es.types import MAX_CLASSES, UNDECIDED, ClassMaps, PseudoMask
+from clip_es.types import MAX_CLASSES, UNDECIDED, UNDECIDED_WIDE, ClassMaps, PseudoMask
 
 CRF_THRESHOLD = 0.95
 """Below this probability a pixel is left undecided, where a CRF made probabilities and nothing else was asked for."""
@@ -86,10 +86,13 @@ def palette() -> UInt8[np.ndarray, "256 3"]:
     return colours
 
 
-def write_mask(file: str | Path | BytesIO | BufferedWriter, labels: UInt8[np.ndarray, "h w"]) -> None:
-    """Save labels as a PNG of mode P with the VOC palette."""
+def write_mask(
+    file: str | Path | BytesIO | BufferedWriter, labels: UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]
+) -> None:
+    """Save labels as a PNG of mode P with the VOC palette; 16-bit labels as 16 bits of grey."""
     image = Image.fromarray(labels)
-    image.putpalette(palette().tobytes())
+    if labels.dtype == np.uint8:
+        image.putpalette(palette().tobytes())
     image.save(file, format="PNG")
 
 
@@ -98,7 +101,18 @@ def read_mask(path: Path) -> UInt8[np.ndarray, "h w"]:
 
     Raises DataError: missing, damaged, no PNG, or a kind of PNG whose pixels are not labels.
     """
-    return _read_png(path, "mask", {(bits, 3) for bits in (1, 2, 4, 8)} | {(8, 0)})
+    return _read_png(path, "mask", _MASKS)
+
+
+def read_wide_mask(path: Path) -> UInt16[np.ndarray, "h w"]:
+    """Labels from a mask of any number of classes, as `predict --classes` writes them: 65535 is undecided.
+
+    Raises DataError as `read_mask`.
+    """
+    labels = _read_png(path, "mask", _MASKS | {(16, 0)})
+    if labels.dtype == np.uint8:
+        return np.where(labels == UNDECIDED, np.uint16(UNDECIDED_WIDE), labels.astype(np.uint16))
+    return labels.astype(np.uint16)
 
 
 def write_confidence(file: str | Path | BytesIO | BufferedWriter, confidence: Float32[np.ndarray, "h w"]) -> None:
@@ -111,10 +125,21 @@ def read_confidence(path: Path) -> Float32[np.ndarray, "h w"]:
     return _read_png(path, "confidence", {(8, 0)}) / np.float32(255)
 
 
+_MASKS = {(bits, 3) for bits in (1, 2, 4, 8)} | {(8, 0)}
+"""(bit depth, colour type) of the PNGs that masks of up to 254 classes are."""
+
 _COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
 
 
-def _read_png(path: Path, what: str, kinds: set[tuple[int, int]]) -> UInt8[np.ndarray, "h w"]:
+def _advice(what: str, bits: int) -> str | None:
+    if what != "mask":
+        return None
+    if bits == 16:
+        return "This command takes masks of up to 254 classes; clip_es.masks.read_wide_mask reads those of more."
+    return "Save one number for each pixel: 0 background, k + 1 class k, 255 undecided."
+
+
+def _read_png(path: Path, what: str, kinds: set[tuple[int, int]]) -> np.ndarray:
     """Pixels of a PNG whose (bit depth, colour type) is among `kinds`, untouched by any palette."""
     try:
         with quiet_pillow(), path.open("rb") as file:
@@ -132,9 +157,7 @@ def _read_png(path: Path, what: str, kinds: set[tuple[int, int]]) -> UInt8[np.nd
                     where=path,
                     expected="a palette or 8 bits of grey" if what == "mask" else "8 bits of grey",
                     found=f"{header[24]} bits, {_COLOUR_TYPES.get(header[25], 'unknown colours')}",
-                    next_step="Save one number for each pixel: 0 background, k + 1 class k, 255 undecided."
-                    if what == "mask"
-                    else None,
+                    next_step=_advice(what, header[24]),
                 )
             with Image.open(file, formats=["PNG"]) as image:
                 return np.array(image)

@@ -2,7 +2,8 @@
 
 * Sizes are (height, width). Pictures are RGB uint8. Boxes are x0 y0 x1 y1 with the end excluded.
 * A patch grid is row-major; the class token, where there is one, is row 0.
-* Class ids are 0-based. In a mask 0 is background, k + 1 is class k and 255 is undecided.
+* Class ids are 0-based. In a mask 0 is background, k + 1 is class k and 255 is undecided; a mask of more than 254
+  classes is uint16, where 65535 is undecided.
 * A batch is a list of pictures of one grid size; a batch of one gives the same bytes as a batch of many.
 
 `tests/house/test_conventions.py` has a test for each of these sentences. Each type checks itself when it is made, so
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, UInt8, UInt16
 from torch import Tensor
 
 from clip_es.errors import DataError, ShapeError
@@ -28,6 +29,12 @@ UNDECIDED = 255
 
 MAX_CLASSES = 254
 """Classes an 8-bit mask can tell apart besides background (0) and undecided (255)."""
+
+UNDECIDED_WIDE = 65535
+"""The same in a 16-bit mask, which only predictions for more than 254 classes have."""
+
+MAX_WIDE_CLASSES = 2**15
+"""Classes of a 16-bit mask."""
 
 _UNSAFE_ID = re.compile("[/\\\\\x00-\x1f\x7f\ud800-\udfff]")
 
@@ -61,7 +68,9 @@ class ImageRecord:
 
     def __post_init__(self) -> None:
         _check_id(self.image_id, self.path)
-        if len(set(self.class_ids)) != len(self.class_ids) or any(not 0 <= k < 2**15 for k in self.class_ids):
+        if len(set(self.class_ids)) != len(self.class_ids) or any(
+            not 0 <= k < MAX_WIDE_CLASSES for k in self.class_ids
+        ):
             raise DataError(
                 "the class ids of a picture must be unique and not negative",
                 where=self.path,
@@ -201,31 +210,33 @@ class ClassMaps:
 class PseudoMask:
     """A label for every pixel, and how sure it is."""
 
-    labels: UInt8[np.ndarray, "h w"]
-    """0 background, k + 1 class k, 255 undecided; only the picture's labels occur."""
+    labels: UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]
+    """0 background, k + 1 class k, 255 undecided (uint16: 65535); only the picture's labels occur."""
     confidence: Float32[np.ndarray, "h w"]
     """Probability of the winning label, 0..1, also where the label was then left undecided."""
     class_ids: tuple[int, ...]
-    decided: UInt8[np.ndarray, "h w"]
-    """The labels before any was left undecided: never 255."""
+    decided: UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]
+    """The labels before any was left undecided: never 255 (uint16: 65535)."""
 
     def __post_init__(self) -> None:
-        if self.labels.dtype != np.uint8 or self.labels.ndim != 2 or self.confidence.shape != self.labels.shape:
+        kinds = (np.dtype(np.uint8), np.dtype(np.uint16))
+        if self.labels.dtype not in kinds or self.labels.ndim != 2 or self.confidence.shape != self.labels.shape:
             raise ShapeError(
                 "labels and confidence must be pictures of one size",
-                expected="uint8 [h w] and float32 [h w]",
+                expected="uint8 or uint16 [h w] and float32 [h w]",
                 found=f"{self.labels.dtype} {list(self.labels.shape)} and {list(self.confidence.shape)}",
             )
-        if self.decided.dtype != np.uint8 or self.decided.shape != self.labels.shape:
+        if self.decided.dtype != self.labels.dtype or self.decided.shape != self.labels.shape:
             raise ShapeError(
                 "the labels before the threshold must have the size of the labels after it",
-                expected=f"uint8 {list(self.labels.shape)}",
+                expected=f"{self.labels.dtype} {list(self.labels.shape)}",
                 found=f"{self.decided.dtype} {list(self.decided.shape)}",
             )
-        if (self.decided == UNDECIDED).any() or not ((self.labels == self.decided) | (self.labels == UNDECIDED)).all():
+        undecided = UNDECIDED if self.labels.dtype == np.uint8 else UNDECIDED_WIDE
+        if (self.decided == undecided).any() or not ((self.labels == self.decided) | (self.labels == undecided)).all():
             raise ShapeError("a label may only become undecided, not another class")
-        allowed = np.zeros(256, dtype=bool)
-        allowed[[0, UNDECIDED, *(k + 1 for k in self.class_ids)]] = True
+        allowed = np.zeros(undecided + 1, dtype=bool)
+        allowed[[0, undecided, *(k + 1 for k in self.class_ids)]] = True
         if not allowed[self.labels].all():
             raise ShapeError(
                 "a mask may hold only the labels of its picture",

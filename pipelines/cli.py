@@ -53,7 +53,7 @@ ALONE: dict[str, tuple[str, str, str]] = {
     ),
     "segments": ("segments", "Segments", "segments of pictures from features and colours, without labels or training"),
     "train-shape-net": ("segments", "TrainShapeNet", "train the network of the shape loss on drawn outlines"),
-    "export-onnx": ("predict", "ExportOnnx", "write a trained segmenter as ONNX, checked against PyTorch"),
+    "export-onnx": ("onnx", "ExportOnnx", "write a trained segmenter as ONNX, checked against PyTorch"),
     "extend": ("extend", "Extend", "teach a trained segmenter classes it has no masks of, from their names"),
     "evaluate-zero-shot": ("extend", "EvaluateZeroShot", "seen, unseen and harmonic mIoU of predicted masks"),
     "prompts suggest": ("prompts", "PromptsSuggest", "propose synonyms for a class from WordNet"),

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
 from clip_es.config.run import CrfConfig, ImageConfig
@@ -25,7 +25,7 @@ from clip_es.refine.crf.dense import crf
 from clip_es.segmentor.fusion import vote
 from clip_es.segmentor.inference import Segmenter, TestViews
 from clip_es.store.run import RunStore, StoreError
-from clip_es.types import UNDECIDED, ClassMaps, ImageRecord, Picture, PseudoMask
+from clip_es.types import MAX_CLASSES, UNDECIDED, UNDECIDED_WIDE, ClassMaps, ImageRecord, Picture, PseudoMask
 
 Rgb = UInt8[np.ndarray, "h w 3"]
 Probabilities = Float32[Tensor, "label h w"]
@@ -80,6 +80,12 @@ def predict(
         store.fail(failure.record, failure.stage, failure.error)
         done()
 
+    def save_labels(record: ImageRecord, rgb: Rgb) -> None:
+        with stopwatch("predict"):
+            labels, confidence = segmenter.labels(rgb)
+        with stopwatch("store"):
+            store.save(record, decided_wide(labels, confidence, len(segmenter.names), config.threshold))
+
     def look(rgb: Rgb) -> tuple[Rgb, Probabilities]:
         with stopwatch("predict"):
             return rgb, segmenter.probabilities(rgb, config.views)
@@ -101,6 +107,11 @@ def predict(
     with Threads(2, most=4) as readers:
         executor = Executor(failed, readers=readers)
         pictures = executor.ahead("read", partial(_read, image), records)
+        if segmenter.wide:
+            check_wide(config, len(segmenter.names) - 1)
+            for _ in executor.each("predict", save_labels, ((record, (record, *rgb)) for record, rgb in pictures)):
+                done()
+            return
         flow = executor.each("predict", look, pictures)
         if segments is not None and config.fuse:
             flow = executor.each("fuse", fuse, ((record, (record, *seen)) for record, (seen,) in flow))
@@ -122,6 +133,36 @@ def decided(probabilities: Float32[Tensor, "label h w"], threshold: float = 0.0)
         confidence=confidence,
         class_ids=tuple(range(len(probabilities) - 1)),
         decided=labels,
+    )
+
+
+def check_wide(config: PredictConfig, classes: int) -> None:
+    """Raises ConfigError: what needs the probabilities of all classes at once, which are not kept for so many."""
+    asked = {
+        "--scales or --flip": config.views != TestViews(),
+        "--crf": config.crf is not None,
+        "--fuse": config.fuse > 0,
+    }
+    if any(asked.values()):
+        raise ConfigError(
+            f"{' and '.join(flag for flag, there in asked.items() if there)} cannot go with so many classes",
+            expected=f"at most {MAX_CLASSES} classes",
+            found=classes,
+            next_step="Leave the flag out, or ask for fewer classes.",
+        )
+
+
+def decided_wide(
+    labels: Int64[Tensor, "h w"], confidence: Float32[Tensor, "h w"], count: int, threshold: float = 0.0
+) -> PseudoMask:
+    """A 16-bit mask of streamed labels, `count` of them with background; 65535 below the threshold."""
+    winner = labels.cpu().numpy().astype(np.uint16)
+    sure = np.clip(confidence.cpu().numpy(), 0, 1, dtype=np.float32)
+    return PseudoMask(
+        labels=np.where(sure < threshold, np.uint16(UNDECIDED_WIDE), winner),
+        confidence=sure,
+        class_ids=tuple(range(count - 1)),
+        decided=winner,
     )
 
 

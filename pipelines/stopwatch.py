@@ -1,7 +1,8 @@
-"""Seconds by stage."""
+"""Seconds by stage, and the most memory so far."""
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -59,3 +60,13 @@ def timed(stage: str) -> Callable[[Function], Function]:
         return within  # pyright: ignore[reportReturnType]
 
     return around
+
+
+def peak_memory() -> int | None:
+    """The most memory this process has had at once, in bytes; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows.
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

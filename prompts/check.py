@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import yaml
 
-from clip_es.encoder.tokenize import tokenize
+from clip_es.encoder.tokenize import pieces, tokenize
 from clip_es.errors import ConfigError
 from clip_es.prompts.vocabulary import PACKAGED, ClassEntry, load_vocabulary
 from clip_es.safe_yaml import load_yaml
@@ -91,6 +91,20 @@ def respell(name: str, wordnet: WordNet | None = None) -> str | None:
     parts = name.replace("_", " ").replace("-", " ").replace("/", " ").split()
     better = " ".join(_parted(part, wordnet) or part for part in parts)
     return better if better and better != name else None
+
+
+@functools.lru_cache(maxsize=65536)
+def barely_known(name: str) -> tuple[str, ...]:
+    """Pieces of those words of a name that CLIP's tokenizer takes apart nearly letter by letter; empty for a good name.
+
+    Such a word (`xqzv`, another script, an emoji) is too rare in English text to have pieces of its own.
+    """
+    found: list[str] = []
+    for word in name.split():
+        parts = [piece.removesuffix("</w>") for piece in pieces(word)]
+        if (len(parts) > 1 and len(word) < 2 * len(parts)) or not any(map(str.isalnum, word)):
+            found += parts if word.isascii() else [f"{word}: {len(parts)} pieces"]
+    return tuple(found)
 
 
 def count_tokens(text: str) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -13,17 +12,16 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
 from clip_es.encoder.encode import _device as pick_device
 from clip_es.errors import ConfigError, DataError, WeightsError
-from clip_es.segmentor.training.checkpoints import CONFIG, Checkpoint, parse_config, read_checkpoint, read_config
+from clip_es.segmentor.loading import build_model, load_weights, settings_of
+from clip_es.segmentor.models.pixel_text import ROWS_AT_ONCE
+from clip_es.segmentor.training.checkpoints import read_checkpoint
 from clip_es.segmentor.training.compat import prepare
-from clip_es.types import UNDECIDED
-
-_AUXILIARY = "auxiliary_head."
-"""Weights that only the training needs: a checkpoint may have them or not."""
+from clip_es.types import MAX_CLASSES, MAX_WIDE_CLASSES, UNDECIDED
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ class Segmenter:
         prepare()
         chosen = pick_device(device)
         read = read_checkpoint(checkpoint)
-        settings, where = _settings(read, config)
+        settings, where = settings_of(read, config)
         model = build_model(settings, where)
         load_weights(model, read)
         pipeline = settings.get("test_pipeline") or _pipeline_of_loader(settings)
@@ -117,19 +115,12 @@ class Segmenter:
         `bonus` is added to the logits of classes that were not trained on, which otherwise lose to those that were.
 
         `background` words and `templates` None: those of the training. Raises ConfigError: the model has classes of its
-        own, an empty list, or a name twice; or more than 254 classes. ShapeError: text of another width.
+        own, an empty list, a name twice or one that the tokenizer cannot read, or more classes than a 16-bit mask
+        holds. ShapeError: text of another width.
         """
-        from clip_es.segmentor.models.text_heads import PixelTextHead
-
-        head = self.model.decode_head
-        if not isinstance(head, PixelTextHead):
-            raise ConfigError(
-                "this model knows the classes it was trained on and no others",
-                expected="a model of `clip-es train --head pixel-text`",
-                found=type(head).__name__,
-            )
-        if len(words) >= UNDECIDED:
-            raise ConfigError("an 8-bit mask holds at most 254 classes", found=len(words))
+        head = self._text_head()
+        if len(words) > MAX_WIDE_CLASSES:
+            raise ConfigError(f"a mask holds at most {MAX_WIDE_CLASSES} classes", found=len(words))
         head.text["background"] = head.text.get("background", ()) if background is None else list(background)
         head.text["templates"] = head.text.get("templates") if templates is None else list(templates)
         head.set_table(head.table_of(words), bonus)
@@ -139,6 +130,45 @@ class Segmenter:
             [self.source, head.text["weights"], head.text["background"], head.text["templates"], words, bonus]
         )
         self.source = hashlib.sha256(told.encode()).hexdigest()
+
+    def text_facts(self) -> dict[str, Any] | None:
+        """What a pixel-text model was asked, and which of it the training had masks of; None for another model.
+
+        For every result: figures depend on the words as much as on the weights.
+        """
+        from clip_es.segmentor.models.text_heads import PixelTextHead
+
+        head = self.model.decode_head
+        if not isinstance(head, PixelTextHead):
+            return None
+        trained = head.pixel_text.trained
+        return {
+            "text_of": head.text["weights"],
+            "templates": list(head.text.get("templates") or ()),
+            "background_words": list(head.text.get("background") or ()),
+            "trained_classes": sorted(trained - {"background"}),
+            "unseen_classes": [name for name in self.names if name not in trained],
+            "unseen_bonus": head.pixel_text.bonus,
+            "clip_read_the_names": "very likely: nothing keeps the names of classes out of the captions CLIP was "
+            "trained on",
+        }
+
+    def _text_head(self) -> Any:
+        from clip_es.segmentor.models.text_heads import PixelTextHead
+
+        head = self.model.decode_head
+        if not isinstance(head, PixelTextHead):
+            raise ConfigError(
+                "this model knows the classes it was trained on and no others",
+                expected="a model of `clip-es train --head pixel-text`",
+                found=type(head).__name__,
+            )
+        return head
+
+    @property
+    def wide(self) -> bool:
+        """Whether there are more classes than an 8-bit mask holds; `labels` is then the way to ask."""
+        return len(self.names) > MAX_CLASSES + 1
 
     @property
     def device(self) -> torch.device:
@@ -162,24 +192,66 @@ class Segmenter:
                 part = self._logits(rgb, scale, flip).float().softmax(dim=0)
                 total = part if total is None else total.add_(part)
         assert total is not None
-        if not bool(total.isfinite().all()):
+        self._check_finite(total)
+        return total.div_(len(views.scales) * (2 if views.flip else 1))
+
+    @torch.no_grad()
+    def labels(
+        self, rgb: UInt8[np.ndarray, "h w 3"], rows_at_once: int = ROWS_AT_ONCE
+    ) -> tuple[Int64[Tensor, "h w"], Float32[Tensor, "h w"]]:
+        """The likeliest label of each pixel and its probability, for any number of classes of a pixel-text model.
+
+        What `probabilities` gives with one view, but text rows go through in blocks, so memory does not grow with
+        their number. Raises ConfigError: another kind of model, or one that is tested in sliding windows. DataError:
+        numbers that are not finite.
+        """
+        head, model = self._text_head(), self.model
+        if model.test_cfg.get("mode", "whole") != "whole":
+            raise ConfigError(
+                "so many classes are asked for on whole pictures only",
+                expected="test_cfg = dict(mode='whole') in the model's config",
+                found=model.test_cfg.get("mode"),
+                next_step="Ask for 254 classes or fewer, or pass a config with that mode: --config FILE.py.",
+            )
+        prepared, sample = self._prepared(rgb, 1.0, False)
+        data = model.data_preprocessor({"inputs": [prepared], "data_samples": [sample]}, False)
+        samples = data["data_samples"]
+
+        def resize(logits: Tensor) -> Tensor:
+            # mmseg makes a single channel a probability; two it leaves alone.
+            count = logits.shape[1]
+            logits = torch.cat([logits, logits], dim=1) if count == 1 else logits
+            full = head.predict_by_feat(logits, [sample.metainfo for sample in samples])
+            return model.postprocess_result(full, samples)[0].seg_logits.data[None, :count].float()
+
+        with self._arithmetic():
+            maps = head.maps(model.extract_feat(data["inputs"]))
+            found, sure = head.pixel_text.stream(maps, resize, rows_at_once)
+        self._check_finite(sure)
+        return found[0], sure[0]
+
+    def _check_finite(self, values: Tensor) -> None:
+        if not bool(values.isfinite().all()):
             raise DataError(
                 "the model's output is not finite",
                 found=f"arithmetic in {self.dtype}",
                 next_step="Pass --dtype float32 or bfloat16." if self.dtype == "float16" else None,
             )
-        return total.div_(len(views.scales) * (2 if views.flip else 1))
 
     def _logits(self, rgb: np.ndarray, scale: float, flip: bool) -> Tensor:
+        inputs, sample = self._prepared(rgb, scale, flip)
+        with self._arithmetic():
+            (result,) = self.model.test_step({"inputs": [inputs], "data_samples": [sample]})
+        return result.seg_logits.data
+
+    def _prepared(self, rgb: np.ndarray, scale: float, flip: bool) -> tuple[Tensor, Any]:
+        """A picture through the test pipeline: pixels, and what mmseg notes about them."""
         size = rgb.shape[:2]
         # mmseg's pipelines carry OpenCV's order, blue first; the data preprocessor turns it round.
         bgr = np.ascontiguousarray(rgb[..., ::-1])
         data = self._transform(scale)({"img": bgr, "img_shape": size, "ori_shape": size, "img_path": None})
         data["data_samples"].set_metainfo({"flip": flip, "flip_direction": "horizontal" if flip else None})
-        inputs = data["inputs"].flip(dims=(-1,)) if flip else data["inputs"]
-        with self._arithmetic():
-            (result,) = self.model.test_step({"inputs": [inputs], "data_samples": [data["data_samples"]]})
-        return result.seg_logits.data
+        return (data["inputs"].flip(dims=(-1,)) if flip else data["inputs"]), data["data_samples"]
 
     def _arithmetic(self):
         if self.dtype == "float32":
@@ -214,110 +286,6 @@ def scaled(steps: Sequence[Mapping[str, Any]], scale: int | float) -> list[dict[
                 step["scale_factor"] = factors[0] * scale if len(factors) == 1 else tuple(f * scale for f in factors)
         result.append(step)
     return result if found else [{"type": "Resize", "scale_factor": scale, "keep_ratio": True}, *result]
-
-
-def build_model(settings: Mapping[str, Any], where: object) -> Any:
-    """The model of a config with random weights; nothing is downloaded. Raises ConfigError: it cannot be built."""
-    prepare()
-    from mmengine.config import ConfigDict
-    from mmengine.registry import init_default_scope
-    from mmseg.registry import MODELS
-
-    if not isinstance(settings.get("model"), Mapping):
-        raise ConfigError("the config has no model", where=where, expected="model = dict(type='EncoderDecoder', ...)")
-    model = ConfigDict(settings["model"])
-    model.pop("pretrained", None)
-    if isinstance(model.get("backbone"), dict):
-        model["backbone"]["init_cfg"] = None
-    scope = settings.get("default_scope", "mmseg")
-    init_default_scope(scope if isinstance(scope, str) else "mmseg")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # About losses and compiled operators, which no prediction uses.
-            return MODELS.build(model)
-    except Exception as error:  # A config can be wrong in any way.
-        raise ConfigError(
-            "the model of this config cannot be built",
-            where=where,
-            found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            next_step="Name the config the checkpoint was trained with: --config FILE.py.",
-        ) from error
-
-
-def load_weights(model: Any, checkpoint: Checkpoint) -> None:
-    """Give a model the weights of a checkpoint, all of them.
-
-    Raises WeightsError: what differs, by name and shape; or weights that are not finite.
-    """
-    own = model.state_dict()
-    given = {key: value for key, value in checkpoint.state.items() if key in own or not key.startswith(_AUXILIARY)}
-    differ = [key for key, value in given.items() if key in own and value.shape != own[key].shape]
-    missing = [key for key in own if key not in given and not key.startswith(_AUXILIARY)]
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-    extra = [key for key in given if key not in own]
-    if missing or extra:
-        raise WeightsError(
-            "the checkpoint is of another architecture than the config",
-            where=checkpoint.path,
-            expected=f"{len(own)} weights; {len(missing)} are missing{_some(missing)}",
-            found=f"{len(extra)} that the config's model does not have{_some(extra)}",
-            next_step="Name the config the checkpoint was trained with: --config FILE.py.",
-        )
-    if differ:
-        key = next((key for key in differ if _by_class(key)), differ[0])
-        # Only the layers that have one channel for each class differ, and all of them in the number of classes.
-        classes = all(given[k].shape[1:] == own[k].shape[1:] and _by_class(k) for k in differ)
-        raise WeightsError(
-            "the checkpoint has another number of classes than the config"
-            if classes
-            else "the checkpoint is of another architecture than the config: weights differ in shape",
-            where=checkpoint.path,
-            expected=f"{own[key].shape[0]} classes in {key}" if classes else f"{key} {list(own[key].shape)}",
-            found=f"{given[key].shape[0]}" if classes else f"{list(given[key].shape)}, and {len(differ) - 1} more",
-            next_step="Name the config the checkpoint was trained with: --config FILE.py.",
-        )
-    for key, value in given.items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise WeightsError(
-                "the weights are not finite: the training has diverged",
-                where=checkpoint.path,
-                found=f"NaN or infinity in {key}",
-                next_step="Take an earlier checkpoint, or train again with a lower learning rate.",
-            )
-    model.load_state_dict(given, strict=False)
-
-
-def _by_class(key: str) -> bool:
-    return "head." in key
-
-
-def _some(keys: Sequence[str]) -> str:
-    return f" ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})" if keys else ""
-
-
-def _settings(checkpoint: Checkpoint, config: str | Path | None) -> tuple[Mapping[str, Any], object]:
-    if config is not None:
-        from mmengine.config import Config
-
-        if not Path(config).is_file():
-            raise ConfigError("there is no such config", where=config, expected="an mmengine config file")
-        try:
-            return Config.fromfile(str(config)).to_dict(), config
-        except Exception as error:  # It is a program.
-            found = f"{type(error).__name__}: {error}"
-            raise ConfigError("the config cannot be run", where=config, found=found) from error
-    beside = checkpoint.path.with_name(CONFIG)
-    if beside.is_file():
-        return read_config(beside), beside
-    if checkpoint.config:
-        where = f"the config in {checkpoint.path}"
-        return parse_config(checkpoint.config, where), where
-    raise ConfigError(
-        "nothing says which model this checkpoint belongs to",
-        where=checkpoint.path,
-        expected=f"{CONFIG} beside it, or the config's text in it",
-        next_step="Pass --config FILE.py.",
-    )
 
 
 def _pipeline_of_loader(settings: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

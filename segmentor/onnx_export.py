@@ -14,10 +14,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor, nn
 
 from clip_es.errors import ConfigError, ShapeError, WeightsError
+from clip_es.segmentor.exportable import Exportable, exportable
 from clip_es.segmentor.inference import Segmenter
 from clip_es.store.disk import make_folder, write_atomic
 
@@ -28,7 +27,7 @@ TOLERANCE = 1e-3
 Way = Literal["auto", "torch.export", "tracing"]
 """Which of torch's exporters: torch.export follows sizes through reshapes, tracing is quicker and the older one."""
 
-INPUT, OUTPUT = "image", "logits"
+INPUT, TEXT, OUTPUT = "image", "text", "logits"
 
 
 @dataclass(frozen=True)
@@ -55,57 +54,6 @@ _FREE = {"batch and size": (0, 2, 3), "batch": (0,), "nothing": ()}
 """What can be left free -> axes of [n 3 h w]."""
 
 
-class Exportable(nn.Module):
-    """From pixels to logits, with what the data preprocessor does on the way: colours, normalisation, padding."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, segmenter: Segmenter) -> None:
-        super().__init__()
-        from mmengine.model import revert_sync_batchnorm
-
-        self.segmentor: Any = revert_sync_batchnorm(segmenter.model)
-        before = self.segmentor.data_preprocessor
-        # mmseg reads blue first, so it is a model that turns the channels that wants red first.
-        self.red_first = bool(before._channel_conversion)
-        self.register_buffer("mean", before.mean.clone() if before._enable_normalize else torch.zeros(3, 1, 1))
-        self.register_buffer("std", before.std.clone() if before._enable_normalize else torch.ones(3, 1, 1))
-        padding = before.test_cfg or {}
-        self.divisor = int(padding.get("size_divisor") or 1)
-        self.pad_value = float(before.pad_val)
-        if padding.get("size"):
-            raise ConfigError(
-                "the model pads every picture to one size, which is no part of the ONNX graph",
-                found=f"test_cfg of the data preprocessor: {dict(padding)}",
-                next_step="Replace size by size_divisor there, and pass that config with --config.",
-            )
-
-    def forward(self, image: Float32[Tensor, "n 3 h w"]) -> Float32[Tensor, "n label h w"]:
-        """RGB, 0..255, in; logits out."""
-        colours = image if self.red_first else image.flip(dims=(1,))
-        pixels = (colours - self.mean) / self.std
-        height, width = image.shape[2], image.shape[3]
-        if self.divisor > 1:
-            lacking = (0, -width % self.divisor, 0, -height % self.divisor)
-            pixels = nn.functional.pad(pixels, lacking, value=self.pad_value)
-        logits = self.segmentor.encode_decode(pixels, [{"img_shape": pixels.shape[2:]}])
-        return logits[..., :height, :width]
-
-
-@torch.no_grad()
-def _as_in_a_test(segmentor: Any, image: Float32[Tensor, "n 3 h w"]) -> Float32[Tensor, "n label h w"]:
-    """What mmsegmentation itself makes of whole pictures: its preprocessor, its model, its cut."""
-    from mmseg.structures import SegDataSample
-
-    blue_first = [picture.flip(dims=(0,)).to(torch.uint8) for picture in image]
-    samples = [SegDataSample(metainfo={"ori_shape": tuple(image.shape[2:])}) for _ in blue_first]
-    data = segmentor.data_preprocessor({"inputs": blue_first, "data_samples": samples})
-    logits = segmentor.encode_decode(data["inputs"], [{"img_shape": data["inputs"].shape[2:]}])
-    results = segmentor.postprocess_result(logits, data["data_samples"])
-    return torch.stack([result.seg_logits.data for result in results])
-
-
 def export_onnx(
     segmenter: Segmenter,
     out: str | Path,
@@ -118,6 +66,8 @@ def export_onnx(
 ) -> Exported:
     """Write the model with input `image` float32 [n 3 h w], RGB 0..255, and output `logits` float32 [n label h w].
 
+    A pixel-text model has a second input, `text` float32 [class word dim], see `TextExportable`: any classes can be
+    asked for with one file. How many classes and words there are is always free. `save_text_rows` writes such arrays.
     Normalisation is part of the graph; resizing, sliding windows, views and CRF are not. Batch and size are free where
     the architecture lets them be, unless `fixed`. With `way` auto both are tried until one agrees with PyTorch at
     several sizes. The names of the labels lie in the metadata under `classes`, a JSON list.
@@ -131,7 +81,7 @@ def export_onnx(
     make_folder(out.parent)
     failures: list[str] = []
     device = segmenter.device
-    module = Exportable(segmenter).cpu().eval()
+    module = exportable(segmenter).cpu().eval()
     try:
         ways = list(_WAYS) if way == "auto" else [way]
         for free, tried in product(["nothing"] if fixed else _FREE, ways):
@@ -170,54 +120,61 @@ def export_onnx(
     )
 
 
-def _export(module: nn.Module, file: Path, size_hw: tuple[int, int], axes: tuple[int, ...], opset: int) -> None:
+def _export(module: Exportable, file: Path, size_hw: tuple[int, int], axes: tuple[int, ...], opset: int) -> None:
     """By torch.export, which follows sizes through reshapes as well."""
     dynamic = torch.export.Dim.DYNAMIC
     # A batch of one would be taken for a constant; so would sizes at which a model does something of its own, such as
     # leaving its position embedding as it is, and those that are equal.
     height, width = (size_hw[0] + 32, size_hw[1] + 64) if 2 in axes else size_hw
+    inputs = module.inputs((2 if axes else 1, 3, height, width))
+    free = {INPUT: dict.fromkeys(axes, dynamic), TEXT: dict.fromkeys((0, 1), dynamic)}
     torch.onnx.export(
         module,
-        (_picture((2 if axes else 1, 3, height, width)),),
+        inputs,
         str(file),
-        input_names=[INPUT],
+        input_names=[INPUT, TEXT][: len(inputs)],
         output_names=[OUTPUT],
         opset_version=opset,
         dynamo=True,
         external_data=False,
         verbose=False,
-        dynamic_shapes={"image": dict.fromkeys(axes, dynamic)} if axes else None,
+        dynamic_shapes=dict(list(free.items())[: len(inputs)]) if axes or len(inputs) > 1 else None,
     )
 
 
-def _trace(module: nn.Module, file: Path, size_hw: tuple[int, int], axes: tuple[int, ...], opset: int) -> None:
+def _trace(module: Exportable, file: Path, size_hw: tuple[int, int], axes: tuple[int, ...], opset: int) -> None:
     """By tracing, which takes what it cannot follow for a constant; `_compare` finds that."""
-    free = {axis: "n3hw"[axis] for axis in axes}
+    inputs = module.inputs((1, 3, *size_hw))
+    seen = {axis: "n3hw"[axis] for axis in axes}
+    free = {INPUT: seen, OUTPUT: seen}
+    if len(inputs) > 1:
+        free = {INPUT: seen, TEXT: {0: "class", 1: "word"}, OUTPUT: {1: "class", **seen}}
     torch.onnx.export(
         module,
-        (_picture((1, 3, *size_hw)),),
+        inputs,
         str(file),
-        input_names=[INPUT],
+        input_names=[INPUT, TEXT][: len(inputs)],
         output_names=[OUTPUT],
         opset_version=opset,
         dynamo=False,
-        dynamic_axes={INPUT: free, OUTPUT: free} if axes else None,
+        dynamic_axes={name: named for name, named in free.items() if named} or None,
     )
 
 
 _WAYS = {"torch.export": _export, "tracing": _trace}
 
 
-def _compare(module: nn.Module, onnxruntime: Any, data: bytes, shapes: list[tuple[int, ...]]) -> tuple[float, float]:
+def _compare(module: Exportable, onnxruntime: Any, data: bytes, shapes: list[tuple[int, ...]]) -> tuple[float, float]:
     """Largest difference of a probability, and the share of pixels with another label, over all shapes."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # What does not run raises; the log would only repeat it.
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     worst, other, pixels = 0.0, 0, 0
     for shape in shapes:
-        image = _picture(shape)
-        ours = _as_in_a_test(module.segmentor, image)
-        (theirs,) = session.run([OUTPUT], {INPUT: image.numpy()})
+        inputs = module.inputs(shape)
+        ours = module.as_in_a_test(*inputs)
+        given = {name: value.numpy() for name, value in zip((INPUT, TEXT), inputs, strict=False)}
+        (theirs,) = session.run([OUTPUT], given)
         theirs = torch.from_numpy(theirs)
         if theirs.shape != ours.shape:
             raise ShapeError("the sizes differ", expected=list(ours.shape), found=list(theirs.shape))
@@ -230,7 +187,7 @@ def _compare(module: nn.Module, onnxruntime: Any, data: bytes, shapes: list[tupl
 def _shapes(size_hw: tuple[int, int], axes: tuple[int, ...]) -> list[tuple[int, ...]]:
     """What is compared: the traced size, where batches are free several, where sizes are free an odd one too."""
     height, width = size_hw
-    shapes = [(1, 3, height, width)]
+    shapes: list[tuple[int, ...]] = [(1, 3, height, width)]
     if axes:
         shapes.append((3, 3, height, width))
     if 2 in axes:
@@ -238,14 +195,14 @@ def _shapes(size_hw: tuple[int, int], axes: tuple[int, ...]) -> list[tuple[int, 
     return shapes
 
 
-def _picture(shape: tuple[int, ...]) -> Float32[Tensor, "n 3 h w"]:
-    """Colours that differ from place to place, smooth as in a picture; the same each time."""
-    coarse = torch.rand((*shape[:2], 9, 9), generator=torch.Generator().manual_seed(0))
-    return (255 * nn.functional.interpolate(coarse, shape[2:], mode="bilinear", align_corners=True)).round()
-
-
 def _facts(segmenter: Segmenter) -> dict[str, str]:
+    facts = segmenter.text_facts()
+    text = {
+        "text": "float32 [class word dim], background first; a class answers with its best word",
+        "text_facts": json.dumps(facts, ensure_ascii=False),
+    }
     return {
+        **({} if facts is None else text),
         "classes": json.dumps(segmenter.names, ensure_ascii=False),
         "input": "float32 [n 3 h w], RGB, 0..255; normalisation is part of the graph",
         "output": "logits float32 [n label h w]",

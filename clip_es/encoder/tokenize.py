@@ -50,6 +50,13 @@ def tokenize(prompts: Sequence[str], context: int = 77, vocabulary: int = 49408)
     return ids
 
 
+@functools.lru_cache(maxsize=65536)
+def pieces(text: str) -> tuple[str, ...]:
+    """What the tokenizer makes of a text, piece by piece, `</w>` at the end of a word; empty where it reads nothing."""
+    tokenizer = _tokenizer()
+    return tuple(tokenizer.decoder[i] for i in tokenizer.encode(text))
+
+
 def _ids(prompt: str) -> list[int]:
     tokenizer = _tokenizer()
     start, end = tokenizer.encoder["<|startoftext|>"], tokenizer.encoder["<|endoftext|>"]

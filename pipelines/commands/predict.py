@@ -1,10 +1,11 @@
-"""`clip-es predict` and `clip-es export-onnx`: what a trained segmenter is for."""
+"""`clip-es predict`: what a trained segmenter is for."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -12,17 +13,21 @@ from clip_es.config.run import CrfConfig
 from clip_es.errors import ConfigError
 from clip_es.pipelines.commands.masks import versions
 from clip_es.pipelines.console import bar, counted, say, say_failures
-from clip_es.pipelines.predict import PredictConfig, pictures_to_predict, predict
+from clip_es.pipelines.predict import PredictConfig, check_wide, pictures_to_predict, predict
 from clip_es.pipelines.segments import SegmentFolder
-from clip_es.pipelines.stopwatch import Stopwatch
+from clip_es.pipelines.stopwatch import Stopwatch, peak_memory
 from clip_es.prompts import load_vocabulary
-from clip_es.prompts.vocabulary import PACKAGED
+from clip_es.prompts.check import barely_known
+from clip_es.prompts.vocabulary import LISTS, PACKAGED
 from clip_es.refine.crf.dense import resolve_backend
 from clip_es.segmentor.inference import Segmenter, TestViews
-from clip_es.segmentor.onnx_export import OPSET, TOLERANCE, Way, export_onnx
+from clip_es.segmentor.models.pixel_text import ROWS_AT_ONCE
 from clip_es.store.run import BESIDE, RunStore, parse_shard, read_failures, shard
 
 DType = Literal["float32", "bfloat16", "float16"]
+
+SUFFIXES = (*LISTS, ".yaml", ".yml")
+"""Of files with class names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +58,9 @@ class Predict:
     confidence: bool = False
     """Also write confidence/ (0..255) and labels/ (without 255): a folder that can itself be trained on."""
     classes: str | None = None
-    """Ask a model of `train --head pixel-text` for these classes: names separated by commas, or a vocabulary (name or
-    file), with its synonyms, background words and templates. None: those of its training."""
+    """Ask a model of `train --head pixel-text` for these classes: names separated by commas, a text file with one name
+    per line, or a vocabulary (name or file), with its synonyms, background words and templates. None: those of its
+    training. More than 254 are streamed, and the masks are then PNGs of 16 bits (65535 undecided)."""
     template: tuple[str, ...] = ()
     """Sentences with {} for the class, in place of the training's or the vocabulary's."""
     background: str | None = None
@@ -90,7 +96,9 @@ class Predict:
         settings = PredictConfig(views, crf_config, self.threshold, self.max_megapixels, amount)
         folder = None if self.segments is None else SegmentFolder(self.segments)
         segmenter = Segmenter.load(self.checkpoint, self.config, device=self.device, dtype=self.dtype)
-        self._ask(segmenter)
+        asked = ask(segmenter, self.classes, self.background, self.template, self.unseen_bonus)
+        if segmenter.wide:
+            check_wide(settings, len(segmenter.names) - 1)
         if settings.crf:
             backend = resolve_backend(settings.crf.backend, segmenter.device.type)
             settings = replace(settings, crf=replace(settings.crf, backend=backend))
@@ -106,6 +114,7 @@ class Predict:
             "checkpoint": self.checkpoint,
             "classes": segmenter.names[1:],
             "label_0": segmenter.names[0],
+            **asked,
             "images": [str((self.images if self.images.is_dir() else self.images.parent).resolve())],
             "device": str(segmenter.device),
             "versions": versions(),
@@ -131,26 +140,65 @@ class Predict:
             failed = store.failed_here
         times = ", ".join(f"{stage} {value:.1f} s" for stage, value in stopwatch.seconds.items())
         say(f"{counted(summary.done, 'picture')} done, {failed} failed" + (f" ({times})" if times else ""))
+        if segmenter.wide and (made := len(todo) - failed) > 0:
+            say(_speed(len(segmenter.names) - 1, stopwatch.seconds.get("predict", 0.0) / made))
         if failed:
             say_failures(read_failures(self.out / "failures.csv"), self.out / "failures.csv")
         say(f"Masks: {self.out / 'masks'}")
         return 1 if failed else 0
 
-    def _ask(self, segmenter: Segmenter) -> None:
-        """Give the model the classes of the flags. Raises ConfigError, DataError."""
-        background = None if self.background is None else _words(self.background, "--background")
-        if self.classes is None:
-            if background is not None or self.template:
-                raise ConfigError("--background and --template go with --classes", next_step="Pass --classes as well.")
-            return
-        words, templates = [(name,) for name in _words(self.classes, "--classes")], self.template or None
-        if len(words) == 1 and (words[0][0] in PACKAGED or Path(words[0][0]).is_file()):
-            vocabulary = load_vocabulary(words[0][0])
-            words = [(entry.name, *entry.synonyms) for entry in vocabulary.classes]
-            background = tuple(vocabulary.background) or None if background is None else background
-            templates = templates or tuple(vocabulary.templates)
-        segmenter.set_classes(words, background, templates, self.unseen_bonus)
-        say(f"Asked for {len(words)} classes: {', '.join(segmenter.names[1:6])}{', ...' if len(words) > 5 else ''}")
+
+def ask(
+    segmenter: Segmenter,
+    classes: str | None,
+    background: str | None = None,
+    templates: Sequence[str] = (),
+    bonus: float = 0.0,
+) -> dict[str, Any]:
+    """Give a model the classes of the flags, and say which names CLIP hardly knows. Returns the facts of the question.
+
+    Raises ConfigError, DataError: no such classes, or a model that has its own.
+    """
+    others = None if background is None else _words(background, "--background")
+    if classes is None:
+        if others is not None or templates or bonus:
+            raise ConfigError(
+                "--background, --template and --unseen-bonus go with --classes", next_step="Pass --classes as well."
+            )
+        return text_facts(segmenter)
+    words, sentences = [(name,) for name in _words(classes, "--classes")], tuple(templates) or None
+    if len(words) == 1 and (
+        words[0][0] in PACKAGED or (path := Path(words[0][0])).suffix in SUFFIXES or path.is_file()
+    ):
+        vocabulary = load_vocabulary(words[0][0])
+        words = [(entry.name, *entry.synonyms) for entry in vocabulary.classes]
+        others = tuple(vocabulary.background) or None if others is None else others
+        sentences = sentences or tuple(vocabulary.templates)
+    segmenter.set_classes(words, others, sentences, bonus)
+    say(f"Asked for {len(words)} classes: {', '.join(segmenter.names[1:6])}{', ...' if len(words) > 5 else ''}")
+    strange = [name for row in words for name in row if barely_known(name)]
+    if strange:
+        told = "; ".join(f"'{name}' ({' '.join(barely_known(name))})" for name in strange[:5])
+        say(
+            f"CLIP's tokenizer hardly knows {counted(len(strange), 'name')}, which it takes apart: {told}"
+            f"{'; ...' if len(strange) > 5 else ''}. Expect little there, or name the class in common English words."
+        )
+    return text_facts(segmenter)
+
+
+def text_facts(segmenter: Segmenter) -> dict[str, Any]:
+    """What the figures and masks of a pixel-text model depend on besides its weights; nothing for another model."""
+    facts = segmenter.text_facts()
+    return {} if facts is None else {"protocol": facts}
+
+
+def _speed(classes: int, seconds: float) -> str:
+    """What many classes cost."""
+    told = (
+        f"{classes} classes at once: {seconds:.2f} s a picture ({classes / max(seconds, 1e-9):.0f} classes a second), "
+        f"{ROWS_AT_ONCE} text rows at a time"
+    )
+    return told if (peak := peak_memory()) is None else f"{told}; peak memory of the process {peak / 1e9:.2f} GB"
 
 
 def _words(text: str, flag: str) -> tuple[str, ...]:
@@ -158,52 +206,3 @@ def _words(text: str, flag: str) -> tuple[str, ...]:
     if not all(words):
         raise ConfigError(f"{flag} has an empty name", expected="names separated by commas", found=repr(text))
     return words
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportOnnx:
-    """Write a trained segmenter as ONNX: `image` float32 [n 3 h w], RGB 0..255, to `logits` [n label h w].
-
-    Normalisation is part of the file; resizing, sliding windows and the CRF are not. The file is run with onnxruntime
-    and compared with PyTorch before it is saved under its name; if they differ, nothing is written: exit code 2.
-    """
-
-    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
-    """final.pth of a training, or any checkpoint of mmengine or mmsegmentation."""
-    out: Path
-    """The file to write."""
-    config: Path | None = None
-    """Config of the model, an mmengine file, which is executed. None: config.py beside the checkpoint, never run."""
-    size: tuple[int, int] = (512, 512)
-    """Height and width the model is traced with; the only ones it then takes where sizes cannot be free."""
-    fixed: bool = False
-    """Fix batch and size, which some runtimes need."""
-    way: Way = "auto"
-    """Which of torch's exporters: torch.export follows sizes through reshapes, tracing is quicker and the older one.
-    auto: the first of them that agrees with PyTorch, with free sizes if possible."""
-    opset: int = OPSET
-    """Version of ONNX's operators."""
-    tolerance: float = TOLERANCE
-    """Largest difference of a probability that counts as rounding."""
-
-    def run(self) -> int:
-        """Export, compare, say how well they agree."""
-        segmenter = Segmenter.load(self.checkpoint, self.config, device="cpu")
-        made = export_onnx(
-            segmenter,
-            self.out,
-            size_hw=self.size,
-            fixed=self.fixed,
-            way=self.way,
-            opset=self.opset,
-            tolerance=self.tolerance,
-        )
-        shapes = ", ".join(" x ".join(map(str, shape)) for shape in made.checked)
-        say(f"{made.path}: opset {made.opset}, by {made.way}, {len(segmenter.names)} labels, free: {made.free}")
-        say(
-            f"Compared with PyTorch at {shapes}: probabilities differ by at most {made.difference:.2g}, "
-            f"{100 * made.other_labels:.3f} % of the pixels have another label"
-        )
-        if made.failures:
-            say(f"Not taken: {'; '.join(made.failures)}")
-        return 0

@@ -9,69 +9,23 @@ its own, background words, where those two have the one word "others".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
-from clip_es.encoder import Encoder
-from clip_es.errors import ConfigError, ShapeError
+from clip_es.errors import ShapeError
+from clip_es.segmentor.models.pixel_embedding import ClipPixelEmbedding, PixelEmbedding, zero_
+from clip_es.segmentor.models.text_table import TextTable
 
 LSEG_SCALE = 1 / 0.07
 """Factor between a cosine and a logit in LSeg, 14.29."""
 ROWS_AT_ONCE = 256
 
-
-@dataclass(frozen=True)
-class TextTable:
-    """Rows of text vectors and the class each belongs to; class 0 is background."""
-
-    names: tuple[str, ...]
-    """Of the classes, background first."""
-    rows: Float32[Tensor, "row dim"]
-    owners: Int64[Tensor, " row"]
-    """Class of each row, 0..len(names) - 1; a class without rows is never predicted."""
-
-    def __post_init__(self) -> None:
-        if len(set(self.names)) != len(self.names):
-            twice = sorted({name for name in self.names if self.names.count(name) > 1})
-            raise ConfigError("a class is named twice", found=", ".join(twice), next_step="Name each class once.")
-        if len(self.names) < 2:
-            raise ConfigError("there is no class to look for", expected="at least one name", found="none")
-        if self.rows.ndim != 2 or self.owners.shape != self.rows.shape[:1]:
-            raise ShapeError(
-                "each row of a text table belongs to one class",
-                expected=f"[{len(self.owners)} dim]",
-                found=list(self.rows.shape),
-            )
-
-
-def text_table(
-    encoder: Encoder,
-    words: Sequence[Sequence[str]],
-    background: Sequence[str] = (),
-    templates: Sequence[str] = ("a photo of a {}.",),
-) -> TextTable:
-    """Rows for classes, each with its name and synonyms, and for background words.
-
-    The row of a word is the mean of its unit vectors over the templates, made unit again.
-    Raises ConfigError: no class, an empty name, or one that occurs twice. DataError: a sentence is too long for the
-    text tower.
-    """
-    if not words:
-        raise ConfigError("there is no class to look for", expected="at least one name", found="an empty list")
-    for row in words:
-        if not row or not all(word.strip() for word in row):
-            raise ConfigError("a class has no name", found=list(map(list, words)))
-    wanted = [*background, *(word for row in words for word in row)]
-    owners = [0] * len(background) + [k for k, row in enumerate(words, start=1) for _ in row]
-    sentences = [template.replace("{}", word) for word in wanted for template in templates]
-    vectors = encoder.encode_text(sentences).unflatten(0, (len(wanted), len(templates))).mean(1)
-    names = ("background", *(row[0] for row in words))
-    return TextTable(names, F.normalize(vectors, dim=-1).float().cpu(), torch.tensor(owners))
+Rows = Float32[Tensor, "row dim"]
+Maps = Sequence[Float[Tensor, "batch _ _ _"]]
 
 
 def pixel_text_logits(
@@ -108,36 +62,6 @@ def class_logits(
     return lowest.scatter_reduce(1, index, logits, "amax", include_self=True)
 
 
-def stream_labels(
-    features: Float[Tensor, "batch dim h w"],
-    table: TextTable,
-    size_hw: tuple[int, int],
-    *,
-    normalize: bool = True,
-    scale: float = 1.0,
-    rows_at_once: int = ROWS_AT_ONCE,
-    progress: Iterable | None = None,
-) -> tuple[Int64[Tensor, "batch oh ow"], Float[Tensor, "batch oh ow"]]:
-    """The class of each pixel and its probability among all rows, at full size, with memory for some rows at a time.
-
-    Any number of classes: logits of `rows_at_once` rows are formed, resized, and folded into the best so far and the
-    running sum of exponentials. The class is that of the largest resized row, as `resize` then argmax would say.
-    """
-    best = features.new_full((len(features), *size_hw), -torch.inf)
-    label = torch.zeros(best.shape, dtype=torch.int64, device=features.device)
-    total = torch.zeros_like(best)
-    for start in range(0, len(table.rows), rows_at_once):
-        rows = table.rows[start : start + rows_at_once].to(features.device)
-        owners = table.owners[start : start + rows_at_once].to(features.device)
-        some = resize_scores(pixel_text_logits(features, rows, normalize=normalize, scale=scale), size_hw)
-        top, index = some.max(1)
-        higher = torch.maximum(best, top)
-        total = total * (best - higher).exp() + (some - higher[:, None]).exp().sum(1)
-        label = torch.where(top > best, owners[index], label)
-        best = higher
-    return label, 1 / total
-
-
 def resize_scores(
     scores: Float[Tensor, "batch class h w"], size_hw: tuple[int, int]
 ) -> Float[Tensor, "batch class oh ow"]:
@@ -150,83 +74,41 @@ def poly_lr(base: float, epoch: float, epochs: int, power: float = 0.9) -> float
     return base * (1 - epoch / epochs) ** power
 
 
-class PixelEmbedding(nn.Module):
-    """Maps of a backbone to pixel embeddings on the finest of their grids: each to `channels`, joined, projected.
+class Fold:
+    """The largest logit of each pixel, whose it is and its probability, from logits of some classes at a time."""
 
-    Starts from random weights, so it learns the text's space from the masks of the seen classes alone.
-    """
+    def __init__(self) -> None:
+        self.start = 0
+        """Classes so far."""
+        self._best: Tensor | None = None
 
-    def __init__(self, in_channels: Sequence[int], embed: int, channels: int = 64) -> None:
-        super().__init__()
-        self.inputs = nn.ModuleList(_unit(width, channels) for width in in_channels)
-        self.fuse = _unit(channels * len(in_channels), channels)
-        self.out: nn.Module = nn.Conv2d(channels, embed, 1)
-
-    def joined(self, maps: Sequence[Float[Tensor, "batch _ _ _"]]) -> Float[Tensor, "batch channel h w"]:
-        """What all maps say of each pixel."""
-        size = maps[0].shape[2:]
-        parts = [layer(seen) for layer, seen in zip(self.inputs, maps, strict=True)]
-        even = [F.interpolate(part, size=size, mode="bilinear", align_corners=False) for part in parts]
-        return self.fuse(torch.cat(even, dim=1))
-
-    def embed(
-        self, joined: Float[Tensor, "batch channel h w"], maps: Sequence[Float[Tensor, "batch _ _ _"]]
-    ) -> Float[Tensor, "batch dim h w"]:
-        """Embeddings on the grid of the first map."""
-        return self.out(joined)
-
-
-class ClipPixelEmbedding(PixelEmbedding):
-    """The frozen CLIP's own embeddings of its patches, brought to pixels by attention that is learnt.
-
-    The last map holds the patches in CLIP's common space, once or in several ways (`clip_members`), which are added
-    with learnt weights, one number for each. Every pixel takes a weighted mean of them; its weights follow
-    from what the pixel looks like and how far a patch is, so what is learnt (which patch a pixel belongs to) speaks of
-    no class and holds for those never trained on. `adapt` adds a correction of the embedding, from zero: it learns the
-    seen classes better, and is no help to others.
-    """
-
-    def __init__(
-        self, in_channels: Sequence[int], embed: int, channels: int = 64, keys: int = 32, adapt: float = 0.0
-    ) -> None:
-        super().__init__(in_channels[:-1], embed, channels)
-        if in_channels[-1] % embed:
-            raise ShapeError("the last map must lie in the text's space", expected=embed, found=in_channels[-1])
-        self.adapt, self.embed_dim = adapt, embed
-        self.mix = nn.Parameter(torch.zeros(in_channels[-1] // embed))
-        """Logarithms of the weights of the members."""
-        self.query = nn.Conv2d(channels, keys, 1)
-        self.key = nn.Conv2d(channels, keys, 1)
-        self.nearness = nn.Parameter(torch.tensor(1.5))
-        """How fast a patch's weight falls with its distance, in patches: exp(-nearness d^2) at first alone."""
-        _zero(self.query)
-        if adapt:
-            _zero(self.out)
+    def add(self, logits: Float[Tensor, "batch class h w"]) -> None:
+        """Logits of the next classes. The first class wins a tie, as in argmax."""
+        top, index = logits.max(1)
+        if self._best is None:
+            self._best, self._label, self._total = top, index, (logits - top[:, None]).exp().sum(1)
         else:
-            self.out = nn.Identity()
+            higher = torch.maximum(self._best, top)
+            self._total = self._total * (self._best - higher).exp() + (logits - higher[:, None]).exp().sum(1)
+            self._label = torch.where(top > self._best, index + self.start, self._label)
+            self._best = higher
+        self.start += logits.shape[1]
 
-    def embed(
-        self, joined: Float[Tensor, "batch channel h w"], maps: Sequence[Float[Tensor, "batch _ _ _"]]
-    ) -> Float[Tensor, "batch dim h w"]:
-        """Embeddings on the grid of the first map: means of unit vectors, and the correction."""
-        mixed = self.carry(joined, self.own(maps[-1]))
-        return mixed + self.adapt * self.out(joined) if self.adapt else mixed
+    def answer(self) -> tuple[Int64[Tensor, "batch h w"], Float[Tensor, "batch h w"]]:
+        """The class of each pixel, and its probability among all classes."""
+        return self._label, 1 / self._total
 
-    def own(self, members: Float[Tensor, "batch member_dim gh gw"]) -> Float[Tensor, "batch dim gh gw"]:
-        """CLIP's embedding of each patch: the weighted sum of its members, each of unit length."""
-        units = F.normalize(members.unflatten(1, (-1, self.embed_dim)), dim=2)
-        return torch.einsum("m,bmdhw->bdhw", self.mix.softmax(0), units)
 
-    def carry(
-        self, joined: Float[Tensor, "batch channel h w"], patches: Float[Tensor, "batch any gh gw"]
-    ) -> Float[Tensor, "batch any h w"]:
-        """What patches hold, brought to pixels: for each a weighted mean."""
-        grid, size = (patches.shape[2], patches.shape[3]), (joined.shape[2], joined.shape[3])
-        coarse = F.adaptive_avg_pool2d(joined, grid)
-        queries, keys = self.query(joined).flatten(2), self.key(coarse).flatten(2)
-        alike = torch.einsum("bkp,bkg->bpg", queries, keys) * queries.shape[1] ** -0.5
-        weights = (alike - F.softplus(self.nearness) * _squared_distances(size, grid, joined)).softmax(-1)
-        return torch.einsum("bpg,bdg->bdp", weights, patches.flatten(2)).unflatten(2, size)
+def class_blocks(owners: Int64[Tensor, " row"], count: int, rows_at_once: int) -> list[tuple[int, int]]:
+    """Classes in their order, first and end, so that a block has at most `rows_at_once` rows, or is one class."""
+    sizes = torch.bincount(owners, minlength=count).tolist()
+    blocks, first, rows = [], 0, 0
+    for k, size in enumerate(sizes):
+        if k > first and rows + size > rows_at_once:
+            blocks.append((first, k))
+            first, rows = k, 0
+        rows += size
+    return [*blocks, (first, count)]
 
 
 class PixelText(nn.Module):
@@ -257,7 +139,7 @@ class PixelText(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(scale).log()) if normalize else None
         self.ahead = nn.Conv2d(channels, 1, 1) if objectness else None
         if self.ahead is not None:
-            _zero(self.ahead)
+            zero_(self.ahead)
         self.register_buffer("rows", table.rows.clone())
         self.register_buffer("owners", table.owners.clone())
 
@@ -273,54 +155,77 @@ class PixelText(nn.Module):
         self.names = table.names
         self.rows, self.owners = table.rows.to(self.rows.device), table.owners.to(self.rows.device)
 
-    def features(
-        self, maps: Sequence[Float[Tensor, "batch _ _ _"]]
-    ) -> tuple[Float[Tensor, "batch dim h w"], Float[Tensor, "batch channel h w"]]:
+    def features(self, maps: Maps) -> tuple[Float[Tensor, "batch dim h w"], Float[Tensor, "batch channel h w"]]:
         """Embeddings, and what they were made from."""
-        joined = self.embedding.joined(maps[: len(self.embedding.inputs)])
+        joined = self.joined(maps)
         return self.embedding.embed(joined, maps), joined
 
-    def forward(self, maps: Sequence[Float[Tensor, "batch _ _ _"]]) -> Float[Tensor, "batch class h w"]:
+    def joined(self, maps: Maps) -> Float[Tensor, "batch channel h w"]:
+        """What all maps say of each pixel."""
+        return self.embedding.joined(maps[: len(self.embedding.inputs)])
+
+    def forward(self, maps: Maps) -> Float[Tensor, "batch class h w"]:
         """Logits of the classes of the table, background first."""
-        return self.logits(maps, self.embedding.joined(maps[: len(self.embedding.inputs)]))
+        return self.logits(maps, self.joined(maps))
 
-    def logits(
-        self, maps: Sequence[Float[Tensor, "batch _ _ _"]], joined: Float[Tensor, "batch channel h w"]
-    ) -> Float[Tensor, "batch class h w"]:
+    def logits(self, maps: Maps, joined: Float[Tensor, "batch channel h w"]) -> Float[Tensor, "batch class h w"]:
         """The same, given what the maps say of each pixel."""
+        classes = class_logits(self.comparer(maps, joined)(self.rows), self.owners, len(self.names))
+        return self._weighed(classes, joined, 0)
+
+    def logits_of(self, maps: Maps, text: Float32[Tensor, "class word dim"]) -> Float[Tensor, "batch class h w"]:
+        """Logits of other classes, background first, given as rows for each; the bonus is left to the caller."""
+        joined = self.joined(maps)
+        classes = self.comparer(maps, joined)(text.flatten(0, 1)).unflatten(1, text.shape[:2]).amax(2)
+        return classes if self.ahead is None else _behind(classes, self.ahead(joined))
+
+    def stream(
+        self,
+        maps: Maps,
+        resize: Callable[[Float[Tensor, "batch class h w"]], Float[Tensor, "batch class oh ow"]],
+        rows_at_once: int = ROWS_AT_ONCE,
+    ) -> tuple[Int64[Tensor, "batch oh ow"], Float[Tensor, "batch oh ow"]]:
+        """The class of each pixel and its probability, with memory for some rows at a time, however many there are.
+
+        `resize` brings logits to the size that is asked for. Classes and probabilities are those of all logits at once.
+        """
+        joined = self.joined(maps)
+        compare, fold = self.comparer(maps, joined), Fold()
+        order = self.owners.argsort(stable=True)
+        rows, owners = self.rows[order], self.owners[order]
+        for first, end in class_blocks(owners, len(self.names), rows_at_once):
+            inside = (owners >= first) & (owners < end)
+            some = class_logits(compare(rows[inside]), owners[inside] - first, end - first)
+            fold.add(resize(self._weighed(some, joined, first)))
+        return fold.answer()
+
+    def comparer(
+        self, maps: Maps, joined: Float[Tensor, "batch channel h w"]
+    ) -> Callable[[Rows], Float[Tensor, "batch row h w"]]:
+        """What gives the logits of any rows for these pictures."""
         scale = None if self.log_scale is None else self.log_scale.exp()
-        if isinstance(self.embedding, ClipPixelEmbedding) and not self.embedding.adapt:
+        embedding = self.embedding
+        if isinstance(embedding, ClipPixelEmbedding) and not embedding.adapt:
             # A product with a mean is the mean of the products, and there are fewer rows than dimensions.
-            patches = pixel_text_logits(self.embedding.own(maps[-1]), self.rows, scale=scale)
-            rows = self.embedding.carry(joined, patches)
-        else:
-            features = self.embedding.embed(joined, maps)
-            unit = self.normalize and not isinstance(self.embedding, ClipPixelEmbedding)
-            rows = pixel_text_logits(features, self.rows, normalize=unit, scale=scale)
-        classes = class_logits(rows, self.owners, len(self.names))
+            patches, carry = embedding.own(maps[-1]), embedding.carrier(joined, maps[-1])
+            return lambda rows: carry(pixel_text_logits(patches, rows, scale=scale))
+        features = embedding.embed(joined, maps)
+        unit = self.normalize and not isinstance(embedding, ClipPixelEmbedding)
+        return lambda rows: pixel_text_logits(features, rows, normalize=unit, scale=scale)
+
+    def _weighed(
+        self, classes: Float[Tensor, "batch class h w"], joined: Float[Tensor, "batch channel h w"], first: int
+    ) -> Float[Tensor, "batch class h w"]:
+        """Logits of classes from `first` on, with the bonus of those that are new, and background behind things."""
         if self.bonus:
-            strange = torch.tensor([name not in self.trained for name in self.names], device=classes.device)
+            some = self.names[first : first + classes.shape[1]]
+            strange = torch.tensor([name not in self.trained for name in some], device=classes.device)
             classes = classes + self.bonus * strange[:, None, None]
-        if self.ahead is None:
-            return classes
-        return torch.cat([classes[:, :1] - self.ahead(joined), classes[:, 1:]], dim=1)
+        return classes if self.ahead is None or first else _behind(classes, self.ahead(joined))
 
 
-def _squared_distances(size: Sequence[int], grid: Sequence[int], like: Tensor) -> Float[Tensor, "pixel patch"]:
-    """Between pixels and centres of patches, in patches."""
-    rows, columns = (
-        (torch.arange(fine, device=like.device) + 0.5)[:, None] * coarse / fine
-        - (torch.arange(coarse, device=like.device) + 0.5)
-        for fine, coarse in zip(size, grid, strict=True)
-    )
-    squares = rows.square()[:, None, :, None] + columns.square()[None, :, None, :]
-    return squares.reshape(size[0] * size[1], grid[0] * grid[1]).to(like.dtype)
-
-
-def _zero(layer: nn.Module) -> None:
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-
-
-def _unit(inside: int, outside: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inside, outside, 1, bias=False), nn.BatchNorm2d(outside), nn.ReLU(inplace=True))
+def _behind(
+    classes: Float[Tensor, "batch class h w"], ahead: Float[Tensor, "batch 1 h w"]
+) -> Float[Tensor, "batch class h w"]:
+    """Background, which is first, lowered by what things are ahead."""
+    return torch.cat([classes[:, :1] - ahead, classes[:, 1:]], dim=1)

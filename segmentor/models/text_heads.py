@@ -24,15 +24,9 @@ from clip_es.segmentor.losses.edges import (
     shrink_edges,
 )
 from clip_es.segmentor.losses.shape import InverseNetDistance, MomentDistance, Prediction, read_inverse_net
-from clip_es.segmentor.models.pixel_text import (
-    LSEG_SCALE,
-    ClipPixelEmbedding,
-    PixelEmbedding,
-    PixelText,
-    TextTable,
-    resize_scores,
-    text_table,
-)
+from clip_es.segmentor.models.pixel_embedding import ClipPixelEmbedding, PixelEmbedding
+from clip_es.segmentor.models.pixel_text import LSEG_SCALE, PixelText, resize_scores
+from clip_es.segmentor.models.text_table import TextTable, text_table
 from clip_es.types import UNDECIDED
 
 
@@ -100,6 +94,10 @@ class PixelTextHead(BaseDecodeHead):
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Logits [batch class h w] on the grid of the first map."""
         return self.pixel_text(self._transform_inputs(inputs))
+
+    def maps(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Those of the backbone's maps that this head reads."""
+        return self._transform_inputs(inputs)
 
 
 class EdgeHead(BaseDecodeHead):

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from clip_es.masks import palette
-from clip_es.segmentor.inference import Segmenter, build_model
+from clip_es.segmentor.inference import Segmenter
+from clip_es.segmentor.loading import build_model
 from clip_es.segmentor.training.checkpoints import CONFIG
 from clip_es.segmentor.zero_shot.extension import Extension
 from clip_es.store.disk import write_atomic

@@ -223,7 +223,7 @@ def test_a_model_without_a_feature_map_is_refused(world: Path, capsys: pytest.Ca
         .replace("dilations=(1, 6),\n        dropout", "dilations=(1, 6),\n        dropout")
     )
     config.write_text(text)
-    from clip_es.segmentor.inference import build_model
+    from clip_es.segmentor.loading import build_model
     from clip_es.segmentor.training.checkpoints import parse_config
 
     model = build_model(parse_config(text, "test"), "test")

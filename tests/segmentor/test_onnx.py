@@ -12,8 +12,10 @@ import torch
 from clip_es.errors import ConfigError, ShapeError, WeightsError
 from clip_es.pipelines.cli import main
 from clip_es.segmentor import onnx_export
-from clip_es.segmentor.inference import Segmenter, build_model
-from clip_es.segmentor.onnx_export import Exportable, export_onnx
+from clip_es.segmentor.exportable import Exportable
+from clip_es.segmentor.inference import Segmenter
+from clip_es.segmentor.loading import build_model
+from clip_es.segmentor.onnx_export import export_onnx
 
 SIZE = (48, 64)
 

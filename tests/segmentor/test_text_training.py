@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
-from clip_es.errors import ConfigError, DataError, WeightsError
+from clip_es.errors import ConfigError, DataError, ShapeError, WeightsError
 from clip_es.metrics.zero_shot import EpisodeMeter
 from clip_es.records.folds import Episode, fold
 from clip_es.segmentor.data.episodes import Protocol, episode_target, evaluate_episodes, training_episodes
+from clip_es.segmentor.exportable import save_text_rows
 from clip_es.segmentor.inference import Segmenter
 from clip_es.segmentor.models.drn import Drn, DrnPyramid, read_drn
+from clip_es.segmentor.onnx_export import export_onnx
 from clip_es.segmentor.training.launch import TrainSettings, train
 
 pytest.importorskip("mmseg")
@@ -63,10 +67,74 @@ def test_lists_that_cannot_be_asked_for_are_named(trained, write_segmenter, tmp_
         segmenter.set_classes([])
     with pytest.raises(ConfigError, match="named twice"):
         segmenter.set_classes([("cat",), ("cat",)])
-    with pytest.raises(ConfigError, match="at most 254 classes"):
-        segmenter.set_classes([(str(k),) for k in range(255)])
+    with pytest.raises(ConfigError, match="at most 32768 classes"):
+        segmenter.set_classes([(str(k),) for k in range(32769)])
+    with pytest.raises(ConfigError, match="reads nothing of a class name"):
+        segmenter.set_classes([("cat",), ("\x00",)])
     with pytest.raises(ConfigError, match="train --head pixel-text"):
         Segmenter.load(write_segmenter(tmp_path / "closed"), device="cpu").set_classes([("cat",)])
+
+
+def test_very_many_classes_get_the_labels_that_all_their_logits_would_give(trained, picture):
+    segmenter = Segmenter.load(trained[0], device="cpu")
+    assert not segmenter.wide
+    segmenter.set_classes([("left", "west"), ("right",), *((f"thing {k}",) for k in range(300))], bonus=0.5)
+    assert segmenter.wide
+    labels, sure = segmenter.labels(picture, rows_at_once=70)
+    whole = segmenter.probabilities(picture)
+    torch.testing.assert_close(sure, whole.amax(0), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(whole.gather(0, labels[None])[0], whole.amax(0), rtol=1e-4, atol=1e-6)
+    segmenter.model.test_cfg["mode"] = "slide"
+    with pytest.raises(ConfigError, match="on whole pictures only"):
+        segmenter.labels(picture)
+
+
+def test_a_checkpoint_with_text_of_another_width_is_named(trained, tmp_path):
+    """Its config asks for another CLIP's width, or the table does."""
+    segmenter = Segmenter.load(trained[0], device="cpu")
+    segmenter.model.decode_head.pixel_text.rows = torch.zeros(3, 512)
+    with pytest.raises(ShapeError, match=r"one width. Expected text of 512 numbers.* Found 192.*--text-weights"):
+        segmenter.set_classes([("cat",)])
+    state = torch.load(trained[0], weights_only=True)
+    state["state_dict"]["decode_head.pixel_text.rows"] = torch.zeros(3, 512)
+    torch.save(state, tmp_path / "final.pth")
+    shutil.copy(trained[0].with_name("config.py"), tmp_path)
+    with pytest.raises(WeightsError, match=r"text rows of another width. Expected 192 numbers.* Found 512"):
+        Segmenter.load(tmp_path / "final.pth", device="cpu")
+
+
+def test_the_facts_of_a_question_name_what_the_training_had_no_masks_of(trained, write_segmenter, tmp_path):
+    segmenter = Segmenter.load(trained[0], device="cpu")
+    segmenter.set_classes([("left",), ("zebra",)], ["sky"], ["a {}."], bonus=2.0)
+    facts = segmenter.text_facts()
+    assert facts["trained_classes"] == ["left", "right"]
+    assert facts["unseen_classes"] == ["zebra"]
+    assert (facts["templates"], facts["background_words"], facts["unseen_bonus"]) == (["a {}."], ["sky"], 2.0)
+    assert Segmenter.load(write_segmenter(tmp_path / "closed"), device="cpu").text_facts() is None
+
+
+def test_one_onnx_file_answers_for_classes_that_were_not_there_when_it_was_written(trained, picture, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    segmenter = Segmenter.load(trained[0], device="cpu")
+    made = export_onnx(segmenter, tmp_path / "m.onnx", size_hw=(48, 64), way="tracing")
+    assert made.difference < 1e-3
+    session = onnxruntime.InferenceSession(str(made.path), providers=["CPUExecutionProvider"])
+    assert [entry.name for entry in session.get_inputs()] == ["image", "text"]
+    for words in ([("zebra", "wild horse", "mule")], [("right",), *((f"thing {k}",) for k in range(20)), ("left",)]):
+        segmenter.set_classes(words)
+        assert save_text_rows(segmenter, tmp_path / "rows.npz") == (len(words) + 1, 3 if len(words) == 1 else 1, 192)
+        with np.load(tmp_path / "rows.npz", allow_pickle=False) as file:
+            text, names = file["text"], file["names"].tolist()
+        assert names == ["background", *(row[0] for row in words)]
+        image = picture.transpose(2, 0, 1)[None].astype(np.float32)
+        (theirs,) = session.run(["logits"], {"image": image, "text": text})
+        np.testing.assert_allclose(theirs[0], segmenter._logits(picture, 1.0, False).numpy(), atol=2e-3)
+
+
+def test_a_model_without_text_has_no_rows_to_write(write_segmenter, tmp_path):
+    closed = Segmenter.load(write_segmenter(tmp_path / "closed"), device="cpu")
+    with pytest.raises(ConfigError, match="classes of its own and no text"):
+        save_text_rows(closed, tmp_path / "rows.npz")
 
 
 def test_a_shape_network_without_outlines_is_refused(tmp_path):

@@ -62,7 +62,7 @@ def write_segmenter(
     folder: Path, classes: int = 5, *, names: tuple[str, ...] = (), test: str = "dict(mode='whole')", steps: str = ""
 ) -> Path:
     """Random weights, the same each time, with outputs that differ between pixels. Returns the checkpoint."""
-    from clip_es.segmentor.inference import build_model
+    from clip_es.segmentor.loading import build_model
     from clip_es.segmentor.training.checkpoints import parse_config
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -6,17 +6,16 @@ from jaxtyping import TypeCheckError
 
 from clip_es.encoder import load_encoder
 from clip_es.errors import ConfigError, ShapeError
+from clip_es.segmentor.models.pixel_embedding import ClipPixelEmbedding, PixelEmbedding
 from clip_es.segmentor.models.pixel_text import (
-    ClipPixelEmbedding,
-    PixelEmbedding,
+    Fold,
     PixelText,
-    TextTable,
+    class_blocks,
     class_logits,
     pixel_text_logits,
     resize_scores,
-    stream_labels,
-    text_table,
 )
+from clip_es.segmentor.models.text_table import TextTable, text_table
 
 
 def table(names, rows, owners):
@@ -48,22 +47,54 @@ def test_a_class_answers_with_its_best_row_and_one_without_rows_never():
     assert class_logits(logits, torch.tensor([0, 2, 2, 0]), 4).flatten().tolist() == [3, -1e4, 5, -1e4]
 
 
-def test_many_rows_are_folded_into_one_answer_some_at_a_time(features, rows):
-    asked = table([f"c{k}" for k in range(6)], rows, [0, 1, 2, 3, 4, 5, 6])
-    logits = resize_scores(pixel_text_logits(features, rows, normalize=True, scale=9.0), (9, 10))
-    for some in (1, 3, 100):
-        labels, sure = stream_labels(features, asked, (9, 10), scale=9.0, rows_at_once=some)
-        assert torch.equal(labels, logits.argmax(1))
-        torch.testing.assert_close(sure, logits.softmax(1).amax(1))
+def test_blocks_of_classes_keep_the_rows_of_a_class_together():
+    owners = torch.tensor([0, 0, 1, 2, 2, 2, 4])
+    assert class_blocks(owners, 5, 3) == [(0, 2), (2, 4), (4, 5)]
+    assert class_blocks(owners, 5, 1) == [(0, 1), (1, 2), (2, 3), (3, 5)], "a class of many rows is one block"
+    assert class_blocks(owners, 5, 100) == [(0, 5)]
+
+
+def test_a_fold_of_parts_is_argmax_and_softmax_of_the_whole():
+    logits = torch.randn(2, 9, 4, 5, generator=torch.Generator().manual_seed(3))
+    logits[:, 7] = logits[:, 2]  # Of equals the first wins.
+    fold = Fold()
+    for part in logits.split([2, 5, 2], dim=1):
+        fold.add(part)
+    labels, sure = fold.answer()
+    assert torch.equal(labels, logits.argmax(1))
+    torch.testing.assert_close(sure, logits.softmax(1).amax(1))
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_other_classes_with_the_same_weights(own):
+@pytest.mark.parametrize("rows_at_once", [1, 3, 100])
+def test_streamed_rows_give_what_all_rows_at_once_give(own, rows_at_once):
+    model, maps = a_model(own)
+    names = [f"c{k}" for k in range(6)]
+    model.set_table(table(names, torch.randn(10, 5), [3, 0, 1, 1, 2, 4, 5, 6, 6, 6]), bonus=0.7)
+
+    def resize(scores):
+        return resize_scores(scores, (17, 21))
+
+    whole = resize(model(maps))
+    labels, sure = model.stream(maps, resize, rows_at_once)
+    assert torch.equal(labels, whole.argmax(1))
+    torch.testing.assert_close(sure, whole.softmax(1).amax(1))
+
+
+def a_model(own):
+    """A head of two classes, and the maps of a picture."""
     torch.manual_seed(0)
     widths = (4, 6, 10) if own else (4, 6)
     embedding = (ClipPixelEmbedding if own else PixelEmbedding)(widths, 5, 8)
     model = PixelText(embedding, table(["a", "b"], torch.randn(3, 5), [0, 1, 2]), objectness=own, channels=8).eval()
-    maps = [torch.randn(1, 4, 8, 8), *(torch.randn(1, width, 4, 4) for width in widths[1:])]
+    if own:
+        torch.nn.init.normal_(model.ahead.weight)
+    return model, [torch.randn(1, 4, 8, 8), *(torch.randn(1, width, 4, 4) for width in widths[1:])]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_other_classes_with_the_same_weights(own):
+    model, maps = a_model(own)
     before = model(maps)
     assert before.shape == (1, 3, 8, 8)
     rows = torch.cat([model.rows, torch.randn(2, 5)])
@@ -73,6 +104,20 @@ def test_other_classes_with_the_same_weights(own):
     # The second where annotations are enforced.
     with pytest.raises((ShapeError, TypeCheckError), match=r"one width. Expected text of 5 numbers.* Found 4|'rows'"):
         model.set_table(table(["a"], torch.randn(2, 4), [0, 1]))
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_rows_given_class_by_class_answer_as_the_table_does(own):
+    model, maps = a_model(own)
+    asked = table(["x", "y", "z"], torch.randn(6, 5), [0, 1, 1, 2, 2, 3])
+    text = asked.by_class()
+    assert text.shape == (4, 2, 5)
+    assert torch.equal(text[0, 0], text[0, 1]), "filled up with its first row"
+    got = model.logits_of(maps, text)
+    model.set_table(asked)
+    torch.testing.assert_close(got, model(maps))
+    with pytest.raises(ConfigError, match=r"has no words. Found background"):
+        table(["x"], torch.randn(1, 5), [1]).by_class()
 
 
 def test_clips_own_embeddings_come_to_pixels_as_means_of_near_patches():
@@ -98,6 +143,12 @@ def test_words_make_rows_and_bad_lists_are_named():
         text_table(encoder, [("cat",), ("cow",), ("cat",)])
     with pytest.raises(ConfigError, match="no name"):
         text_table(encoder, [("cat",), (" ",)])
+    with pytest.raises(ConfigError, match=r"reads nothing of a class name.* Found '\\x00'"):
+        text_table(encoder, [("cat",), ("\x00",)])
+    with pytest.raises(ConfigError, match="reads nothing of a background word"):
+        text_table(encoder, [("cat",)], ["\x00"])
+    with pytest.raises(ConfigError, match="'fire hydrant' and 'Fire  Hydrant', which CLIP reads alike"):
+        text_table(encoder, [("fire hydrant",), ("Fire  Hydrant",)])
 
 
 @pytest.mark.parametrize("scale", [None, 14.29])
