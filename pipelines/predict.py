@@ -19,6 +19,7 @@ from clip_es.pipelines.parallel.executor import Executor, Failure
 from clip_es.pipelines.parallel.threads import Threads
 from clip_es.pipelines.segments import SegmentFolder
 from clip_es.pipelines.stopwatch import Stopwatch
+from clip_es.pipelines.training_free import TrainingFree, mixed
 from clip_es.records.dataset import Problem, read_lines
 from clip_es.records.picture_files import picture_id, pictures_below
 from clip_es.refine.crf.dense import crf
@@ -48,10 +49,15 @@ class PredictConfig:
     """Pictures with more than this many million pixels are refused before they are decoded."""
     fuse: float = 0.0
     """How much of the mean over its segment a pixel takes, 0..1; 0: segments are not looked at."""
+    training_free: float = 0.0
+    """How much of training-free CLIPer's probabilities is mixed in, 0..1; 0: CLIPer is not asked."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
             raise ConfigError("the threshold is a confidence", expected="0..1", found=self.threshold)
+        for flag, share in (("--fuse-amount", self.fuse), ("--training-free", self.training_free)):
+            if not 0 <= share <= 1:
+                raise ConfigError(f"{flag} is a share", expected="0..1", found=share)
         ImageConfig(max_megapixels=self.max_megapixels)  # It knows the range.
 
 
@@ -63,11 +69,13 @@ def predict(
     *,
     stopwatch: Stopwatch,
     segments: SegmentFolder | None = None,
+    training_free: TrainingFree | None = None,
     done: Callable[[], object] = lambda: None,
 ) -> None:
     """Predict and store the masks of all records; a picture that fails becomes a row of failures.csv.
 
-    `segments`: where those of the pictures lie, for `config.fuse`; no ground truth is looked at.
+    `segments`: where those of the pictures lie, for `config.fuse`; no ground truth is looked at. `training_free`: what
+    CLIPer is asked with, for `config.training_free`.
 
     Pictures are decoded while the model looks at others. `done` is called once for each. Raises StoreError: the disk
     does not take the files. ConfigError: what would fail for every picture, such as a missing CRF.
@@ -89,6 +97,11 @@ def predict(
     def look(rgb: Rgb) -> tuple[Rgb, Probabilities]:
         with stopwatch("predict"):
             return rgb, segmenter.probabilities(rgb, config.views)
+
+    def mix(record: ImageRecord, rgb: Rgb, probabilities: Probabilities) -> tuple[Rgb, Probabilities]:
+        assert training_free is not None
+        with stopwatch("training-free"):
+            return rgb, mixed(probabilities, training_free(record), config.training_free)
 
     def fuse(record: ImageRecord, rgb: Rgb, probabilities: Probabilities) -> tuple[Rgb, Probabilities]:
         assert segments is not None
@@ -113,6 +126,8 @@ def predict(
                 done()
             return
         flow = executor.each("predict", look, pictures)
+        if training_free is not None and config.training_free:
+            flow = executor.each("training-free", mix, ((record, (record, *seen)) for record, (seen,) in flow))
         if segments is not None and config.fuse:
             flow = executor.each("fuse", fuse, ((record, (record, *seen)) for record, (seen,) in flow))
         if crf := config.crf:
@@ -142,6 +157,7 @@ def check_wide(config: PredictConfig, classes: int) -> None:
         "--scales or --flip": config.views != TestViews(),
         "--crf": config.crf is not None,
         "--fuse": config.fuse > 0,
+        "--training-free": config.training_free > 0,
     }
     if any(asked.values()):
         raise ConfigError(

@@ -124,6 +124,7 @@ class Segmenter:
         head.text["background"] = head.text.get("background", ()) if background is None else list(background)
         head.text["templates"] = head.text.get("templates") if templates is None else list(templates)
         head.set_table(head.table_of(words), bonus)
+        head.text["words"] = [list(row) for row in words]
         self.model.out_channels = head.out_channels
         self.names = head.pixel_text.names
         told = json.dumps(
@@ -152,6 +153,11 @@ class Segmenter:
             "clip_read_the_names": "very likely: nothing keeps the names of classes out of the captions CLIP was "
             "trained on",
         }
+
+    @property
+    def words(self) -> tuple[tuple[str, ...], ...]:
+        """Name and synonyms of each class a pixel-text model is asked for, without background. Raises ConfigError."""
+        return tuple(tuple(row) for row in self._text_head().text["words"])
 
     def _text_head(self) -> Any:
         from clip_es.segmentor.models.text_heads import PixelTextHead

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,9 @@ from clip_es.records.folds import Benchmark, Episode, Fold, cycle, draw_episodes
 from clip_es.segmentor.data.episodes import Protocol, evaluate_episodes
 from clip_es.segmentor.inference import Segmenter
 from clip_es.store.tables import write_json
+
+_FINAL = "final.pth"
+"""What `clip-es train` leaves behind: the last weights, chosen by nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +83,7 @@ class EvaluateEpisodes:
             return segmenter.probabilities(rgb).argmax(0).cpu().numpy() == 1
 
         read = cache(lambda image_id: read_mask(self.truth / f"{image_id}.png"))
-        protocol = Protocol(
-            self.benchmark, self.fold, which.test, (self.others, "{}"), self.ignore_policy, len(episodes)
-        )
+        protocol = self._protocol(segmenter, which, [words[k] for k in which.test], len(episodes))
         with bar("episodes", len(episodes)) as progress:
             found = evaluate_episodes(
                 sorted(episodes, key=lambda episode: episode.class_id),
@@ -99,6 +101,32 @@ class EvaluateEpisodes:
         )
         return 1 if found["failures"] else 0
 
+    def _protocol(self, segmenter: Segmenter, which: Fold, tested: Sequence[str], count: int) -> Protocol:
+        """What the figures depend on, as far as the checkpoint tells. Raises ConfigError: a model of fixed classes."""
+        source = segmenter.source
+        segmenter.set_classes([(tested[0],)], (self.others,), ("{}",))  # Says so where it cannot be asked.
+        facts = segmenter.text_facts() or {}
+        trained = tuple(facts["trained_classes"])
+        plain = {_plain(name) for name in trained}
+        leaked = tuple(name for name in tested if _plain(name) in plain)
+        if leaked:
+            say(f"The training had masks of {', '.join(leaked)}: these are no zero-shot figures, and OUT says so.")
+        last = self.checkpoint.name == _FINAL
+        return Protocol(
+            self.benchmark,
+            self.fold,
+            which.test,
+            (self.others, "{}"),
+            self.ignore_policy,
+            count,
+            selection=f"none: {_FINAL} holds the last weights of the training" if last else f"not known: no {_FINAL}",
+            checkpoint_sha256=source,
+            text_of=str(facts["text_of"]),
+            trained_classes=trained,
+            leaked_classes=leaked,
+            clip_read_the_names=facts["clip_read_the_names"],
+        )
+
     def _episodes(self, which: Fold) -> list[Episode]:
         if self.lists is not None and self.lists.is_dir():
             listed = fold_lists(self.lists, which, "val")
@@ -113,3 +141,8 @@ class EvaluateEpisodes:
             return cycle(listed, self.episodes)
         pictures = {k: [e.image_id for e in listed if e.class_id == k] for k in which.test}
         return draw_episodes(pictures, self.episodes, self.seed)
+
+
+def _plain(name: str) -> str:
+    """A name without blanks and capitals, as lists of folds spell them in several ways."""
+    return "".join(name.casefold().split())

@@ -16,6 +16,7 @@ from clip_es.pipelines.console import bar, counted, say, say_failures
 from clip_es.pipelines.predict import PredictConfig, check_wide, pictures_to_predict, predict
 from clip_es.pipelines.segments import SegmentFolder
 from clip_es.pipelines.stopwatch import Stopwatch, peak_memory
+from clip_es.pipelines.training_free import TrainingFree
 from clip_es.prompts import load_vocabulary
 from clip_es.prompts.check import barely_known
 from clip_es.prompts.vocabulary import LISTS, PACKAGED
@@ -67,6 +68,9 @@ class Predict:
     """What counts as background, words separated by commas. None: the training's or the vocabulary's."""
     unseen_bonus: float = 0.0
     """Added to the logits of classes that the model was not trained on, which otherwise lose to those that it was."""
+    training_free: float = 0.0
+    """How much of what training-free CLIPer says, asked for the same classes, is mixed in, 0..1: with a pixel-text
+    model and classes that it was not trained on, try 0.7."""
     fuse: Literal["none", "segments"] = "none"
     """segments: each pixel takes, in part, the mean of its segment in --segments. No ground truth is looked at."""
     segments: Path | None = None
@@ -93,12 +97,13 @@ class Predict:
             )
         amount = self.fuse_amount if self.fuse == "segments" else 0.0
         crf_config = self.crf_config if self.crf else None
-        settings = PredictConfig(views, crf_config, self.threshold, self.max_megapixels, amount)
+        settings = PredictConfig(views, crf_config, self.threshold, self.max_megapixels, amount, self.training_free)
         folder = None if self.segments is None else SegmentFolder(self.segments)
         segmenter = Segmenter.load(self.checkpoint, self.config, device=self.device, dtype=self.dtype)
         asked = ask(segmenter, self.classes, self.background, self.template, self.unseen_bonus)
         if segmenter.wide:
             check_wide(settings, len(segmenter.names) - 1)
+        frozen = TrainingFree.beside(segmenter) if self.training_free else None
         if settings.crf:
             backend = resolve_backend(settings.crf.backend, segmenter.device.type)
             settings = replace(settings, crf=replace(settings.crf, backend=backend))
@@ -134,6 +139,7 @@ class Predict:
                     settings,
                     stopwatch=stopwatch,
                     segments=folder,
+                    training_free=frozen,
                     done=lambda: progress.advance(progress.task_ids[0]),
                 )
             summary = store.finish(stopwatch.seconds)

@@ -35,6 +35,17 @@ class Protocol:
     episodes: int
     selection: str = "none: the last weights of the training"
     """What chose the model."""
+    checkpoint_sha256: str = ""
+    text_of: str = ""
+    """The CLIP whose text the pixels are compared with."""
+    trained_classes: tuple[str, ...] = ()
+    """Classes the training had masks of."""
+    leaked_classes: tuple[str, ...] = ()
+    """Test classes among them: the model has seen what it is tested on."""
+    held_out_in_training_pictures: str = "not known"
+    """Whether pictures with test classes were trained on; their pixels then teach what these classes are not."""
+    clip_read_the_names: str = "not known"
+    """Whether the captions of CLIP's own training named the test classes."""
     fusion: str = "none"
     """How segments joined in; never the ground truth here."""
 

@@ -13,8 +13,10 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from clip_es.encoder import load_encoder
+from clip_es.encoder.capture import BlockSight, watch
 from clip_es.encoder.encode import PIXEL_MEAN, PIXEL_STD
 from clip_es.errors import ConfigError, ShapeError
+from clip_es.segmentor.models.clip_members import clip_members
 
 
 class FrozenClip(BaseModule):
@@ -23,9 +25,10 @@ class FrozenClip(BaseModule):
     `weights` is what `clip-es masks --weights` takes. The tower is not trained and knows kinds of things after very
     few masks, but its grid is one cell for 16 pixels; the stem is trained, sees edges and sits on a quarter of the
     picture's grid. Gives one map [batch stem H/4 W/4], then one [batch width H/patch W/patch] for each of `blocks`,
-    counted from 1, and with `project` the last of them once more in CLIP's common space [batch embed H/patch W/patch],
-    where text vectors lie. Pictures must be whole patches (`data_preprocessor=dict(size_divisor=...)`) and normalised
-    with `MEAN` and `STD`. Raises ConfigError: the tower has no such block. ShapeError: no whole patches.
+    counted from 1. With `project` the last of them comes once more in CLIP's common space, where text vectors lie
+    [batch embed H/patch W/patch]; with `members` in all the ways of `clip_members` [batch member*embed ..].
+    Pictures must be whole patches (`data_preprocessor=dict(size_divisor=...)`) and normalised with `MEAN` and `STD`.
+    Raises ConfigError: the tower has no such block. ShapeError: no whole patches.
     """
 
     MEAN = tuple(255 * value for value in PIXEL_MEAN)
@@ -37,17 +40,18 @@ class FrozenClip(BaseModule):
         blocks: tuple[int, ...] = (2, 4),
         stem: int = 48,
         project: bool = False,
+        members: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
         encoder = load_encoder(weights, device="cpu")
         self.tower = encoder.model.visual.requires_grad_(False)
         self.patch = encoder.patch
-        self.blocks, self.project = tuple(blocks), project
+        self.blocks, self.project, self.members = tuple(blocks), project or members, members
         layers = len(self.tower.transformer.blocks)
         if not self.blocks or not all(1 <= block <= layers for block in self.blocks):
             raise ConfigError("the tower has no such block", expected=f"some of 1..{layers}", found=blocks)
-        if project and max(self.blocks) != layers:
+        if self.project and max(self.blocks) != layers:
             raise ConfigError(
                 "the common space lies behind the last block", expected=f"{layers} in blocks", found=blocks
             )
@@ -68,12 +72,19 @@ class FrozenClip(BaseModule):
         maps = [self.stem(pixels)]
         with torch.no_grad():
             tokens = self.tower.embed(pixels, self.tower.positions(grid))
+            sights: list[BlockSight] = []
             for number, block in enumerate(self.tower.transformer.blocks[: max(self.blocks)], start=1):
-                tokens = block(tokens)
+                if self.members:  # Attention is formed only where it is read.
+                    sights += watch([block], tokens)
+                    tokens = sights[-1].left
+                else:
+                    tokens = block(tokens)
                 if number in self.blocks:
                     seen = self.tower.ln_post(tokens) if number == max(self.blocks) else tokens
                     maps.append(seen[:, 1:].transpose(1, 2).reshape(len(seen), -1, *grid))
-            if self.project:
+            if self.members:
+                maps.append(clip_members(self.tower, sights, grid))
+            elif self.project:
                 own = self.tower.ln_post(tokens[:, 1:]) @ self.tower.proj
                 maps.append(own.transpose(1, 2).reshape(len(own), -1, *grid))
         return tuple(maps)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from clip_es.errors import ConfigError
 from clip_es.segmentor.training.compat import prepare
+from clip_es.segmentor.training.extra_heads import add_edges, set_text_head
 from clip_es.segmentor.training.settings import TrainData, TrainSettings
 
 if TYPE_CHECKING:
@@ -88,9 +89,9 @@ def _set_model(cfg: Config, settings: TrainSettings, data: TrainData) -> None:
         )
     cfg.model.type = _SEGMENTORS.get(kind, kind)
     if settings.head == "pixel-text":
-        _set_text_head(cfg, settings, data)
+        set_text_head(cfg, settings, data)
     if settings.edges:
-        _add_edges(cfg, settings)
+        add_edges(cfg, settings)
     ours = 0
     for head in heads(cfg):
         if head.type == "EdgeHead":
@@ -116,59 +117,6 @@ def _set_model(cfg: Config, settings: TrainSettings, data: TrainData) -> None:
             part.pop("pretrained", None)
             if isinstance(part.get("init_cfg"), dict) and part["init_cfg"].get("type") == "Pretrained":
                 part.pop("init_cfg")
-
-
-def _set_text_head(cfg: Config, settings: TrainSettings, data: TrainData) -> None:
-    """Put a head that compares pixels with words in the place of the config's. Raises ConfigError."""
-    from clip_es.encoder import load_encoder
-
-    old, backbone = cfg.model.decode_head, cfg.model.backbone
-    if isinstance(old, list) or not isinstance(old.get("in_channels"), (int, list, tuple)):
-        raise ConfigError(
-            "the pixel-text head takes the place of one decode head", where=settings.config, found="a cascade of heads"
-        )
-    own_weights = backbone.get("weights") if backbone.type == "FrozenClip" else None
-    weights = settings.text_weights or own_weights or "ViT-B/16"
-    embed = load_encoder(weights, device="cpu").sizes.embed
-    widths, index = old.in_channels, old.get("in_index", -1)
-    widths, index = ([widths], [index]) if isinstance(widths, int) else (list(widths), list(index))
-    own = own_weights is not None and weights == own_weights
-    if own:
-        backbone.project = True
-        widths, index = [*widths, embed], [*index, len(backbone.get("blocks", (2, 4))) + 1]
-    names = data.words or tuple((name,) for name in data.classes[1:])
-    if len(names) != len(data.classes) - 1:
-        raise ConfigError("each class has its words", expected=len(data.classes) - 1, found=len(names))
-    text = {"weights": weights, "words": [list(row) for row in names], "background": list(data.background_words)}
-    text["background"] = text["background"] or ["background"]
-    text["templates"] = list(data.templates) or ["a photo of a {}."]
-    cfg.model.decode_head = {
-        "type": "PixelTextHead",
-        "in_channels": widths,
-        "in_index": index,
-        "channels": min(int(old.get("channels", 64)), 256),
-        "embed": embed,
-        "own": own,
-        "text": text,
-        "align_corners": False,
-        "loss_decode": old.get("loss_decode", {"type": "CrossEntropyLoss"}),
-    }
-
-
-def _add_edges(cfg: Config, settings: TrainSettings) -> None:
-    """An auxiliary head for outlines, on the finest map that the decode head reads."""
-    head = cfg.model.decode_head
-    head = head[0] if isinstance(head, list) else head
-    width, index = head.in_channels, head.get("in_index", -1)
-    edge: dict[str, Any] = {
-        "type": "EdgeHead",
-        "in_channels": width if isinstance(width, int) else width[0],
-        "in_index": index if isinstance(index, int) else index[0],
-        "shape_net": None if settings.shape_net is None else str(settings.shape_net),
-    }
-    old = cfg.model.get("auxiliary_head")
-    others = [] if old is None else list(old) if isinstance(old, list) else [old]
-    cfg.model.auxiliary_head = [*others, edge]
 
 
 def _loss(loss: dict[str, Any], settings: TrainSettings, data: TrainData) -> dict[str, Any]:

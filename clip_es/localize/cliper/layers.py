@@ -120,7 +120,9 @@ def proxy_attention(
     return weights(features.flatten(1).T, DinoConfig(sharpness=1.0, offset=1.0)).to(pixels.device)
 
 
-def fused_attentions(total: Float32[Tensor, "head token token"]) -> Iterator[Float32[Tensor, "head token token"]]:
+def fused_attentions(
+    total: Float32[Tensor, "*batch token token"],
+) -> Iterator[Float32[Tensor, "*batch token token"]]:
     """The summed attention made ready for the first embedding, the second, and so on without end.
 
     Each time it is balanced once more (columns, then rows, to sum one, as CLIP-ES's affinity does three times), made
