@@ -1,4 +1,4 @@
-"""What the rows of `zero_shot_head.py` share: drawn pictures, what the frozen CLIP says of them, masks to learn from."""
+"""What the rows of `zero_shot_head.py` share: drawn pictures, what the frozen CLIP says of them, pseudo masks."""
 
 from __future__ import annotations
 

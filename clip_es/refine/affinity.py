@@ -138,7 +138,7 @@ def balance(
     r = attention.new_ones(attention.shape[:-1])
     c = attention.new_ones(attention.shape[:-1])
     for _ in range(rounds):
-        c = _inverse((attention.mT @ r[..., None])[..., 0])
+        c = _inverse((attention.transpose(-1, -2) @ r[..., None])[..., 0])
         r = _inverse((attention @ c[..., None])[..., 0])
     return r, c
 

@@ -45,8 +45,8 @@ def clip_members(
         values = last.attn.project(last.ln_1(tokens))[2].float()
         read = last.attn.merge((attention @ values).to(tokens.dtype))
         layers.append(F.normalize((tower.ln_post(read) @ tower.proj)[:, 1:].float(), dim=-1))
-    along = first[-1][:, :, 1:, 1:].mean(1).mT
+    along = first[-1][:, :, 1:, 1:].mean(1).transpose(-1, -2)
     own = F.normalize((tower.ln_post(sights[-1].left) @ tower.proj).float(), dim=-1)
     spread = [F.normalize(along @ some, dim=-1) for some in (layers[-1], torch.stack(layers).mean(0))]
     members = torch.cat([own[:, 1:], *layers, own[:, :1].expand_as(own[:, 1:]), *spread], dim=-1)
-    return members.mT.unflatten(2, grid_hw)
+    return members.transpose(1, 2).unflatten(2, grid_hw)

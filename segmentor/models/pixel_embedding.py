@@ -90,6 +90,8 @@ class ClipPixelEmbedding(PixelEmbedding):
     ) -> Callable[[Float[Tensor, "batch any gh gw"]], Float[Tensor, "batch any h w"]]:
         """The same for anything on the grid of `like`; the weights are made once."""
         grid, size = (like.shape[2], like.shape[3]), (joined.shape[2], joined.shape[3])
+        if torch.jit.is_tracing():  # ONNX pools to constant sizes only; a file for free ones is then refused.
+            grid, size = (int(grid[0]), int(grid[1])), (int(size[0]), int(size[1]))
         coarse = F.adaptive_avg_pool2d(joined, grid)
         queries, keys = self.query(joined).flatten(2), self.key(coarse).flatten(2)
         alike = torch.einsum("bkp,bkg->bpg", queries, keys) * queries.shape[1] ** -0.5

@@ -84,6 +84,34 @@ def test_the_shape_network_tells_more_of_what_moved_more_and_parts_are_the_whole
         ShapeNetConfig(side=4)
 
 
+def disc(side, down, right, radius=0.4):
+    """A soft outline of a disc; places in half sides from the middle."""
+    place = (2 * torch.arange(side) + 1) / side - 1
+    away = torch.hypot(place[:, None] - down, place[None, :] - right) - radius
+    return torch.exp(-((away * side / 3) ** 2))[None, None]
+
+
+@pytest.mark.slow
+def test_the_shape_loss_of_a_trained_network_falls_as_a_disc_is_moved_to_its_place(tmp_path):
+    """The network is trained on outlines of other shapes; the disc has one tile for itself."""
+    config = ShapeNetConfig(side=24, hidden=(96, 16), steps=300, batch=48, save_every=300)
+    path, _ = train_shape_net(config, tmp_path)
+    net = read_inverse_net(path)
+    target = disc(24, 0.0, 0.0).flatten(1)
+    with torch.no_grad():
+        lengths = [float(net(disc(24, by, by / 2).flatten(1), target).norm()) for by in (0.0, 0.1, 0.2, 0.3)]
+    assert lengths == sorted(lengths)
+    assert lengths[0] < 0.5 * lengths[-1]
+    # Descending on the loss itself brings a disc back, with all else as it was.
+    place = torch.tensor([0.3, -0.2], requires_grad=True)
+    optimiser = torch.optim.Adam([place], lr=0.02)
+    for _ in range(60):
+        optimiser.zero_grad()
+        net(disc(24, place[0], place[1]).flatten(1), target).norm().backward()
+        optimiser.step()
+    assert float(place.detach().norm()) < 0.5 * (0.3**2 + 0.2**2) ** 0.5
+
+
 def test_the_encoder_is_not_needed_to_read_segments(tmp_path):
     folder = SegmentFolder(tmp_path, {"encoder": load_encoder("scenes", device="cpu").source})
     folder.save("a", torch.tensor([[0, 1], [2, 3]]), torch.tensor([[[True, False], [False, False]]]))

@@ -131,7 +131,7 @@ def fused_attentions(
     """
     while True:
         total = attention_affinity(total, rounds=1, symmetric=False)
-        both = (total + total.mT) / 2
+        both = (total + total.transpose(-1, -2)) / 2
         clear = (both - both.mean(-2, keepdim=True)).relu()
         yield clear / clear.sum(-1, keepdim=True).clamp(min=torch.finfo(clear.dtype).tiny)
 
