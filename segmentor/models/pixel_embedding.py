@@ -90,13 +90,19 @@ class ClipPixelEmbedding(PixelEmbedding):
     ) -> Callable[[Float[Tensor, "batch any gh gw"]], Float[Tensor, "batch any h w"]]:
         """The same for anything on the grid of `like`; the weights are made once."""
         grid, size = (like.shape[2], like.shape[3]), (joined.shape[2], joined.shape[3])
-        if torch.jit.is_tracing():  # ONNX pools to constant sizes only; a file for free ones is then refused.
-            grid, size = (int(grid[0]), int(grid[1])), (int(size[0]), int(size[1]))
-        coarse = F.adaptive_avg_pool2d(joined, grid)
+        coarse = _pooled(joined, grid)
         queries, keys = self.query(joined).flatten(2), self.key(coarse).flatten(2)
         alike = torch.einsum("bkp,bkg->bpg", queries, keys) * queries.shape[1] ** -0.5
         weights = (alike - F.softplus(self.nearness) * _squared_distances(size, grid, joined)).softmax(-1)
         return lambda patches: torch.einsum("bpg,bdg->bdp", weights, patches.flatten(2)).unflatten(2, size)
+
+
+def _pooled(maps: Float[Tensor, "batch channel h w"], grid: tuple[int, int]) -> Float[Tensor, "batch channel gh gw"]:
+    """Means over the cells of a grid. Whole cells, which patches are, by the pooling that ONNX has for any size."""
+    height, width = int(maps.shape[2]), int(maps.shape[3])
+    if height % int(grid[0]) or width % int(grid[1]):
+        return F.adaptive_avg_pool2d(maps, grid)
+    return F.avg_pool2d(maps, (height // int(grid[0]), width // int(grid[1])))
 
 
 def _squared_distances(size: Sequence[int], grid: Sequence[int], like: Tensor) -> Float[Tensor, "pixel patch"]:

@@ -14,9 +14,18 @@ from clip_es.encoder import CLIP, Encoder, TowerSizes, build_encoder
 from clip_es.errors import DataError, ShapeError
 from clip_es.images import buckets, read_picture
 from clip_es.localize import localize
-from clip_es.masks import decide, palette, read_mask, write_mask
+from clip_es.masks import decide, palette, read_mask, read_wide_mask, write_mask
 from clip_es.refine.affinity import box_mask, boxes
-from clip_es.types import UNDECIDED, ClassMaps, EncodedImage, ImageRecord, Picture, PseudoMask, TextBank
+from clip_es.types import (
+    UNDECIDED,
+    UNDECIDED_WIDE,
+    ClassMaps,
+    EncodedImage,
+    ImageRecord,
+    Picture,
+    PseudoMask,
+    TextBank,
+)
 
 TALL = (48, 16)
 """Height and width in pixels: three patches of 16, one above the other."""
@@ -108,6 +117,20 @@ def test_in_a_mask_0_is_background_k_plus_1_is_class_k_and_255_is_undecided(tmp_
     with Image.open(tmp_path / "a.png") as image:
         assert image.mode == "P"
         assert image.convert("RGB").getpixel((0, 0)) == tuple(palette()[5])
+
+
+def test_a_mask_of_more_than_254_classes_is_uint16_where_65535_is_undecided(tmp_path):
+    decided = np.array([[0, 300, 10_000]], dtype=np.uint16)
+    labels = np.array([[0, UNDECIDED_WIDE, 10_000]], dtype=np.uint16)
+    mask = PseudoMask(labels, np.ones((1, 3), dtype=np.float32), tuple(range(10_000)), decided)
+    write_mask(tmp_path / "m.png", mask.labels)
+    assert read_wide_mask(tmp_path / "m.png").tolist() == [[0, 65535, 10_000]]
+    with pytest.raises(DataError, match=r"Found 16 bits, grey. This command takes masks of up to 254 classes"):
+        read_mask(tmp_path / "m.png")
+    write_mask(tmp_path / "narrow.png", np.array([[3, 255]], dtype=np.uint8))
+    assert read_wide_mask(tmp_path / "narrow.png").tolist() == [[3, 65535]]
+    with pytest.raises(ShapeError, match="only the labels of its picture"):
+        PseudoMask(labels, np.ones((1, 3), dtype=np.float32), (299,), decided)
 
 
 def test_in_a_mask_only_the_labels_of_the_picture_occur():

@@ -7,7 +7,16 @@ import pytest
 from clip_es.errors import ConfigError
 from clip_es.pipelines import cli
 from clip_es.prompts import ClassEntry
-from clip_es.prompts.check import Words, check_file, check_words, count_tokens, leaks, meanings_of, respell
+from clip_es.prompts.check import (
+    Words,
+    barely_known,
+    check_file,
+    check_words,
+    count_tokens,
+    leaks,
+    meanings_of,
+    respell,
+)
 from clip_es.prompts.synonyms import meanings
 from clip_es.prompts.wordnet import NOT_INSTALLED, WordNet, load_wordnet
 
@@ -157,3 +166,11 @@ def test_without_wordnet_spellings_are_still_compared(monkeypatch, capsys):
     monkeypatch.setattr("clip_es.pipelines.commands.prompts.load_wordnet", gone)
     assert cli.main(["prompts", "check", "voc12"]) == 0
     assert "Meanings are not compared. WordNet's data is not installed" in " ".join(capsys.readouterr().out.split())
+
+
+def test_names_that_the_tokenizer_spells_letter_by_letter_are_told_from_rare_words():
+    assert barely_known("xqzv") == ("x", "q", "z", "v")
+    assert barely_known("red qwertzuiop") == ("q", "wer", "t", "zu", "io", "p")
+    assert barely_known("\N{ZEBRA FACE}")
+    assert barely_known("???")
+    assert not any(map(barely_known, ("cat", "tv", "fire hydrant", "firehydrant", "capybara", "okapi", "K\u00f6ter")))

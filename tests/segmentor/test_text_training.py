@@ -7,9 +7,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from clip_es.errors import ConfigError, DataError, ShapeError, WeightsError
+from clip_es.masks import read_mask, read_wide_mask, write_mask
 from clip_es.metrics.zero_shot import EpisodeMeter
+from clip_es.pipelines.cli import main
+from clip_es.pipelines.segments import SegmentFolder
+from clip_es.pipelines.training_free import TrainingFree, mixed
 from clip_es.records.folds import Episode, fold
 from clip_es.segmentor.data.episodes import Protocol, episode_target, evaluate_episodes, training_episodes
 from clip_es.segmentor.exportable import save_text_rows
@@ -17,6 +22,9 @@ from clip_es.segmentor.inference import Segmenter
 from clip_es.segmentor.models.drn import Drn, DrnPyramid, read_drn
 from clip_es.segmentor.onnx_export import export_onnx
 from clip_es.segmentor.training.launch import TrainSettings, train
+from clip_es.store.manifest import Manifest
+from clip_es.store.tables import read_json
+from clip_es.types import ImageRecord
 
 pytest.importorskip("mmseg")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -116,7 +124,7 @@ def test_the_facts_of_a_question_name_what_the_training_had_no_masks_of(trained,
 def test_one_onnx_file_answers_for_classes_that_were_not_there_when_it_was_written(trained, picture, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     segmenter = Segmenter.load(trained[0], device="cpu")
-    made = export_onnx(segmenter, tmp_path / "m.onnx", size_hw=(48, 64), way="tracing", fixed=True)
+    made = export_onnx(segmenter, tmp_path / "m.onnx", size_hw=(48, 64), way="tracing")
     assert made.difference < 1e-3
     session = onnxruntime.InferenceSession(str(made.path), providers=["CPUExecutionProvider"])
     assert [entry.name for entry in session.get_inputs()] == ["image", "text"]
@@ -135,6 +143,82 @@ def test_a_model_without_text_has_no_rows_to_write(write_segmenter, tmp_path):
     closed = Segmenter.load(write_segmenter(tmp_path / "closed"), device="cpu")
     with pytest.raises(ConfigError, match="classes of its own and no text"):
         save_text_rows(closed, tmp_path / "rows.npz")
+
+
+def test_the_command_asks_for_more_classes_than_a_byte_holds_and_says_what_that_costs(trained, tmp_path, capsys):
+    names, out = tmp_path / "names.txt", tmp_path / "out"
+    names.write_text("\n".join(["left", *(f"thing {k}" for k in range(299))]))
+    words = ["predict", str(trained[0]), str(trained[3] / "images"), "--device", "cpu"]
+    assert main([*words, "--classes", str(names), "--background", "sky", "--out", str(out), "--confidence"]) == 0
+    told = capsys.readouterr().out
+    assert "300 classes at once" in told
+    assert "256 text rows at a time" in told
+    masks = sorted((out / "masks").glob("*.png"))
+    assert len(masks) == 6
+    found = read_wide_mask(masks[0])
+    assert found.dtype == np.uint16
+    assert found.max() <= 300
+    assert Manifest.read(out).about["protocol"]["background_words"] == ["sky"]
+    for flag in (["--flip"], ["--crf"], ["--training-free", "0.5"]):
+        assert main([*words, "--classes", str(names), "--out", str(tmp_path / "no"), *flag]) == 2
+        assert "cannot go with so many classes" in capsys.readouterr().err
+
+
+def test_the_command_mixes_training_free_answers_and_names_what_clip_hardly_knows(trained, tmp_path, capsys):
+    words = ["predict", str(trained[0]), str(trained[3] / "images" / "p0.png"), "--device", "cpu"]
+    asked = ["--classes", "cat,xqzv", "--training-free", "1", "--out", str(tmp_path / "a"), "--confidence"]
+    assert main([*words, *asked]) == 0
+    assert "hardly knows 1 name, which it takes apart: 'xqzv' (x q z v)" in capsys.readouterr().out
+    segmenter = Segmenter.load(trained[0], device="cpu")
+    segmenter.set_classes([("cat",), ("xqzv",)])
+    record = ImageRecord("p0", trained[3] / "images" / "p0.png", (0, 1))
+    alone = TrainingFree.beside(segmenter)(record)
+    torch.testing.assert_close(alone.sum(0), torch.ones(alone.shape[1:]))
+    assert np.array_equal(read_mask(tmp_path / "a" / "labels" / "p0.png"), alone.argmax(0).numpy())
+    half = mixed(alone, torch.full_like(alone, 0.5), 0.25)
+    torch.testing.assert_close(half, 0.75 * alone + 0.125)
+    assert mixed(alone, half, 0.0) is alone
+    with pytest.raises(ShapeError, match="same classes"):
+        mixed(alone, alone[:1], 0.5)
+    assert main([*words, "--template", "a {}.", "--out", str(tmp_path / "b")]) == 2
+    assert "go with --classes" in capsys.readouterr().err
+
+
+def test_segments_of_another_size_are_a_failure_of_their_picture(trained, tmp_path, capsys):
+    segments = SegmentFolder(tmp_path / "segments", {"any": 1})
+    segments.save("p0", torch.zeros(5, 7, dtype=torch.int64), torch.zeros(1, 5, 7, dtype=torch.bool))
+    words = ["predict", str(trained[0]), str(trained[3] / "images" / "p0.png"), "--device", "cpu"]
+    fused = ["--fuse", "segments", "--segments", str(tmp_path / "segments"), "--out", str(tmp_path / "out")]
+    assert main([*words, *fused]) == 1
+    assert "Make the segments again" in (tmp_path / "out" / "failures.csv").read_text()
+    assert "one size" in capsys.readouterr().out
+
+
+def test_episodes_are_evaluated_by_the_command_with_their_protocol(trained, tmp_path, capsys):
+    """Two pictures in the layout of PASCAL-5i; class 3 is `bottle` of no training here."""
+    images, truth, lists = tmp_path / "images", tmp_path / "truth", tmp_path / "lists" / "val"
+    for folder in (images, truth, lists):
+        folder.mkdir(parents=True)
+    for k in range(2):
+        Image.fromarray(np.full((48, 48, 3), 60 + 100 * k, dtype=np.uint8)).save(images / f"p{k}.jpg")
+        labels = np.zeros((48, 48), dtype=np.uint8)
+        labels[:24], labels[24] = 3, 255
+        write_mask(truth / f"p{k}.png", labels)
+    (lists / "fold0.txt").write_text("p0__03\np1__03\n")
+    words = ["evaluate-episodes", str(trained[0]), "--images", str(images), "--truth", str(truth), "--device", "cpu"]
+    words += ["--lists", str(tmp_path / "lists"), "--episodes", "3"]
+    figures = {}
+    for policy in ("count", "drop"):
+        assert main([*words, "--ignore-policy", policy, "--out", str(tmp_path / f"{policy}.json")]) == 0
+        figures[policy] = read_json(tmp_path / f"{policy}.json")
+    protocol = figures["count"]["protocol"]
+    assert protocol["ignore_policy"] == "count"
+    assert protocol["prompts"] == ["others", "{}"]
+    assert protocol["selection"].startswith("none")
+    assert (protocol["trained_classes"], protocol["leaked_classes"]) == (["left", "right"], [])
+    assert figures["drop"]["iou"]["2"] >= figures["count"]["iou"]["2"]
+    assert figures["drop"]["episodes"] == 3
+    assert "3 episodes, 0 failed" in capsys.readouterr().out
 
 
 def test_a_shape_network_without_outlines_is_refused(tmp_path):
