@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -46,27 +47,33 @@ class _HandsConfidence:
         for loss in losses:
             loss.confidence = confidence
         edges = [module for module in self.modules() if hasattr(module, "decode_logits")]  # type: ignore
-        watched = self._watch(edges) if edges else None
+        forget = self._watch(edges) if edges else None
         try:
             return super().loss(inputs, data_samples)  # type: ignore
         finally:
-            if watched:
-                watched.remove()
+            if forget:
+                forget()
             for edge in edges:
                 edge.decode_logits = None
             for loss in losses:
                 loss.confidence = None
 
-    def _watch(self, edges: list[Any]) -> Any:
-        """Hand the logits of the (last) decode head, which comes before the auxiliary heads, to the edge heads."""
+    def _watch(self, edges: list[Any]) -> Callable[[], None]:
+        """Hand the logits of the (last) decode head, which comes before the auxiliary heads, to the edge heads.
+
+        Returns what undoes it. mmseg's heads call `forward` themselves, so a forward hook would never be called.
+        """
         head: Any = self.decode_head  # type: ignore
         head = head[-1] if isinstance(head, nn.ModuleList) else head
+        losses_of = head.loss_by_feat
 
-        def keep(module: nn.Module, inputs: Any, logits: Any) -> None:
+        def keep(seg_logits: Any, *args: Any, **kwargs: Any) -> Any:
             for edge in edges:
-                edge.decode_logits = logits if isinstance(logits, Tensor) else None
+                edge.decode_logits = seg_logits if isinstance(seg_logits, Tensor) else None
+            return losses_of(seg_logits, *args, **kwargs)
 
-        return head.register_forward_hook(keep)
+        head.loss_by_feat = keep
+        return lambda: delattr(head, "loss_by_feat")
 
 
 class ConfidenceEncoderDecoder(_HandsConfidence, EncoderDecoder):
