@@ -102,6 +102,8 @@ def barely_known(name: str) -> tuple[str, ...]:
     found: list[str] = []
     for word in name.split():
         parts = [piece.removesuffix("</w>") for piece in pieces(word)]
+        if word.isdecimal():
+            continue
         if (len(parts) > 1 and len(word) < 2 * len(parts)) or not any(map(str.isalnum, word)):
             found += parts if word.isascii() else [f"{word}: {len(parts)} pieces"]
     return tuple(found)

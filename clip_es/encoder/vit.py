@@ -90,7 +90,9 @@ class SelfAttention(nn.Module):
     def project(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of tokens [... token width], each [... head token channel]."""
         qkv = F.linear(y, self.in_proj_weight, self.in_proj_bias)
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).movedim(-3, 0).transpose(-2, -3).unbind(0)
+        # Counted from the front: the ONNX exporter takes no negative place.
+        parts = qkv.unflatten(-1, (3, self.heads, -1)).movedim(y.ndim - 1, 0)
+        q, k, v = parts.transpose(-2, -3).unbind(0)
         return q, k, v
 
     def merge(self, heads: Tensor) -> Tensor:

@@ -209,6 +209,8 @@ def _speed(classes: int, seconds: float) -> str:
 
 def _words(text: str, flag: str) -> tuple[str, ...]:
     words = tuple(word.strip().strip("\"'") for word in text.split(","))
+    if not any(words):
+        raise ConfigError(f"{flag} is an empty list", expected="names separated by commas", found=repr(text))
     if not all(words):
         raise ConfigError(f"{flag} has an empty name", expected="names separated by commas", found=repr(text))
     return words
