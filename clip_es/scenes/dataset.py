@@ -23,7 +23,7 @@ from clip_es.errors import ConfigError, DataError
 from clip_es.masks import write_mask
 from clip_es.scenes.draw import CLASSES, Scene, SceneConfig, draw_scene
 
-_DRAWING = 1
+_DRAWING = 2
 """Raised whenever the same settings would give other pictures, so that a folder drawn before is not taken for new."""
 
 _SPLIT_SPACING = 10_000_000

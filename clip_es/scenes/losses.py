@@ -53,9 +53,14 @@ def loss_of(model: CLIP, batch: Batch, phase: Phase, with_cam: bool) -> tuple[Te
             total = total + contrast(logits, right) / 4
             figures[kind + name] = right.gather(1, logits.argmax(1, keepdim=True)).float().mean().item()
 
-    readings = scale * patches @ nouns.T
-    terms = {"patch": (phase.patch, explain(readings, batch.says, batch.placed))}
-    own = readings.detach().float().masked_fill(~batch.says[:, None], float("-inf")).softmax(dim=-1)
+    terms = {}
+    if phase.filip:
+        terms["filip"] = (phase.filip, filip(scale * patches @ nouns.T, batch.says, batch.same))
+    if phase.explain or phase.agree or phase.cam:
+        readings = scale * patches @ nouns.T
+        own = readings.detach().float().masked_fill(~batch.says[:, None], float("-inf")).softmax(dim=-1)
+    if phase.explain:
+        terms["explain"] = (phase.explain, explain(readings, batch.says, batch.placed))
     if phase.agree:
         terms["disagree"] = (phase.agree, disagree(attention, own, batch.placed))
     if phase.cam and with_cam:
@@ -100,6 +105,36 @@ def contrast(logits: Tensor, positive: Tensor) -> Tensor:
     target = positive.float()
     by_row, by_column = target / target.sum(1, keepdim=True), target / target.sum(0, keepdim=True)
     return F.cross_entropy(logits, by_row) + F.cross_entropy(logits.T, by_column.T)
+
+
+_PATCHES_HEARD = 0.25
+"""Share of the patches whose best nouns FILIP compares with other sentences; as there, for the sake of time."""
+
+
+def filip(logits: Tensor, says: Tensor, same: Tensor) -> Tensor:
+    """FILIP's contrast between pictures and the nouns of sentences.
+
+    `logits` [b patch p] compare patches with the batch's nouns, `says` [b p] tells whose sentence holds which noun,
+    `same` [b b] which sentences are positives of one another. A picture is as near to a sentence as, on average, its
+    patches are to their best noun of that sentence; a sentence is as near to a picture as, on average, its nouns are to
+    their best patch. Source: Yao et al. 2022, equations 4 and 5, with nouns for tokens.
+    """
+    b, patches, _ = logits.shape
+    held = says.float()
+    by_noun = (logits.amax(dim=1).float() @ (held / held.sum(1, keepdim=True)).T).T
+    places = _places(says)
+    heard = logits[:, :: max(round(1 / _PATCHES_HEARD), 1)]
+    best = heard[:, :, places].amax(dim=-1).float().mean(dim=1)
+    target = same.float()
+    target = target / target.sum(1, keepdim=True)
+    return (F.cross_entropy(best, target) + F.cross_entropy(by_noun, target)) / 2
+
+
+def _places(says: Tensor) -> Tensor:
+    """Nouns of each sentence [b most], the first of them repeated where a sentence has fewer."""
+    most = int(says.sum(1).max())
+    order = says.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+    return torch.where(says.gather(1, order), order, order[:, :1])
 
 
 def explain(logits: Tensor, says: Tensor, placed: Tensor) -> Tensor:

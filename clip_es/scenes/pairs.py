@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clip_es.scenes.captions import all_words, caption, prompt
-from clip_es.scenes.draw import BACKGROUNDS, COLOURS, SceneConfig, draw_scene
+from clip_es.scenes.captions import Told, all_words, caption, prompt, told
+from clip_es.scenes.draw import SceneConfig, draw_scene
 from clip_es.scenes.recipe import TrainConfig
+from clip_es.scenes.world import BACKGROUNDS, COLOURS, CONDITIONS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,28 +36,37 @@ class Shard:
     pictures: np.ndarray
     """uint8 [n h w 3]."""
     objects: np.ndarray
-    """uint8 [n most 2]: class and colour of each object, 255 where there is none."""
+    """uint8 [n most 3]: class, colour and whether it touches the frame, of each object; 255 where there is none."""
+    shares: np.ndarray
+    """float16 [n most]: the share of the picture that each object covers."""
     backgrounds: np.ndarray
     """bool [n word]: which of BACKGROUNDS are visible."""
+    conditions: np.ndarray
+    """uint8 [n]: which of CONDITIONS holds, 255 for none."""
 
 
 def draw_shard(config: TrainConfig, phase_number: int, number: int) -> Shard:
     """Draw shard `number` of a phase. The same arguments give the same bytes."""
     phase = config.phases[phase_number]
     side = phase.size + _MARGIN
-    look = SceneConfig((side, side), phase.objects, phase.scale)
+    look = SceneConfig((side, side), phase.objects, phase.scale, extremes=phase.extremes)
     pictures = np.empty((config.shard, side, side, 3), np.uint8)
-    objects = np.full((config.shard, phase.objects[1], 2), _NOBODY, np.uint8)
+    objects = np.full((config.shard, phase.objects[1], 3), _NOBODY, np.uint8)
+    shares = np.zeros(objects.shape[:2], np.float16)
     backgrounds = np.zeros((config.shard, len(BACKGROUNDS)), bool)
+    conditions = np.full(config.shard, _NOBODY, np.uint8)
     names = list(COLOURS)
     for row in range(config.shard):
         scene = draw_scene(config.seed * 1000 + phase_number, number * config.shard + row, look)
         pictures[row] = scene.picture
-        for column, thing in enumerate(scene.objects):
-            objects[row, column] = thing.class_id, names.index(thing.colour)
+        for column, thing in enumerate(told(scene)):
+            objects[row, column] = thing.class_id, names.index(thing.colour), thing.cut
+            shares[row, column] = thing.share
         for word in scene.backgrounds:
             backgrounds[row, BACKGROUNDS.index(word)] = True
-    return Shard(pictures, objects, backgrounds)
+        if scene.condition:
+            conditions[row] = CONDITIONS.index(scene.condition)
+    return Shard(pictures, objects, shares, backgrounds, conditions)
 
 
 def _shard_number(config: TrainConfig, phase_number: int, into: int) -> int:
@@ -103,7 +113,7 @@ class Pool:
         if not path.exists():
             return draw_shard(self.config, phase, number)
         with np.load(path, allow_pickle=False) as arrays:
-            shard = Shard(arrays["pictures"], arrays["objects"], arrays["backgrounds"])
+            shard = Shard(**{name: arrays[name] for name in Shard.__annotations__})
         path.unlink()
         return shard
 
@@ -134,7 +144,7 @@ def _draw_ahead(config: TrainConfig, folder: Path, step: int) -> None:
         shard = draw_shard(config, phase, number)
         part = folder / "shard-part"
         with part.open("wb") as stream:
-            np.savez(stream, pictures=shard.pictures, objects=shard.objects, backgrounds=shard.backgrounds)
+            np.savez(stream, **vars(shard))
         part.replace(_shard_path(folder, phase, number))
 
 
@@ -147,7 +157,7 @@ class Batch:
     tokens: Tensor
     """int64 [b length], compact ids (positions in the list of kept rows)."""
     same: Tensor
-    """bool [b b]: whether two sentences name the same set of things."""
+    """bool [b b]: whether two sentences use the same nouns."""
     prompts: Tensor
     """int64 [p length]: each noun of the batch's sentences, in a frame of its own."""
     says: Tensor
@@ -179,11 +189,18 @@ def make_batch(config: TrainConfig, shards: Sequence[Shard], step: int, words: W
         y, x = rng.integers(0, _MARGIN + 1, 2)
         crop = shard.pictures[index, y : y + size, x : x + size]
         pictures[row] = crop[:, ::-1] if rng.random() < 0.5 else crop
-        things = shard.objects[index][shard.objects[index][:, 0] != _NOBODY]
+        things = [
+            Told(class_id, names[colour], share, bool(cut))
+            for (class_id, colour, cut), share in zip(
+                shard.objects[index].tolist(), shard.shares[index].tolist(), strict=True
+            )
+            if class_id != _NOBODY
+        ]
         behind = [BACKGROUNDS[i] for i in np.nonzero(shard.backgrounds[index])[0]]
-        said = caption(rng, things[:, 0].tolist(), [names[c] for c in things[:, 1]], behind, phase.background_rate)
+        condition = "" if shard.conditions[index] == _NOBODY else CONDITIONS[shard.conditions[index]]
+        said = caption(rng, things, behind, condition, phase.background_rate)
         texts.append(said.text)
-        named.append((frozenset(things[:, 0].tolist()), frozenset(said.places)))
+        named.append((frozenset(said.things), frozenset(said.places)))
         spoken.append(said.things)
         nouns.append({*said.things, *said.places})
     numbers = {key: number for number, key in enumerate(dict.fromkeys(named))}

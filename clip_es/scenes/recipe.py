@@ -1,12 +1,14 @@
-"""How the scenes CLIP is trained: the phases and every setting, with the values of the shipped model."""
+"""How the scenes CLIPs are trained: two recipes, their phases and every setting, with the values of the shipped models."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from clip_es.errors import ConfigError
+
+Recipe = Literal["plain", "dense"]
+"""plain: contrastive terms alone, as public CLIPs have them; dense: further terms that make its maps sharp."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,9 @@ class Phase:
 
     steps: int
     """Optimiser steps."""
-    size: int = 128
+    lr: tuple[float, float] = (1.0, 1.0)
+    """Learning rate at the first and after the last step, as shares of the peak; in between it changes evenly."""
+    size: int = 112
     """Side of a training crop in pixels, a multiple of the patch."""
     keep: float = 0.5
     """Share of the patches the vision tower sees, 0..1; 1 keeps all."""
@@ -23,35 +27,57 @@ class Phase:
     """Fewest and most objects in a scene."""
     scale: tuple[float, float] = (0.2, 0.8)
     """Smallest and largest object, as in SceneConfig."""
+    extremes: float = 1.0
+    """How often things are seen from very near or very far, as in SceneConfig."""
     batch: int = 256
     """Pairs in a batch."""
     background_rate: float = 0.75
-    """Share of the captions that mention the background."""
-    patch: float = 1.0
-    """Weight of the term in which single patches and nouns explain each other."""
-    agree: float = 1.0
+    """Share of the captions that speak of the background."""
+    filip: float = 0.5
+    """Weight of FILIP's contrast of single patches with nouns; 0 leaves it out."""
+    explain: float = 0.0
+    """Weight of the term in which patches and the nouns of their own sentence explain each other; 0 leaves it out."""
+    agree: float = 0.0
     """Weight of the term that draws attention to patches which show the same; 0 leaves it out."""
-    cam: float = 1.0
+    cam: float = 0.0
     """Weight, in every second step, of the term that makes GradCAM agree with the patches; 0 leaves it out."""
-    bare: float = 0.5
+    bare: float = 0.0
     """Share of the pictures that pass the last block without its residual, 0..1; the other blocks: a fifth of it."""
+
+
+_TRUNK = (
+    Phase(steps=100, lr=(0.02, 1.0), objects=(1, 1), scale=(0.4, 0.95), extremes=0.0, background_rate=0.5),
+    Phase(steps=200, objects=(1, 1), scale=(0.4, 0.95), extremes=0.0, background_rate=0.5),
+    Phase(steps=900, objects=(1, 3), scale=(0.25, 0.85), extremes=0.3),
+    Phase(steps=800, objects=(1, 4), scale=(0.2, 0.8), extremes=0.6),
+)
+"""What both recipes begin with: simple scenes first, then crowded ones."""
+
+_LARGE = Phase(steps=300, size=192, objects=(1, 5), scale=(0.1, 0.75), batch=192)
+"""At last, pictures as large as those of the dataset."""
+
+_ALL_TERMS = Phase(steps=300, filip=0.0, explain=1.0, agree=0.3, bare=0.5)
+
+PHASES: dict[Recipe, tuple[Phase, ...]] = {
+    "plain": (*_TRUNK, replace(_LARGE, lr=(1.0, 0.02))),
+    "dense": (
+        *_TRUNK,
+        _ALL_TERMS,
+        replace(_ALL_TERMS, steps=400, cam=1.0),
+        replace(_LARGE, lr=(0.7, 0.02), filip=0.0, explain=1.0, agree=1.0, cam=1.0, bare=0.5),
+    ),
+}
+"""The phases of each recipe. The first four are the same."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What is trained and how. The defaults are those of the shipped model."""
+    """What is trained and how. The defaults are those of the shipped models."""
 
-    phases: tuple[Phase, ...] = (
-        Phase(steps=150, objects=(1, 1), scale=(0.35, 0.9), background_rate=0.5, bare=0.0, agree=0.0, cam=0.0),
-        Phase(steps=550, objects=(1, 3), scale=(0.25, 0.8), bare=0.0, agree=0.0, cam=0.0),
-        Phase(steps=400, objects=(1, 3), scale=(0.25, 0.8), agree=0.0, cam=0.0),
-        Phase(steps=250, objects=(1, 3), scale=(0.25, 0.8), agree=0.3, cam=0.0),
-        Phase(steps=150, objects=(1, 4), scale=(0.2, 0.8), agree=0.3, cam=0.0),
-        Phase(steps=400, objects=(1, 4), scale=(0.2, 0.8), agree=0.3),
-        Phase(steps=300, objects=(1, 4), scale=(0.2, 0.8)),
-        Phase(steps=300, size=192, objects=(1, 5), scale=(0.1, 0.67), batch=192),
-    )
-    """Simple scenes first, then crowded ones, at last pictures as large as those of the dataset."""
+    recipe: Recipe = "dense"
+    """plain: contrastive terms alone, as public CLIPs have them; dense: further terms that make its maps sharp."""
+    phases: tuple[Phase, ...] = ()
+    """Phases instead of those of the recipe."""
     patch: int = 16
     """Side of a patch in pixels."""
     width: int = 192
@@ -62,17 +88,12 @@ class TrainConfig:
     """Side of the stored position grid; it is interpolated to the crop's."""
     embed: int = 192
     """Channels of the space shared with text."""
-    text_width: int = 128
+    text_width: int = 96
     """Channels of the text tower."""
     text_layers: int = 2
     """Blocks of the text tower."""
     lr: float = 2e-3
-    """Peak learning rate; cosine to a hundredth of it at `horizon`."""
-    horizon: int = 3600
-    """Step at which the cosine ends. The phases may end before: beyond 2500 steps labels are still found better, but
-    the maps shrink to the most telling parts of objects."""
-    warmup: int = 80
-    """Steps in which the rate rises from zero."""
+    """Peak learning rate."""
     weight_decay: float = 0.05
     """On matrices only."""
     whitening: int = 400
@@ -96,7 +117,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if not self.phases:
-            raise ConfigError("training needs at least one phase")
+            object.__setattr__(self, "phases", PHASES[self.recipe])
         for phase in self.phases:
             if phase.size % self.patch:
                 raise ConfigError("a crop must be whole patches", expected=f"a multiple of {self.patch}", found=phase)
@@ -118,7 +139,7 @@ class TrainConfig:
 
     def lr_at(self, step: int) -> float:
         """Learning rate of a step."""
-        if step < self.warmup:
-            return self.lr * (step + 1) / self.warmup
-        done = min((step - self.warmup) / max(self.horizon - self.warmup, 1), 1)
-        return self.lr * (0.01 + 0.99 * 0.5 * (1 + float(np.cos(np.pi * done))))
+        number, into = self.phase_at(step)
+        phase = self.phases[number]
+        begin, end = phase.lr
+        return self.lr * (begin + (end - begin) * into / phase.steps)
