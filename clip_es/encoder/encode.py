@@ -28,7 +28,7 @@ _PROMPTS_AT_ONCE = 64
 
 
 def load_encoder(weights: str | Path, *, device: str = "auto", config: EncoderConfig = _DEFAULT) -> Encoder:
-    """The encoder for an official name (`ViT-B/16`, ...), the packaged `scenes`, or a weights file.
+    """The encoder for an official name (`ViT-B/16`, ...), the packaged `scenes` and `scenes-plain`, or a weights file.
 
     `device` is `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, ...
     Raises WeightsError: the weights cannot be found or used. ConfigError: no such device.

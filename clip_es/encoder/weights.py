@@ -21,20 +21,19 @@ from clip_es.encoder.download import OFFICIAL, download
 from clip_es.encoder.layouts import to_openai
 from clip_es.encoder.vit import CLIP, TowerSizes
 from clip_es.errors import WeightsError, nearest
+from clip_es.scenes.weights import SHIPPED, load_scenes_state_dict, shipped_path
 
 _EXPECTED = "a CLIP ViT in the keys of OpenAI, open_clip or transformers: OpenAI's archive, .pt, .bin or .safetensors"
 _GET_ONE = f"Pass --weights with one of {', '.join(OFFICIAL)} to have the official file fetched, or another file."
 
 
 def load_weights(weights: str | Path) -> dict[str, Tensor]:
-    """State dict in OpenAI's layout for an official name (downloaded once), for `scenes`, or for a file.
+    """State dict in OpenAI's layout for an official name (downloaded once), for `scenes` or `scenes-plain`, or for a file.
 
     Raises WeightsError: no such name or file, or the file cannot be used.
     """
-    if weights == "scenes":
-        from clip_es.scenes.weights import load_scenes_state_dict
-
-        return checked(load_scenes_state_dict(), where="the packaged weights 'scenes'")
+    if isinstance(weights, str) and weights in SHIPPED:
+        return checked(load_scenes_state_dict(shipped_path(weights)), where=f"the packaged weights '{weights}'")
     official = {_plainly(name): name for name in OFFICIAL}
     if isinstance(weights, str) and _plainly(weights) in official:
         return read_state_dict(download(official[_plainly(weights)]))
@@ -57,7 +56,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             next_step="Name the file in it, for example model.safetensors.",
         )
     if not file.is_file():
-        hint = nearest(str(path), [*OFFICIAL, "scenes"])
+        hint = nearest(str(path), [*OFFICIAL, *SHIPPED])
         raise WeightsError(
             "no such weights file", where=file, expected=_EXPECTED, next_step=f"{hint} {_GET_ONE}".strip()
         )
@@ -100,7 +99,7 @@ def told_activation(weights: str | Path) -> Literal["quick_gelu", "gelu"] | None
     """The activation that a description beside a weights file names; None where nothing does.
 
     transformers' config.json has `hidden_act` for each tower, open_clip_config.json has `quick_gelu`. Official names,
-    `scenes` and files without such a neighbour are told nothing about.
+    the packaged ones and files without such a neighbour are told nothing about.
     """
     folder = Path(weights).expanduser().parent
     if not Path(weights).expanduser().is_file():

@@ -94,7 +94,7 @@ FITTING: dict[str, dict[str, float]] = {
 FITTING_RATE = 0.5
 """Share of the pictures with such a truth whose frame tells it."""
 
-_PLURALS = {"person": "people", "man": "men", "cattle": "cattle", "sheep": "sheep", "fish": "fish", "goldfish": "goldfish"}  # fmt: skip
+_PLURALS = {"person": "people", "man": "men"} | {name: name for name in ("cattle", "sheep", "fish", "goldfish")}
 _BEHIND = ("with {} behind", "in front of {}", "and {}", "with {}", "near {}", "against {}")
 _BEFORE = ("{} and", "{} with", "{} behind")
 _ARTICLED = {
@@ -151,9 +151,9 @@ def caption(
 ) -> Caption:
     """A sentence about a picture with these objects, visible background words and condition (`Scene.condition`).
 
-    A class whose objects cover 6 % of the picture is named in 96 of 100 sentences, one of a hundredth in 60, the largest
-    always. `background_rate` is the share of sentences that speak of the background; such a sentence names each visible
-    word with probability 0.85.
+    A class whose objects cover 6 % of the picture is named in 98 of 100 sentences, one of a hundredth in 61, the
+    largest always. `background_rate` is the share of sentences that speak of the background; such a sentence names
+    each visible word with probability 0.85.
     """
     groups: dict[int, list[Told]] = {}
     for thing in objects:

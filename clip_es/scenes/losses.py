@@ -1,13 +1,17 @@
-"""What the scenes CLIP is trained to do, in five terms. All of them see pictures, sentences and nothing else.
+"""What the scenes CLIPs are trained to do, in six terms. All of them see pictures, sentences and nothing else.
 
+Plain, the terms that public models are trained with:
 1. CLIP's symmetric InfoNCE between pictures and sentences, for the class token and for the mean of the patch tokens.
 2. The same between pictures and the nouns of the sentences (GroupViT).
-3. Nouns explain patches and patches explain nouns (`explain`), among the nouns of the batch (FILIP's maximum).
-4. Attention goes to patches that show the same (`disagree`), as the model itself reads them.
-5. GradCAM of a noun points at the patches the model reads as that noun (`mismatch`).
+3. The same between the patches of pictures and the nouns of sentences (`filip`).
 
-Terms 1 and 2 are how CLIPs are trained. Terms 3 to 5 stand in for what four hundred million photographs do: without
-them a model of this size knows what is in a picture, but its explanations light the background.
+Dense, terms of our own:
+4. Nouns explain patches and patches explain nouns of their own sentence (`explain`).
+5. Attention goes to patches that show the same (`disagree`), as the model itself reads them.
+6. GradCAM of a noun points at the patches the model reads as that noun (`mismatch`).
+
+Terms 4 to 6 stand in for what four hundred million photographs do: without them a model of this size knows what is in a
+picture, but its explanations are coarse.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
 def loss_of(model: CLIP, batch: Batch, phase: Phase, with_cam: bool) -> tuple[Tensor, dict[str, float]]:
     """The loss of a batch, and figures for the log.
 
-    `with_cam` says whether term 5, which costs a second derivative, is part of this step. The figures are the loss,
+    `with_cam` says whether term 6, which costs a second derivative, is part of this step. The figures are the loss,
     the temperature, the value of each further term, and for class token and patch mean the share of pictures whose best
     sentence (and whose best noun) is a right one.
     """
@@ -119,7 +123,6 @@ def filip(logits: Tensor, says: Tensor, same: Tensor) -> Tensor:
     patches are to their best noun of that sentence; a sentence is as near to a picture as, on average, its nouns are to
     their best patch. Source: Yao et al. 2022, equations 4 and 5, with nouns for tokens.
     """
-    b, patches, _ = logits.shape
     held = says.float()
     by_noun = (logits.amax(dim=1).float() @ (held / held.sum(1, keepdim=True)).T).T
     places = _places(says)
@@ -161,7 +164,7 @@ def disagree(attention: Tensor, reading: Tensor, placed: Tensor) -> Tensor:
     a name.
     """
     same = reading @ reading.transpose(1, 2)
-    among = attention * (1 - torch.eye(same.shape[-1]))
+    among = attention * (1 - torch.eye(same.shape[-1], device=same.device))
     agreed = (among * same).sum(-1) / among.sum(-1).clamp(min=1e-6)
     lost = -agreed.clamp(min=1e-6).log().mean(dim=-1).mean(dim=0)
     return (lost * placed).sum() / placed.sum().clamp(min=1)

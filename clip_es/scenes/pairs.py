@@ -173,6 +173,13 @@ class Batch:
     kept: Tensor | None
     """int64 [b k]: the patches that are seen, or None for all."""
 
+    def to(self, device: str) -> Batch:
+        """The same batch on a device."""
+        if device == "cpu":
+            return self
+        moved = {name: value if value is None else value.to(device) for name, value in vars(self).items()}
+        return Batch(**moved)
+
 
 def make_batch(config: TrainConfig, shards: Sequence[Shard], step: int, words: Words) -> Batch:
     """The batch of a step: cropped, flipped and tinted pictures with fresh captions."""

@@ -1,4 +1,4 @@
-"""How the scenes CLIPs are trained: two recipes, their phases and every setting, with the values of the shipped models."""
+"""How the scenes CLIPs are trained: two recipes, their phases, every setting with the value of the shipped models."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ class TrainConfig:
 
     recipe: Recipe = "dense"
     """plain: contrastive terms alone, as public CLIPs have them; dense: further terms that make its maps sharp."""
-    phases: tuple[Phase, ...] = ()
-    """Phases instead of those of the recipe."""
+    instead: tuple[Phase, ...] = ()
+    """Phases that take the place of the recipe's."""
     patch: int = 16
     """Side of a patch in pixels."""
     width: int = 192
@@ -110,14 +110,14 @@ class TrainConfig:
     """Matrix products in bfloat16; weights and loss stay float32."""
     threads: int = 1
     """Threads of the matrix products."""
+    device: str = "cpu"
+    """cpu, cuda, or cuda:1 and so on. Another device adds up in another order, so it gives an equivalent model."""
     draw_ahead: bool = True
     """Draw coming scenes in a second process. It changes nothing but the time."""
     save_every: int = 100
     """Steps between checkpoints."""
 
     def __post_init__(self) -> None:
-        if not self.phases:
-            object.__setattr__(self, "phases", PHASES[self.recipe])
         for phase in self.phases:
             if phase.size % self.patch:
                 raise ConfigError("a crop must be whole patches", expected=f"a multiple of {self.patch}", found=phase)
@@ -125,9 +125,20 @@ class TrainConfig:
                 raise ConfigError("keep is a share of the patches, above 0 up to 1", found=phase)
 
     @property
+    def phases(self) -> tuple[Phase, ...]:
+        """What is done, in order."""
+        return self.instead or PHASES[self.recipe]
+
+    @property
     def steps(self) -> int:
         """Steps of all phases together."""
         return sum(phase.steps for phase in self.phases)
+
+    @property
+    def trunk_steps(self) -> int:
+        """Steps of the phases that the recipes share; 0 where this config has others."""
+        shared = self.phases[: len(_TRUNK)]
+        return sum(phase.steps for phase in shared) if shared == _TRUNK else 0
 
     def phase_at(self, step: int) -> tuple[int, int]:
         """Number of the phase of a step, and how many steps into it."""

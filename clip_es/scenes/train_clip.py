@@ -1,10 +1,12 @@
-"""Train the small CLIP of the scenes from scratch, on pictures and captions alone.
+"""Train a small CLIP of the scenes from scratch, on pictures and captions alone.
 
-    clip-es scenes train-clip --out runs/scenes-clip
+    clip-es scenes train-clip --recipe plain --out runs/scenes-plain
+    clip-es scenes train-clip --recipe dense --out runs/scenes-dense --trunk runs/scenes-plain/trunk.pt
 
 Nothing but (picture, sentence) pairs reaches the model: no mask, no box, no class head. `recipe` has the settings,
 `pairs` what is seen, `losses` what is asked. Every step follows from (seed, step), so a run that was stopped ends with
-the weights of one that was not.
+the weights of one that was not. Both recipes begin with the same phases, after which a run leaves trunk.pt; the other
+recipe may continue from there instead of taking the same steps again.
 
 Source: Radford et al. 2021 (loss, temperature); GroupViT, Xu et al. 2022 (nouns of captions in prompts); FILIP, Yao et
 al. 2022 (best patch of a word); FLIP, Li et al. 2023 (patches dropped while training); Muon, Jordan et al. 2024.
@@ -103,23 +105,29 @@ def train(
     *,
     stop_after: int | None = None,
     report: Callable[[int, dict[str, float]], None] | None = None,
+    trunk: Path | None = None,
 ) -> Path:
     """Train, or go on training, in folder `out`. Returns the weights file, scenes_clip.safetensors.
 
-    The folder holds checkpoint.pt (replaced atomically every `save_every` steps) and, from the first checkpoint on,
-    the weights so far. Calling again continues. `stop_after` ends the call after that many steps, with a checkpoint.
-    `report` is called with the step and its figures (loss, hit rates, rate in pictures a second).
-    Raises WeightsError: the checkpoint in `out` is damaged or of another config.
+    The folder holds checkpoint.pt (replaced atomically every `save_every` steps), from the first checkpoint on the
+    weights so far, and trunk.pt once the phases that the recipes share are done. Calling again continues. Where `out`
+    has no checkpoint, training begins from `trunk`, a checkpoint of any recipe, provided that what was done for it is
+    what this config begins with. `stop_after` ends the call after that many steps, with a checkpoint. `report` is
+    called with the step and its figures (loss, hit rates, rate in pictures a second).
+    Raises WeightsError: the checkpoint is missing, damaged, or of another config.
     """
     import torch
 
     torch.set_num_threads(config.threads)
     words = Words()
-    model = build(config, words)
+    model = build(config, words).to(config.device)
     optimisers = _optimisers(config, model)
     run = _Run(model, optimisers)
     out.mkdir(parents=True, exist_ok=True)
-    _restore(run, config, out / "checkpoint.pt")
+    if (out / "checkpoint.pt").exists():
+        _restore(run, config, out / "checkpoint.pt")
+    elif trunk is not None:
+        _restore(run, config, trunk)
     weights = out / "scenes_clip.safetensors"
     end = config.steps if stop_after is None else min(run.step + stop_after, config.steps)
     if run.step >= end:
@@ -129,11 +137,13 @@ def train(
         while run.step < end:
             begun = time.perf_counter()
             batch = make_batch(config, pool.shards(run.step), run.step, words)
-            figures = _step(run, config, batch)
+            figures = _step(run, config, batch.to(config.device))
             figures["rate"] = len(batch.pixels) / (time.perf_counter() - begun)
             run.step += 1
             if report:
                 report(run.step, figures)
+            if run.step == config.trunk_steps:
+                _save(run, config, out / "trunk.pt")
             if run.step % config.save_every == 0 or run.step == end:
                 _save(run, config, out / "checkpoint.pt")
                 save_scenes_weights(model.state_dict(), words.rows, weights)
@@ -169,7 +179,7 @@ def _step(run: _Run, config: TrainConfig, batch: Batch) -> dict[str, float]:
         for group in optimiser.param_groups:
             group["lr"] = config.lr_at(run.step)
     phase = config.phases[config.phase_at(run.step)[0]]
-    with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+    with torch.autocast(config.device.split(":")[0], torch.bfloat16, enabled=config.bfloat16):
         loss, figures = loss_of(run.model, batch, phase, with_cam=run.step % 2 == 0)
     run.model.zero_grad(set_to_none=True)
     loss.backward()
@@ -183,26 +193,28 @@ def _save(run: _Run, config: TrainConfig, path: Path) -> None:
     import torch
 
     part = path.with_name(path.name + ".part")
-    state = {"step": run.step, "config": asdict(config), "model": run.model.state_dict()}
+    state = {"step": run.step, "config": _told(config), "model": run.model.state_dict()}
     torch.save(state | {"optimisers": [optimiser.state_dict() for optimiser in run.optimisers]}, part)
     part.replace(path)
 
 
-_FREE = ("threads", "draw_ahead", "save_every")
-"""Settings that may differ between the parts of a run: they change the time, not the result."""
+_FREE = ("recipe", "instead", "phases", "threads", "device", "draw_ahead", "save_every")
+"""Settings that may differ between the parts of a run: they change the time, not the result. Phases are compared apart,
+as far as they were begun."""
 
 
 def _restore(run: _Run, config: TrainConfig, path: Path) -> None:
     import torch
 
-    if not path.exists():
-        return
     try:
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises many kinds for a damaged archive
         raise WeightsError("the checkpoint cannot be read", where=path, found=error, next_step="Remove it.") from error
-    then, now = state["config"], asdict(config)
-    changed = [name for name in now if name not in _FREE and _plain(then.get(name)) != _plain(now[name])]
+    then, now = _plain(state["config"]), _plain(_told(config))
+    changed = [name for name in now if name not in _FREE and then.get(name) != now[name]]
+    begun = _begun(then["phases"], state["step"])
+    if then["phases"][:begun] != now["phases"][:begun]:
+        changed.append("phases")
     if changed:
         raise WeightsError(
             "the checkpoint belongs to another config",
@@ -215,6 +227,20 @@ def _restore(run: _Run, config: TrainConfig, path: Path) -> None:
     for optimiser, held in zip(run.optimisers, state["optimisers"], strict=True):
         optimiser.load_state_dict(held)
     run.step = state["step"]
+
+
+def _told(config: TrainConfig) -> dict[str, Any]:
+    """The settings and the phases, as plain values."""
+    return asdict(config) | {"phases": [asdict(phase) for phase in config.phases]}
+
+
+def _begun(phases: list[dict[str, Any]], step: int) -> int:
+    """How many phases have seen a step after `step` steps."""
+    for number, phase in enumerate(phases):
+        if step <= 0:
+            return number
+        step -= phase["steps"]
+    return len(phases)
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The scenes CLIP that ships with the package: OpenAI's keys, float16, without the rows of tokens it never saw."""
+"""The scenes CLIPs that ship with the package: OpenAI's keys, float16, without the rows of tokens they never saw."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ VOCABULARY = 49408
 """Rows of the token embedding of OpenAI's CLIP."""
 
 
-def shipped_path() -> Path:
-    """Where the shipped file lies."""
-    return Path(str(files("clip_es.scenes") / "data" / "scenes_clip.safetensors"))
+SHIPPED = {"scenes": "scenes_clip.safetensors", "scenes-plain": "scenes_clip_plain.safetensors"}
+"""The names of the packaged CLIPs, trained by the recipes dense and plain, and their files."""
+
+
+def shipped_path(name: str = "scenes") -> Path:
+    """Where a packaged CLIP lies, by its name in SHIPPED."""
+    return Path(str(files("clip_es.scenes") / "data" / SHIPPED[name]))
 
 
 def shipped_decoder_path() -> Path:

@@ -31,10 +31,16 @@ class ScenesMake:
 
 @dataclass(frozen=True, kw_only=True)
 class ScenesTrainClip:
-    """Train the scenes CLIP from scratch on drawn pictures and their captions; continues from its last checkpoint."""
+    """Train a scenes CLIP from scratch on drawn pictures and their captions; continues from its last checkpoint.
+
+    Two recipes: plain has contrastive terms alone, as public CLIPs have them; dense goes on with terms of our own that
+    make its maps sharp. Their first phases are the same, and a run leaves trunk.pt after them.
+    """
 
     out: Path = Path("runs/scenes-clip")
     """Folder of checkpoints and of the finished scenes_clip.safetensors."""
+    trunk: Path | None = None
+    """trunk.pt of a run of either recipe, to begin from instead of taking the shared steps again."""
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
     def run(self) -> int:
@@ -43,6 +49,7 @@ class ScenesTrainClip:
             path = train(
                 self.train,
                 self.out,
+                trunk=self.trunk,
                 report=lambda step, figures: progress.update(
                     progress.task_ids[0], completed=step, description=f"loss {figures['loss']:.2f}"
                 ),

@@ -71,5 +71,3 @@ def light(colour: np.ndarray, by: Number = 0.4) -> np.ndarray:
 GLASS = np.array([150, 190, 214], np.float32)
 TYRE = np.array([34, 32, 36], np.float32)
 SKIN = tuple(np.array(c, np.float32) for c in ((236, 192, 160), (204, 150, 112), (150, 100, 70), (98, 66, 48)))
-
-
