@@ -76,11 +76,11 @@ TEMPLATES: dict[str, float] = {
 
 FITTING: dict[str, dict[str, float]] = {
     "near": {"a close-up photo of {}.": 3, "a close-up of {}.": 1, "{} up close.": 1, "nothing but {}.": 1},
-    "large": {"a photo of a large {}.": 2, "a large {}.": 1},
-    "small": {"a photo of a small {}.": 2, "a small {} seen from afar.": 1, "a photo of a hard to see {}.": 1},
+    "large": {"a photo of a large [].": 2, "a large [].": 1},
+    "small": {"a photo of a small [].": 2, "a small [] seen from afar.": 1, "a photo of a hard to see [].": 1},
     "cut": {"a cropped photo of {}.": 1},
-    "alone": {"a photo of one {}.": 2, "a clean photo of {}.": 1},
-    "many": {"a photo of many {}.": 2, "many {}.": 1},
+    "alone": {"a photo of one [].": 2, "a clean photo of {}.": 1},
+    "many": {"a photo of many [].": 2, "many [].": 1},
     "more": {"{} and other things.": 4, "{} with its surroundings.": 1, "{} somewhere in the picture.": 2},
     "busy": {"a busy scene with {}.": 3, "a crowded picture with {}.": 1},
     "dark": {"a dark photo of {}.": 1, "{} at night.": 1},
@@ -89,7 +89,7 @@ FITTING: dict[str, dict[str, float]] = {
     "grainy": {"a grainy photo of {}.": 1, "a low resolution photo of {}.": 1},
     "black and white": {"a black and white photo of {}.": 1},
 }
-"""Frames by what must be true of the picture. Those with an article of their own are about one thing alone."""
+"""Frames by what must be true of the picture. `[]` stands for a noun without its article, the only one then named."""
 
 FITTING_RATE = 0.5
 """Share of the pictures with such a truth whose frame tells it."""
@@ -169,9 +169,9 @@ def caption(
     if truths and rng.random() < FITTING_RATE:
         truth = truths[int(rng.integers(len(truths)))]
         frame = _draw(rng, FITTING[truth])
-        if "a {}" in frame or "one {}" in frame or "many {}" in frame:
+        if "[]" in frame:
             noun = _plural(nouns[0]) if truth == "many" else nouns[0]
-            return Caption(frame.format(noun), nouns[:1], ())
+            return Caption(frame.replace("[]", noun), nouns[:1], ())
     coloured = rng.random() < 0.3
     things = []
     for kind, name in zip(kinds, nouns, strict=True):
@@ -229,7 +229,7 @@ def prompt(rng: np.random.Generator, noun: str) -> str:
 def all_words() -> list[str]:
     """Every word a caption can hold, in alphabetical order; with these a tokenizer's vocabulary can be cut down."""
     frames = [*TEMPLATES, *(frame for group in FITTING.values() for frame in group)]
-    texts = [template.format("a an the and two three four five many") for template in frames]
+    texts = [template.replace("[]", "").format("a an the and two three four five many") for template in frames]
     texts += [part.format("") for part in (*_BEHIND, *_BEFORE)]
     for names in NAMES.values():
         texts += [word for name in names for word in (name, _plural(name))]

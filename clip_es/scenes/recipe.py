@@ -47,9 +47,9 @@ class Phase:
 
 _TRUNK = (
     Phase(steps=100, lr=(0.02, 1.0), objects=(1, 1), scale=(0.4, 0.95), extremes=0.0, background_rate=0.5),
-    Phase(steps=200, objects=(1, 1), scale=(0.4, 0.95), extremes=0.0, background_rate=0.5),
+    Phase(steps=150, objects=(1, 1), scale=(0.4, 0.95), extremes=0.0, background_rate=0.5),
     Phase(steps=900, objects=(1, 3), scale=(0.25, 0.85), extremes=0.3),
-    Phase(steps=800, objects=(1, 4), scale=(0.2, 0.8), extremes=0.6),
+    Phase(steps=850, objects=(1, 4), scale=(0.2, 0.8), extremes=0.6),
 )
 """What both recipes begin with: simple scenes first, then crowded ones."""
 
