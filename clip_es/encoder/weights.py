@@ -28,7 +28,7 @@ _GET_ONE = f"Pass --weights with one of {', '.join(OFFICIAL)} to have the offici
 
 
 def load_weights(weights: str | Path) -> dict[str, Tensor]:
-    """State dict in OpenAI's layout for an official name (downloaded once), for `scenes` or `scenes-plain`, or for a file.
+    """State dict in OpenAI's layout for an official name (downloaded once), a packaged one (`scenes`), or a file.
 
     Raises WeightsError: no such name or file, or the file cannot be used.
     """
