@@ -17,7 +17,8 @@ from clip_es.encoder.capture import normalised
 from clip_es.errors import ConfigError, ShapeError
 from clip_es.metrics.labels import label_scores, reliability
 from clip_es.prompts import build_bank, load_vocabulary
-from clip_es.scenes.draw import SceneConfig, _background, draw_scene
+from clip_es.scenes.backgrounds import background
+from clip_es.scenes.draw import SceneConfig, draw_scene
 from clip_es.tagging import (
     TaggingConfig,
     carry,
@@ -359,7 +360,7 @@ def test_an_empty_landscape_gets_no_label(scenes):
     encoder, bank = scenes
     rng = np.random.default_rng(0)
     for upper, lower in (("sky", "grass"), ("wall", "floor"), ("mountain", "sea")):
-        canvas = _background(rng, (192, 208), upper, lower)[0]
+        canvas = background(rng, (192, 208), upper, lower)[0]
         picture = picture_of(np.clip(canvas, 0, 255).astype(np.uint8), 16)
         tags = tag(encoder, picture, encoder.encode([picture.patches])[0], bank)
         assert tags.class_ids == ()
