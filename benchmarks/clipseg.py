@@ -52,7 +52,8 @@ def main() -> None:
     root = make(args.root, ScenesConfig(train=0, val=args.pictures, seed=SEED))
     vocabulary = load_vocabulary("scenes")
     dataset = voc(root, "val", class_id=vocabulary.class_id)
-    print("\none-shot, 4 folds of 3 classes (per cent)          mIoU   best at    AP")
+    folds = f"4 folds of {len(CLASSES) // 4} classes"
+    print(f"\n{f'one-shot, {folds} (per cent)':50}   mIoU   best at    AP")
     for prompt in ("example", "text"):
         mean = one_shot(encoder, decoder, dataset, CLASSES, OneShotConfig(prompt=prompt, least_pixels=500)).mean()
         values = (100 * mean[name] for name in ("miou", "best_miou"))

@@ -152,7 +152,7 @@ def caption(
     """A sentence about a picture with these objects, visible background words and condition (`Scene.condition`).
 
     A class whose objects cover 6 % of the picture is named in 98 of 100 sentences, one of a hundredth in 61, the
-    largest always. `background_rate` is the share of sentences that speak of the background; such a sentence names
+    largest always. `background_rate` is the share of sentences that mention the background; such a sentence names
     each visible word with probability 0.85.
     """
     groups: dict[int, list[Told]] = {}

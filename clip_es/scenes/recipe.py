@@ -32,7 +32,7 @@ class Phase:
     batch: int = 256
     """Pairs in a batch."""
     background_rate: float = 0.75
-    """Share of the captions that speak of the background."""
+    """Share of the captions that mention the background."""
     filip: float = 0.5
     """Weight of FILIP's contrast of single patches with nouns; 0 leaves it out."""
     explain: float = 0.0

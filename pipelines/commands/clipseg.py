@@ -38,7 +38,7 @@ class _Model:
     """The encoder and the decoder."""
 
     weights: str = "scenes"
-    """The frozen CLIP: scenes (in the package), ViT-B/16, ..., or a file."""
+    """The frozen CLIP: scenes or scenes-plain (in the package), ViT-B/16, ..., or a file."""
     decoder: str = "scenes"
     """scenes (in the package), or a file: the authors' .pth, the transformers port's, or one of `train-clipseg`."""
     layers: tuple[int, ...] | None = None

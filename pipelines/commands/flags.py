@@ -12,7 +12,7 @@ from clip_es.prompts.templates import PACKAGED as TEMPLATES
 from clip_es.prompts.vocabulary import PACKAGED
 from clip_es.records.labels.formats import LABEL_FORMATS, LabelFormatName
 
-_WEIGHTS = f"{', '.join(OFFICIAL)} (each fetched once), scenes (in the package), or a file."
+_WEIGHTS = f"{', '.join(OFFICIAL)} (each fetched once), scenes or scenes-plain (in the package), or a file."
 _KNOWN = "; ".join(f"{name}: {what}" for name, what in PACKAGED.items())
 _OTHERS = "a YAML file, a text file with one name per line, or names such as cat,dog"
 

@@ -39,7 +39,7 @@ class Ladder:
         default_factory=lambda: ScenesConfig(train=300, val=300)
     )
     weights: str = "scenes"
-    """scenes (in the package), or a file."""
+    """scenes or scenes-plain (in the package), or a file."""
     vocabulary: str = "scenes"
     """Name of a vocabulary or a YAML file."""
     out: Path | None = None

@@ -46,7 +46,7 @@ class _Train:
     out: Path
     """Folder of the checkpoint and of decoder.safetensors. The same call continues."""
     weights: str = "ViT-B/16"
-    """The frozen CLIP: ViT-B/16, ..., scenes (in the package), or a file."""
+    """The frozen CLIP: ViT-B/16, ..., scenes or scenes-plain (in the package), or a file."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     half: bool = False
@@ -95,7 +95,7 @@ class TrainClipSegScenes(_Train):
     out: Path = Path("runs/clipseg-scenes")
     """Folder of the checkpoint and of decoder.safetensors. The same call continues."""
     weights: str = "scenes"
-    """The frozen CLIP: scenes (in the package), ViT-B/16, ..., or a file."""
+    """The frozen CLIP: scenes or scenes-plain (in the package), ViT-B/16, ..., or a file."""
     scenes: Annotated[ScenePhrasesConfig, tyro.conf.arg(name="scenes")] = field(default_factory=ScenePhrasesConfig)
     val_pictures: int = 60
     """Other scenes, for the validation."""
