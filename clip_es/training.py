@@ -71,6 +71,8 @@ class Plan:
     free: tuple[str, ...] = ()
     """Names in `config` that may differ between the parts of a training: they change the time, not the result."""
     device: torch.device | str = "cpu"
+    save_at: tuple[int, ...] = ()
+    """Further steps that make a checkpoint."""
 
 
 def train(
@@ -81,11 +83,13 @@ def train(
     batches: Callable[[int, int], AbstractContextManager[Iterable[Any]]] | None = None,
     stop_after: int | None = None,
     report: Report | None = None,
+    begin_from: Path | None = None,
 ) -> int:
     """Train, or go on training, in folder `out`. Returns the number of steps done in all.
 
     `batches(start, end)` opens the batches of those steps, in their order; threads or processes that read ahead live
-    as long as the context. None: the task makes its own. `stop_after` ends the call after that many steps.
+    as long as the context. None: the task makes its own. `stop_after` ends the call after that many steps. Where `out`
+    has no checkpoint, training goes on from the one at `begin_from`, if given.
     The figures of a step gain `seconds`, the time spent in steps so far, over all parts.
     SIGINT and SIGTERM let the running step end, write a checkpoint and raise KeyboardInterrupt; a second SIGINT does
     not wait.
@@ -99,8 +103,10 @@ def train(
         raise ConfigError("another process trains in this folder", where=out, found=Lock.holder(out, "train"))
     with lock:
         names_in(out)  # listing clears what a writer that died has left
-        step, seconds = _restore(task, out / CHECKPOINT, plan)
-        if step == plan.steps:
+        own = (out / CHECKPOINT).exists()
+        path = out / CHECKPOINT if own else begin_from
+        step, seconds = (0, 0.0) if path is None else _restore(task, path, plan)
+        if own:
             task.save(out, step)  # the call before may have been stopped between its last checkpoint and this
         end = plan.steps if stop_after is None else min(step + stop_after, plan.steps)
         opened = nullcontext(range(step, end)) if batches is None else batches(step, end)
@@ -120,7 +126,7 @@ def train(
                 task.after(step, figures)
                 if report:
                     report(step, figures)
-                if step % plan.save_every == 0 or step == end or stop.asked:
+                if step % plan.save_every == 0 or step in plan.save_at or step == end or stop.asked:
                     seconds, begun = figures["seconds"], time.perf_counter()
                     _save(task, out, plan, step, seconds)
                 stop.obey()
@@ -176,9 +182,7 @@ def _save(task: Task, out: Path, plan: Plan, step: int, seconds: float) -> None:
 
 
 def _restore(task: Task, path: Path, plan: Plan) -> tuple[int, float]:
-    """Give the task the state of the checkpoint, if there is one. Returns steps and seconds. Raises WeightsError."""
-    if not path.exists():
-        return 0, 0.0
+    """Give the task the state of the checkpoint. Returns steps and seconds. Raises WeightsError."""
     try:
         state = torch.load(path, map_location=plan.device, weights_only=True)
         step, then = int(state["step"]), {**state["config"], **state.get("identity", {})}

@@ -14,9 +14,9 @@ al. 2022 (best patch of a word); FLIP, Li et al. 2023 (patches dropped while tra
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,9 @@ from clip_es.scenes.draw import SceneConfig, draw_scene
 from clip_es.scenes.pairs import PIXEL_MEAN, PIXEL_STD, Batch, Pool, Words, make_batch
 from clip_es.scenes.recipe import Phase, TrainConfig
 from clip_es.scenes.weights import save_scenes_weights
+from clip_es.store.disk import write_atomic
+from clip_es.training import CHECKPOINT, Plan, Report, plain
+from clip_es.training import train as run_loop
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,13 +93,76 @@ def _whitening(config: TrainConfig) -> Tensor:
     return filters.T.reshape(config.width, 3, p, p)
 
 
-@dataclass
-class _Run:
-    """What a checkpoint holds."""
+class _Training:
+    """The model and its optimisers, as the loop of `clip_es.training` wants them."""
 
-    model: CLIP
-    optimisers: list[Any]
-    step: int = 0
+    def __init__(self, config: TrainConfig, words: Words) -> None:
+        self.config, self.words = config, words
+        self.model = build(config, words).to(config.device)
+        self.optimisers = _optimisers(config, self.model)
+
+    def advance(self, step: int, batch: Batch) -> dict[str, float]:
+        import torch
+
+        from clip_es.scenes.losses import loss_of
+
+        config = self.config
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = config.lr_at(step)
+        phase = config.phases[config.phase_at(step)[0]]
+        with torch.autocast(config.device.split(":")[0], torch.bfloat16, enabled=config.bfloat16):
+            loss, figures = loss_of(self.model, batch, phase, with_cam=step % 2 == 0)
+        self.model.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimiser in self.optimisers:
+            optimiser.step()
+        return figures
+
+    def after(self, step: int, figures: dict[str, float]) -> None:
+        """Nothing is validated: what is reported are the figures of the step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises WeightsError: what was done for this state is not what this config begins with."""
+        then, now = plain(state["config"]["phases"]), _told(self.config)["phases"]
+        begun = _begun(then, state["step"])
+        if then[:begun] != now[:begun]:
+            raise WeightsError(
+                "the checkpoint belongs to a training with other phases",
+                where=f"after step {state['step']}",
+                expected=now[:begun],
+                found=then[:begun],
+                next_step="Train into another folder.",
+            )
+        self.model.load_state_dict(state["model"])
+        for optimiser, held in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(held)
+
+    def save(self, out: Path, step: int) -> None:
+        if step == self.config.trunk_steps:
+            write_atomic(out / "trunk.pt", (out / CHECKPOINT).read_bytes(), durable=True)
+        save_scenes_weights(self.model.state_dict(), self.words.rows, out / "scenes_clip.safetensors")
+
+    @contextmanager
+    def batches(self, out: Path, start: int, end: int) -> Iterator[Iterator[Batch]]:
+        """Those of the steps from `start` to before `end`."""
+        if start == end:
+            yield iter(())
+            return
+        config, pool = self.config, Pool(self.config, out / "pool", start)
+        try:
+            yield (
+                make_batch(config, pool.shards(step), step, self.words).to(config.device) for step in range(start, end)
+            )
+        finally:
+            pool.close()
 
 
 def train(
@@ -104,52 +170,41 @@ def train(
     out: Path,
     *,
     stop_after: int | None = None,
-    report: Callable[[int, dict[str, float]], None] | None = None,
+    report: Report | None = None,
     trunk: Path | None = None,
 ) -> Path:
     """Train, or go on training, in folder `out`. Returns the weights file, scenes_clip.safetensors.
 
-    The folder holds checkpoint.pt (replaced atomically every `save_every` steps), from the first checkpoint on the
-    weights so far, and trunk.pt once the phases that the recipes share are done. Calling again continues. Where `out`
-    has no checkpoint, training begins from `trunk`, a checkpoint of any recipe, provided that what was done for it is
-    what this config begins with. `stop_after` ends the call after that many steps, with a checkpoint. `report` is
-    called with the step and its figures (loss, hit rates, rate in pictures a second).
-    Raises WeightsError: the checkpoint is missing, damaged, or of another config.
+    The folder holds checkpoint.pt (replaced whole every `save_every` steps), from the first checkpoint on the weights
+    so far, and trunk.pt once the phases that the recipes share are done. Calling again continues. Where `out` has no
+    checkpoint, training begins from `trunk`, a checkpoint of any recipe, provided that what was done for it is what
+    this config begins with. `stop_after` ends the call after that many steps. `report` is called with the step and its
+    figures (loss, hit rates, seconds so far).
+    Raises WeightsError: the checkpoint is missing, damaged, or of another config. ConfigError: another process trains.
     """
     import torch
 
     torch.set_num_threads(config.threads)
-    words = Words()
-    model = build(config, words).to(config.device)
-    optimisers = _optimisers(config, model)
-    run = _Run(model, optimisers)
-    out.mkdir(parents=True, exist_ok=True)
-    if (out / "checkpoint.pt").exists():
-        _restore(run, config, out / "checkpoint.pt")
-    elif trunk is not None:
-        _restore(run, config, trunk)
-    weights = out / "scenes_clip.safetensors"
-    end = config.steps if stop_after is None else min(run.step + stop_after, config.steps)
-    if run.step >= end:
-        return weights
-    pool = Pool(config, out / "pool", run.step)
-    try:
-        while run.step < end:
-            begun = time.perf_counter()
-            batch = make_batch(config, pool.shards(run.step), run.step, words)
-            figures = _step(run, config, batch.to(config.device))
-            figures["rate"] = len(batch.pixels) / (time.perf_counter() - begun)
-            run.step += 1
-            if report:
-                report(run.step, figures)
-            if run.step == config.trunk_steps:
-                _save(run, config, out / "trunk.pt")
-            if run.step % config.save_every == 0 or run.step == end:
-                _save(run, config, out / "checkpoint.pt")
-                save_scenes_weights(model.state_dict(), words.rows, weights)
-    finally:
-        pool.close()
-    return weights
+    training = _Training(config, Words())
+    plan = Plan(
+        config.steps,
+        config.save_every,
+        config.seed,
+        _told(config),
+        free=_FREE,
+        device=config.device,
+        save_at=(config.trunk_steps,),
+    )
+    run_loop(
+        training,
+        out,
+        plan,
+        batches=lambda start, end: training.batches(out, start, end),
+        stop_after=stop_after,
+        report=report,
+        begin_from=trunk,
+    )
+    return out / "scenes_clip.safetensors"
 
 
 def _optimisers(config: TrainConfig, model: CLIP) -> list[Any]:
@@ -170,68 +225,14 @@ def _optimisers(config: TrainConfig, model: CLIP) -> list[Any]:
     ]
 
 
-def _step(run: _Run, config: TrainConfig, batch: Batch) -> dict[str, float]:
-    import torch
-
-    from clip_es.scenes.losses import loss_of
-
-    for optimiser in run.optimisers:
-        for group in optimiser.param_groups:
-            group["lr"] = config.lr_at(run.step)
-    phase = config.phases[config.phase_at(run.step)[0]]
-    with torch.autocast(config.device.split(":")[0], torch.bfloat16, enabled=config.bfloat16):
-        loss, figures = loss_of(run.model, batch, phase, with_cam=run.step % 2 == 0)
-    run.model.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
-    for optimiser in run.optimisers:
-        optimiser.step()
-    return figures
-
-
-def _save(run: _Run, config: TrainConfig, path: Path) -> None:
-    import torch
-
-    part = path.with_name(path.name + ".part")
-    state = {"step": run.step, "config": _told(config), "model": run.model.state_dict()}
-    torch.save(state | {"optimisers": [optimiser.state_dict() for optimiser in run.optimisers]}, part)
-    part.replace(path)
-
-
 _FREE = ("recipe", "instead", "phases", "threads", "device", "draw_ahead", "save_every")
 """Settings that may differ between the parts of a run: they change the time, not the result. Phases are compared apart,
 as far as they were begun."""
 
 
-def _restore(run: _Run, config: TrainConfig, path: Path) -> None:
-    import torch
-
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # torch raises many kinds for a damaged archive
-        raise WeightsError("the checkpoint cannot be read", where=path, found=error, next_step="Remove it.") from error
-    then, now = _plain(state["config"]), _plain(_told(config))
-    changed = [name for name in now if name not in _FREE and then.get(name) != now[name]]
-    begun = _begun(then["phases"], state["step"])
-    if then["phases"][:begun] != now["phases"][:begun]:
-        changed.append("phases")
-    if changed:
-        raise WeightsError(
-            "the checkpoint belongs to another config",
-            where=path,
-            expected={name: now[name] for name in changed},
-            found={name: then.get(name) for name in changed},
-            next_step="Train into another folder.",
-        )
-    run.model.load_state_dict(state["model"])
-    for optimiser, held in zip(run.optimisers, state["optimisers"], strict=True):
-        optimiser.load_state_dict(held)
-    run.step = state["step"]
-
-
 def _told(config: TrainConfig) -> dict[str, Any]:
     """The settings and the phases, as plain values."""
-    return asdict(config) | {"phases": [asdict(phase) for phase in config.phases]}
+    return plain(asdict(config) | {"phases": [asdict(phase) for phase in config.phases]})
 
 
 def _begun(phases: list[dict[str, Any]], step: int) -> int:
@@ -241,10 +242,3 @@ def _begun(phases: list[dict[str, Any]], step: int) -> int:
             return number
         step -= phase["steps"]
     return len(phases)
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, all the way down, for comparison."""
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value

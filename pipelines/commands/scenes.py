@@ -10,7 +10,7 @@ import tyro
 
 from clip_es.pipelines.console import bar, say
 from clip_es.scenes.dataset import ScenesConfig, make
-from clip_es.scenes.train_clip import TrainConfig, train
+from clip_es.scenes.recipe import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +45,16 @@ class ScenesTrainClip:
 
     def run(self) -> int:
         """Train to the end, or continue."""
+        from clip_es.scenes.train_clip import train
+
+        seconds = 0.0
+
+        def report(step: int, figures: dict[str, float]) -> None:
+            nonlocal seconds
+            seconds = figures["seconds"]
+            progress.update(progress.task_ids[0], completed=step, description=f"loss {figures['loss']:.2f}")
+
         with bar("steps", sum(phase.steps for phase in self.train.phases)) as progress:
-            path = train(
-                self.train,
-                self.out,
-                trunk=self.trunk,
-                report=lambda step, figures: progress.update(
-                    progress.task_ids[0], completed=step, description=f"loss {figures['loss']:.2f}"
-                ),
-            )
-        say(f"Weights: {path}")
+            path = train(self.train, self.out, trunk=self.trunk, report=report)
+        say(f"Weights: {path}" + (f" ({seconds / 60:.0f} minutes)" if seconds else ""))
         return 0
