@@ -26,7 +26,7 @@ model = dict(
         in_index=[0, 1, 2],
         channels=64,
         dropout_ratio=0.0,
-        num_classes=13,
+        num_classes=33,
         norm_cfg=dict(type="BN", requires_grad=True),
         align_corners=False,
         loss_decode=dict(type="ConfidenceGuidedLoss", mode="hard", threshold=0.95),
@@ -38,7 +38,8 @@ model = dict(
 metainfo = dict(
     classes=(
         "background", "aeroplane", "bird", "boat", "bottle", "car", "cat", "cow", "person", "plant", "sheep", "train",
-        "television",
+        "television", "bicycle", "bus", "chair", "dog", "horse", "motorbike", "sofa", "table", "truck", "helicopter",
+        "duck", "fish", "elephant", "rabbit", "tree", "house", "umbrella", "cup", "clock", "lamp",
     )
 )
 # fmt: on

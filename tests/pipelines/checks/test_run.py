@@ -203,7 +203,7 @@ def test_a_run_that_does_not_name_classes_or_pictures_says_what_was_not_looked_a
 
 def test_a_packaged_vocabulary_is_known_by_name(run):
     (run / "run.yaml").write_text("about: {vocabulary: scenes}\n")
-    assert len(check_run(run).classes) == 13
+    assert len(check_run(run).classes) == 33
 
 
 def test_no_run_and_an_empty_run_are_refused(run, tmp_path):
