@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=100)
     parser.add_argument("--decoder", type=Path, default=shipped_decoder_path())
-    parser.add_argument("--weights", default="scenes", help="scenes, scenes-plain, or a file: the CLIP below the decoder")
+    parser.add_argument("--weights", default="scenes", help="the CLIP below the decoder: a name or a file")
     parser.add_argument("--without", type=Path, help="a decoder that never saw masks of --unseen")
     parser.add_argument("--unseen", nargs="+", default=["boat", "cow"], choices=CLASSES)
     parser.add_argument("--threshold", type=float, default=0.3)

@@ -94,6 +94,7 @@ class Pool:
             import multiprocessing
 
             folder.mkdir(parents=True, exist_ok=True)
+            self._clear()  # a run that was killed has left shards that nobody will take
             context = multiprocessing.get_context("spawn")
             self.process = context.Process(target=_draw_ahead, args=(config, folder, step), daemon=True)
             self.process.start()
@@ -122,8 +123,11 @@ class Pool:
         if self.process is not None:
             self.process.terminate()
             self.process.join()
+        self._clear()
+
+    def _clear(self) -> None:
         for path in self.folder.glob("shard-*") if self.folder.is_dir() else ():
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
 def _shard_path(folder: Path, phase: int, number: int) -> Path:
@@ -133,19 +137,22 @@ def _shard_path(folder: Path, phase: int, number: int) -> Path:
 def _draw_ahead(config: TrainConfig, folder: Path, step: int) -> None:
     """Runs in the second process: write shards in order of use, never more than a window ahead of the reader."""
     import os
+    import signal
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the reader ends this process, after its last step
     os.nice(10)
-    parent = os.getppid()
+    parent, ahead = os.getppid(), list[Path]()
     for phase, number in _all_shards(config, step):
-        while len(list(folder.glob("shard-*.npz"))) >= config.window:
-            if os.getppid() != parent:
-                return
+        while len(ahead := [path for path in ahead if path.exists()]) >= config.window and os.getppid() == parent:
             time.sleep(0.5)
+        if os.getppid() != parent:
+            return
         shard = draw_shard(config, phase, number)
-        part = folder / "shard-part"
+        part, path = folder / "shard-part", _shard_path(folder, phase, number)
         with part.open("wb") as stream:
             np.savez(stream, **vars(shard))
-        part.replace(_shard_path(folder, phase, number))
+        part.replace(path)
+        ahead.append(path)
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,14 @@ def test_drawing_ahead_changes_nothing_but_the_time(straight, tmp_path):
     assert not list((tmp_path / "pool").iterdir())
 
 
+def test_shards_that_a_killed_run_has_left_stop_nothing(tmp_path):
+    (tmp_path / "pool").mkdir()
+    for number in range(TINY.window):
+        (tmp_path / "pool" / f"shard-0-{90 + number:05d}.npz").write_bytes(b"of another time")
+    train(dataclasses.replace(TINY, draw_ahead=True), tmp_path, stop_after=2)
+    assert not list((tmp_path / "pool").iterdir())
+
+
 def test_a_finished_run_keeps_its_weights(straight):
     path = straight[0] / "scenes_clip.safetensors"
     before = path.read_bytes()

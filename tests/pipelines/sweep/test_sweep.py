@@ -77,7 +77,9 @@ def test_sharpness_is_that_of_the_bank_the_masks_use(swept, encoder, vocabulary,
     images = torch.stack([cache(record)[0] for record in several])
     for row in result.scores:
         bank = build_bank(encoder, vocabulary, templates=[row.template])
-        by_hand = sharpness(images, [r.class_ids for r in several], bank.vectors[: bank.class_count], encoder.logit_scale)
+        by_hand = sharpness(
+            images, [r.class_ids for r in several], bank.vectors[: bank.class_count], encoder.logit_scale
+        )
         assert row.sharpness == pytest.approx(by_hand, rel=1e-4)
 
 
