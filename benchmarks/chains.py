@@ -70,12 +70,17 @@ class Bench:
 
 
 def bench(
-    method: MethodName, labels: LabelSource, settings: RunConfig, dataset: Dataset, chains: Sequence[str]
+    method: MethodName,
+    labels: LabelSource,
+    settings: RunConfig,
+    dataset: Dataset,
+    chains: Sequence[str],
+    weights: str = "scenes",
 ) -> Bench:
     """Masks of all pictures with each chain; what chains have in common is done once."""
     vocabulary = load_vocabulary("scenes")
     settings = replace(settings, method=method)
-    encoder = load_encoder("scenes", device="cpu", config=settings.encoder)
+    encoder = load_encoder(weights, device="cpu", config=settings.encoder)
     first = MaskMaker(encoder, vocabulary, config=replace(settings, refine=()), labels=labels)
     makers = {
         name: MaskMaker(
@@ -134,6 +139,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["clip-es", "cliper", "clipseg"])
     parser.add_argument("--chains", nargs="+", default=list(CHAINS))
     parser.add_argument("--decoder", default="scenes")
+    parser.add_argument("--weights", default="scenes", help="scenes, scenes-plain or a file")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/chains.json"))
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -144,7 +150,7 @@ def main() -> None:
         start, found = time.time(), []
         for method, labels in PAIRS:
             if method in args.methods:
-                found += list(rows([bench(method, labels, settings, dataset, args.chains)]))
+                found += list(rows([bench(method, labels, settings, dataset, args.chains, args.weights)]))
                 write(args.out, {"scenes": len(dataset.records), "seed": args.seed, "rows": found})
                 print(f"  {method}, labels {labels}: {time.time() - start:.0f} s", flush=True)
     print(f"\n{len(dataset.records)} scenes of seed {args.seed}; mIoU in per cent, background included\n")
