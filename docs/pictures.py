@@ -1,4 +1,4 @@
-"""The pictures of the README and of the pages: `python docs/pictures.py [--number 11]`, a few seconds.
+"""The pictures of the README and of the pages: `python docs/pictures.py [--number 2]`, a few seconds.
 
 figures/overview.png, figures/step-*.png: one drawn scene through every step of the method, each as it really ran.
 figures/architecture.svg: the parts and what passes between them, from the tables of the code.
@@ -193,7 +193,7 @@ def _wrapped(text: str, most: int) -> list[str]:
 def main() -> None:
     """Make all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--number", type=int, default=11, help="which scene")
+    parser.add_argument("--number", type=int, default=2, help="which scene")
     number = parser.parse_args().number
     HERE.mkdir(exist_ok=True)
     architecture()

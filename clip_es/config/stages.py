@@ -77,9 +77,9 @@ class TaggingConfig:
     """Patches of surroundings around a region."""
     zoom: float = 2.0
     """A region is enlarged at most this many times; a small one gets more surroundings."""
-    centre: float = 0.16
+    centre: float = 0.17
     """Score at which the confidence is one half."""
-    steepness: float = 3.2
+    steepness: float = 1.8
     """How fast the confidence rises there: factor on the logit of the score. Both chosen on drawn scenes."""
 
     def __post_init__(self) -> None:

