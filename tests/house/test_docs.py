@@ -170,5 +170,5 @@ def test_the_tutorial_runs(tmp_path):
     assert float(good.group(1)) > 97
     miou = re.search(r"miou\D+([\d.]+)", printed)
     assert miou
-    assert float(miou.group(1)) > 55
+    assert float(miou.group(1)) > 40
     assert (tmp_path / "tutorial/run/report.html").stat().st_size > 10_000
