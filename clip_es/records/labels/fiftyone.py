@@ -78,11 +78,7 @@ def _targets(value: Any, classes: list[Any], where: str) -> Iterator[str]:
 def _fields(samples: list[Any], asked: str | None, where: str) -> tuple[str, ...]:
     """The field that holds the labels. Raises DataError: it is not there, or cannot be told."""
     known = dict.fromkeys(
-        key
-        for sample in samples
-        if isinstance(sample, dict)
-        for key, value in sample.items()
-        if isinstance(value, dict) and value.get("_cls") in _ONE | set(_LISTS)
+        key for sample in samples if isinstance(sample, dict) for key, value in sample.items() if _kind(value)
     )
     wanted = asked or (_DEFAULT if _DEFAULT in known else None)
     if wanted is None and len(known) < 2:
@@ -97,6 +93,12 @@ def _fields(samples: list[Any], asked: str | None, where: str) -> tuple[str, ...
     return (str(wanted),)
 
 
+def _kind(value: Any) -> str | None:
+    """The class of a field with labels; None for other fields."""
+    kind = value.get("_cls") if isinstance(value, dict) else None
+    return kind if isinstance(kind, str) and (kind in _ONE or kind in _LISTS) else None
+
+
 def _sample(sample: Any, fields: tuple[str, ...], where: str) -> Any:
     image = sample.get("filepath") if isinstance(sample, dict) else None
     if not isinstance(image, str) or not image:
@@ -104,7 +106,7 @@ def _sample(sample: Any, fields: tuple[str, ...], where: str) -> Any:
     found = []
     for field in fields:
         value = sample.get(field) or {}
-        kind = value.get("_cls") if isinstance(value, dict) else None
+        kind = _kind(value)
         items = [value] if kind in _ONE else value.get(_LISTS[kind]) if kind in _LISTS else []
         for item in items if isinstance(items, list) else [items]:
             label = text_of(item.get("label")) if isinstance(item, dict) else None
