@@ -10,6 +10,7 @@ on top.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import tempfile
 import time
 from collections.abc import Callable
@@ -69,7 +70,7 @@ def visit(playground: Playground, number: int, folder: Path, rows: dict[str, lis
         encoder = playground.look(asked).seconds.get("encode", 0.0) if times else 0.0
         rows.setdefault(what, []).append((seconds, times, encoder))
 
-    asked = Asked(playground.uploads.take(folder / "scene.png").key, Words.typed(names))
+    asked = Asked(hashlib.sha256((folder / "scene.png").read_bytes()).hexdigest(), Words.typed(names))
     measured("drop to mask", lambda: (playground.uploads.take(folder / "scene.png"), shown(playground, asked)))
     edited = replace(asked, words=Words.typed(names, "sentence", f"{names[0]}: {names[0]}; thing"))
     measured("an edited synonym", lambda: shown(playground, edited))

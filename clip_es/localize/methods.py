@@ -173,15 +173,15 @@ def decoder_path(name: str) -> Path:
     """The file of a decoder by its name, `scenes`, or by its path. Raises WeightsError: the package ships none."""
     if name != "scenes":
         return Path(name).expanduser()
-    from clip_es.scenes.weights import shippeddecoder_path
+    from clip_es.scenes.weights import shipped_decoder_path
 
-    if not shippeddecoder_path().is_file():
+    if not shipped_decoder_path().is_file():
         raise WeightsError(
             "this copy of the package ships no decoder",
             expected="scenes_clipseg.safetensors beside the scenes CLIP",
             next_step="Train one with `clip-es train-clipseg`, or pass --decoder FILE.",
         )
-    return shippeddecoder_path()
+    return shipped_decoder_path()
 
 
 METHODS: Table[Method] = Table(

@@ -72,7 +72,7 @@ def _picture_tab(gr: Any, handlers: Handlers, words: Words) -> Any:
     kept = gr.BrowserState({}, storage_key="clip-es-playground", secret="not a secret: it stays in the browser")
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
-            file = gr.File(label="Picture: drop one here", elem_id="file", height=110)
+            file = gr.File(label="Picture", elem_id="file", height=150)
             said_of_file = gr.HTML(show.message("Drop a picture to begin."), elem_classes="piece", elem_id="told")
             labels = gr.Dropdown(
                 list(base.names),
@@ -91,6 +91,7 @@ def _picture_tab(gr: Any, handlers: Handlers, words: Words) -> Any:
                     list(get_args(Synonyms)), value=words.synonyms, label="Synonyms", elem_id="synonyms"
                 )
                 said = gr.Textbox(
+                    "",
                     label="Words of the labels",
                     info="label: word; word. In one sentence, as a mean of sentences, or left out.",
                     lines=3,
@@ -142,7 +143,7 @@ def _picture_tab(gr: Any, handlers: Handlers, words: Words) -> Any:
             missing = "Drop a picture." if not first[0] else "Name the labels, or let CLIP find them."
             return (show.message(missing), *[gr.skip()] * 4, _kept(first))
         try:
-            shown = handlers.look(Fields(*first), sure if was_moved else None)
+            shown = handlers.look(Fields.of(first), sure if was_moved else None)
         except ClipEsError as error:
             return (show.message(error), *[gr.skip()] * 4, _kept(first))
         return shown.status, shown.mask, shown.steps, shown.command, shown.threshold, _kept(first)
@@ -150,7 +151,7 @@ def _picture_tab(gr: Any, handlers: Handlers, words: Words) -> Any:
     def sure(*values: Any) -> Any:
         *first, value = values
         try:
-            return *handlers.mask(Fields(*first), value), True
+            return *handlers.mask(Fields.of(first), value), True
         except ClipEsError as error:
             return gr.skip(), show.message(error), gr.skip(), True
 
@@ -169,19 +170,19 @@ def _picture_tab(gr: Any, handlers: Handlers, words: Words) -> Any:
 
     def found(*values: Any) -> Any:
         try:
-            return handlers.find_labels(Fields(*values))
+            return handlers.find_labels(Fields.of(values))
         except ClipEsError as error:
             return gr.skip(), show.message(error)
 
     def zipped(*values: Any) -> Any:
         *first, value, was_moved = values
         try:
-            return handlers.export(Fields(*first), value if was_moved else None), gr.skip()
+            return handlers.export(Fields.of(first), value if was_moved else None), gr.skip()
         except ClipEsError as error:
             return gr.skip(), show.message(error)
 
-    def spelled(chosen: list[str], mode: Synonyms, text: str) -> str:
-        return said_by(base, chosen, mode, text)
+    def spelled(chosen: list[str] | None, mode: Synonyms, text: str | None) -> str:
+        return said_by(base, chosen or (), mode, text or "")
 
     again: dict[str, Any] = {"fn": looked, "inputs": [*fields, threshold, moved], "outputs": results}
     file.upload(brought, [file], [photo, said_of_file, file]).then(**again)
@@ -195,7 +196,7 @@ def _picture_tab(gr: Any, handlers: Handlers, words: Words) -> Any:
     go.click(**again)
     threshold.input(sure, [*fields, threshold], [mask, status, command, moved], **_QUIET)
     compare.click(
-        guarded(lambda *v: handlers.compare(Fields(*v[:-3]), v[-3], v[-2] if v[-1] else None)),
+        guarded(lambda *v: handlers.compare(Fields.of(v[:-3]), v[-3], v[-2] if v[-1] else None)),
         [*fields, methods, threshold, moved],
         comparison,
     )
@@ -209,7 +210,7 @@ def _ask_tab(gr: Any, handlers: Handlers, photo: Any) -> None:
     gr.Markdown("Ask CLIPSeg about the picture of the first tab: in words, or by an example and its mask.")
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
-            texts = gr.Textbox(label="Words, one prompt on each line", lines=3, elem_id="prompts")
+            texts = gr.Textbox("", label="Words, one prompt on each line", lines=3, elem_id="prompts")
             example = gr.File(label="Example: a picture", height=90, elem_id="example")
             example_mask = gr.File(
                 label="Its mask: a PNG in which the object is not 0", height=90, elem_id="example-mask"

@@ -46,6 +46,14 @@ class Fields:
     method: str
     refine: Sequence[str]
 
+    @classmethod
+    def of(cls, values: Sequence[Any]) -> Fields:
+        """In the order of the page, where a field that nobody has touched may be None."""
+        photo, labels, synonyms, said, templates, background, method, refine = values
+        return cls(
+            photo or "", labels or (), synonyms, said or "", templates or "", background or "", method, refine or ()
+        )
+
     def asked(self, playground: Playground) -> Asked:
         """What they ask. Raises ConfigError, DataError: a field that cannot be read."""
         words = Words.typed(
@@ -139,13 +147,19 @@ class Handlers:
         return str(path)
 
     def ask(
-        self, photo: str, texts: str, example: str | None, example_mask: str | None, share: float, threshold: float
+        self,
+        photo: str,
+        texts: str | None,
+        example: str | None,
+        example_mask: str | None,
+        share: float,
+        threshold: float,
     ) -> str:
         """CLIPSeg's answers to words, one on each line, and to an example."""
         try:
             shown = self.playground.uploads.take(Path(example)).key if example else ""
             mask = Path(example_mask) if example_mask else None
-            rgb, found = self.asking.ask(photo, texts.splitlines(), shown, mask, share)
+            rgb, found = self.asking.ask(photo, (texts or "").splitlines(), shown, mask, share)
             return show.answers(rgb, found, threshold, self.asking.supervision)
         except ClipEsError as error:
             return show.message(error)
