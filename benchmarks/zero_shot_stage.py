@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--val", type=int, default=30, help="scenes to measure on; the first of those drawn")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--iterations", type=int, default=300, help="of the segmenter that is extended")
-    parser.add_argument("--steps", type=int, default=80, help="of a phase; self-training takes half as many")
+    parser.add_argument("--steps", type=int, default=80, help="of a phase; the last takes half as many")
     parser.add_argument("--choices", nargs="+", choices=list(CHOICES), default=list(CHOICES))
     parser.add_argument("--rows", nargs="+", help="only these, and those they begin with")
     args = parser.parse_args()
@@ -113,7 +113,7 @@ def main() -> None:
         settings_of("default"),
         seen_steps=args.steps,
         unseen_steps=args.steps,
-        self_steps=args.steps // 2,
+        self_steps=args.steps,
         again_steps=args.steps // 2,
         batch=6,
         crop=9,

@@ -215,7 +215,7 @@ class Extension(nn.Module):
     def _losses(self, step: int, phase: str, local: int) -> StepLosses:
         """Of real features, of made ones, or of both."""
         every = self.settings.alternate
-        if phase not in ("unseen", "unseen again"):
+        if phase == "seen" or (every and phase == "self-training"):
             return self._real(step, phase)
         if every:
             return self._synthetic(step) if (local // every) % 2 else self._real(step, phase)
@@ -224,11 +224,13 @@ class Extension(nn.Module):
     def _real(self, step: int, phase: str) -> StepLosses:
         chosen = self.settings
         first = phase == "seen"
-        crops = self.open if phase == "self-training" else self.crops
+        # As published, what was guessed is forgotten after self-training; with both in each step it is guessed on.
+        guessing = phase == "self-training" or (phase == "unseen again" and not chosen.alternate)
+        crops = self.open if guessing else self.crops
         raw, found, gates = crops(step)
         raw, labels = raw.to(self.device), found.long().to(self.device)
         features = (raw - self.shift) / self.spread
-        if phase == "self-training":
+        if guessing:
             labels = self._guess(features, labels, gates)
         seen = self.context(features, torch.randn_like(features))
         weights = chosen.weights

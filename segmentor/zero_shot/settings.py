@@ -101,7 +101,7 @@ class ExtendSettings:
     """Steps on made features after it; 10,000 published."""
     alternate: int = 0
     """In the second phase so many steps on real features and so many on made ones take turns; 100 published. 0: both
-    in each step."""
+    in each step, in self-training too, and what is guessed there is guessed in the phase after it as well."""
     noise: Noise = "carried"
     """What is added to the mean of a made feature. latent: the published code's, what the generator makes of a random
     code; carried: what a real cell of a seen class has beside its class's mean."""
@@ -134,7 +134,7 @@ class ExtendSettings:
     """Share of blocks of a single class, drawn from the prior, among those laid out."""
     seen_rate: Rate = field(default_factory=lambda: Rate(5e-3, 1e-3, 1e-3))
     unseen_rates: Rate = field(default_factory=lambda: Rate(5e-3, 3e-4, poly=True))
-    self_rate: Rate = field(default_factory=lambda: Rate(5e-3, 3e-4, 1e-4))
+    self_rate: Rate = field(default_factory=lambda: Rate(5e-3, 3e-4, 1e-4, poly=True))
     again_rate: Rate = field(default_factory=lambda: Rate(5e-3, 3e-4, poly=True))
     decay: float = 5e-4
     """Weight decay of classifier and contextual module; the generator has none."""
