@@ -107,10 +107,11 @@ def test_in_a_shared_space_the_default_way_finds_unseen_classes():
     extension = Extension(chosen, examples, vectors, SEEN, shared=WIDTH)
     steps(extension, 0, chosen.seen_steps)
     before = measure(extension, space=True)
-    assert before.unseen.miou == 0
+    assert before.unseen.miou < 0.05  # a few steps do not silence every output that no label asked for
     steps(extension, chosen.seen_steps, chosen.steps)
     after = measure(extension, space=True)
-    assert after.unseen.miou > 0.7
+    assert after.unseen.miou > 0.9
+    assert after.seen.miou > 0.9
     assert before.seen.miou - after.seen.miou < 0.05
     assert 0 < float(extension.fit[1]) < 0.5  # seen classes that were left out are foretold, not perfectly
     assert float(extension.offset[SEEN:].abs().max()) == 0
