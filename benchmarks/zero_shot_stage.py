@@ -206,8 +206,7 @@ class Stage:
 
     def _prepared(self, row: Row, settings: ExtendSettings, part: str) -> Prepared:
         key = (row.conditions, settings.networks.clip, part)
-        gated = settings.self_training == "gated"
-        if key not in self.ready or (gated and part == "train" and self.ready[key].examples[0].gates is None):
+        if key not in self.ready:
             data = ExtendData(
                 masks=self.work / "scenes/SegmentationClass",
                 images=self.work / "scenes/JPEGImages",
@@ -216,8 +215,7 @@ class Stage:
                 gate=self.work / "gate",
             )
             named = Named(row.conditions, self.work / "words.txt", "scenes")  # type: ignore[arg-type]
-            if part == "train":
-                settings = replace(settings, self_training="gated")
+            settings = replace(settings, self_training="gated" if part == "train" else "none")
             out = self.work / f"features-{self.choice}"
             self.ready[key] = prepare(self.model, data, CHOICES[self.choice], named, out, settings, device="cpu")
         return self.ready[key]
