@@ -185,8 +185,8 @@ def test_a_class_without_a_vector_is_never_made():
     examples, _, vectors = world(4, 0)
     vectors[0] = 0
     extension = Extension(TOY, examples, vectors, SEEN)
-    assert extension.prior[0] == 0
-    assert float(extension.prior.sum()) == pytest.approx(1)
+    assert extension.drawing.prior[0] == 0
+    assert float(extension.drawing.prior.sum()) == pytest.approx(1)
     vectors[SEEN] = 0
     with pytest.raises(ShapeError, match="no vector"):
         Extension(TOY, examples, vectors, SEEN)
