@@ -49,7 +49,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 # of its own format) declares torchvision, label-studio-sdk a second OpenCV and tools for writing code.
 # Of axe-playwright-python only the file of axe-core is wanted.
 $(VENV)/.ready-tests: $(VENV)/.ready
-	$(PIP) -e '.[dev,docs,heif,coco,diffusion,onnx,ray,ui]' accelerate datasets supervision selenium
+	$(PIP) -e '.[dev,docs,heif,coco,diffusion,sam,onnx,ray,ui]' accelerate datasets supervision selenium
 	$(PIP) --no-deps axe-playwright-python grad-cam ttach scikit-learn narwhals joblib threadpoolctl
 	$(PIP) --no-deps datumaro json-stream json-stream-rs-tokenizer shapely imagesize lxml orjson cachetools ruamel.yaml
 	$(PIP) --no-deps labelme imgviz loguru natsort cmap PyQt5 PyQt5-sip PyQt5-Qt5

@@ -137,3 +137,8 @@ class Choice(tyro.constructors.PrimitiveConstructorSpec[str]):
     def metavar(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The names, as tyro writes choices."""
         return "{" + ",".join(self.choices) + "}"
+
+
+def hint(table: Table[Any]) -> Callable[[str], str]:
+    """What help says behind the default of a flag: the sentences of the table, read when help is asked for."""
+    return lambda default: f"(default: {default}; {table.sentences()})"

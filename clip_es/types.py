@@ -23,6 +23,7 @@ from jaxtyping import Float32, UInt8, UInt16
 from torch import Tensor
 
 from clip_es.errors import DataError, ShapeError
+from clip_es.regions import Regions
 
 UNDECIDED = 255
 """Mask value of a pixel whose class is left open; ignored by losses and by evaluation."""
@@ -92,6 +93,8 @@ class Picture:
     """Side of a patch in pixels."""
     crf_rgb: UInt8[np.ndarray, "ch cw 3"] | None = None
     """The file as OpenCV reads it, for the CRF alone, as published. Its size may differ; the CRF checks."""
+    regions: Regions | None = None
+    """Class-agnostic regions, where a refiner has a network make them; that refiner alone looks at them."""
 
     def __post_init__(self) -> None:
         for name, array in (("rgb", self.rgb), ("patches", self.patches), ("crf_rgb", self.crf_rgb)):

@@ -19,10 +19,10 @@ from jaxtyping import Bool, Int
 from PIL import Image
 from torch import Tensor
 
+from clip_es import rle
 from clip_es.config.run import DinoConfig, ImageConfig, SpectralConfig
 from clip_es.encoder import Encoder
 from clip_es.errors import ClipEsError, ConfigError, DataError
-from clip_es.formats import rle
 from clip_es.images import read_picture
 from clip_es.masks import read_mask, write_mask
 from clip_es.records.dataset import Problem

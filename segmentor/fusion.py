@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from clip_es.errors import ShapeError
-from clip_es.refine.spectral import overlaps, pool
+from clip_es.refine.pool import averaged
+from clip_es.refine.spectral import overlaps
 
 
 def vote(
@@ -23,7 +24,7 @@ def vote(
     Raises ShapeError: segments of another size.
     """
     _check(shares.shape[1:], segments.shape)
-    return pool(shares, segments, amount)
+    return averaged(shares, segments, amount).clamp(0, 1)
 
 
 def nearest_side(

@@ -6,7 +6,6 @@ file, named sets of them all in `presets.py`; this module has the names of them 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
@@ -18,7 +17,7 @@ from clip_es.config.settings import Settings, settings_of
 from clip_es.config.stages import EncoderConfig, ImageConfig, MaskConfig, TaggingConfig
 from clip_es.config.views import ViewsConfig
 from clip_es.errors import ConfigError
-from clip_es.joints import Choice, Table
+from clip_es.joints import Choice, hint
 from clip_es.localize.methods import METHODS
 from clip_es.refine.affinity import AffinityConfig
 from clip_es.refine.crf.settings import Backend, CrfConfig
@@ -59,18 +58,13 @@ def method_defaults() -> Settings:
     return settings_of({row.flag: row.settings() for row in METHODS.values()})
 
 
-def _hint(table: Table[Any]) -> Callable[[str], str]:
-    """What help says behind the default: the sentences of the table, read when help is asked for."""
-    return lambda default: f"(default: {default}; {table.sentences()})"
-
-
 @dataclass(frozen=True)
 class RunConfig:
     """How pictures become masks."""
 
-    method: Annotated[MethodName, tyro.conf.arg(help_behavior_hint=_hint(METHODS))] = "clip-es"
+    method: Annotated[MethodName, tyro.conf.arg(help_behavior_hint=hint(METHODS))] = "clip-es"
     """How labels are found."""
-    refine: Annotated[tuple[RefinerName, ...], tyro.conf.arg(help_behavior_hint=_hint(REFINERS))] = ("affinity", "crf")
+    refine: Annotated[tuple[RefinerName, ...], tyro.conf.arg(help_behavior_hint=hint(REFINERS))] = ("affinity", "crf")
     """Refiners in the order in which they run: those on the patch grid, those with a grid of their own, those at full
     size; `--refine` alone switches all off."""
     image: ImageConfig = field(default_factory=ImageConfig)

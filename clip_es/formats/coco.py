@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from clip_es import rle
 from clip_es.errors import DataError
 from clip_es.file_source import LARGEST_JSON, Source
-from clip_es.formats import rle
 from clip_es.formats.names import UNDECIDED_CATEGORY, Names
 from clip_es.formats.source import Incoming, paint, wrong_size
 from clip_es.formats.writer import Writer, present

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -17,6 +18,9 @@ GridRefiner = Callable[[Picture, EncodedImage, ClassMaps], ClassMaps]
 
 FullSizeRefiner = Callable[[Picture, ClassMaps], ClassMaps]
 """A picture and its maps so far to better maps of the picture's size."""
+
+Ahead = Callable[[Picture, Callable[[], ClassMaps]], Picture]
+"""A picture, and its maps at full size where they are asked for, to the picture with what a network has seen in it."""
 
 Kind = Literal["patches", "own", "pixels"]
 """On which grid a refiner works: the encoder's patches, one of its own, or the picture's pixels."""
@@ -33,3 +37,5 @@ class Surroundings:
     """Whether the order of operations of the published code is wanted."""
     words: Callable[[EncodedImage], Float32[Tensor, "patch text"]] | None = None
     """What each patch of an encoded picture says: the share of every class and background word."""
+    cache: Path | None = None
+    """A folder in which a refiner may keep what is dear to make; None: nowhere."""

@@ -18,12 +18,15 @@ from clip_es.errors import ConfigError
 from clip_es.joints import Table
 from clip_es.refine import affinity, diffusion, dino, par, segments, spectral
 from clip_es.refine.affinity import AffinityConfig
-from clip_es.refine.base import FullSizeRefiner, GridRefiner, Kind, Surroundings
+from clip_es.refine.base import Ahead, FullSizeRefiner, GridRefiner, Kind, Surroundings
 from clip_es.refine.crf import dense as crf
 from clip_es.refine.crf.settings import CrfConfig
 from clip_es.refine.diffusion import DiffusionConfig
 from clip_es.refine.dino import DinoConfig
 from clip_es.refine.par import ParConfig
+from clip_es.refine.regions import refiner as regions
+from clip_es.refine.regions.settings import RegionsConfig
+from clip_es.refine.regions.settings import check as check_regions
 from clip_es.refine.segments import SegmentsConfig
 from clip_es.refine.spectral import SpectralConfig
 
@@ -52,6 +55,11 @@ class Refiner:
     """Whether it looks at the picture as `ImageConfig.crf_decoder` has decoded it."""
     off_cpu: Callable[[Any], bool] = lambda _: False
     """Whether it works on the device of the maps under these settings, so that worker processes do not help."""
+    ahead: Callable[[Any, Surroundings], Ahead | None] = lambda _, around: None
+    """At full size: what a network of its own does with a picture before that goes to another process; None: it needs
+    none under these settings. Raises ConfigError, WeightsError."""
+    supervision: Callable[[Any], str] = lambda _: "none"
+    """What it learned from under these settings; "none" where it saw no mask."""
 
     @property
     def flag(self) -> str:
@@ -76,6 +84,17 @@ REFINERS: Table[Refiner] = Table(
             SegmentsConfig,
             segments.make,
             undecided_below=0.0,
+        ),
+        Refiner(
+            "regions",
+            "lets the regions of a mask generator vote",
+            "pixels",
+            RegionsConfig,
+            regions.make,
+            check=check_regions,
+            undecided_below=0.0,
+            ahead=regions.ahead,
+            supervision=regions.supervision,
         ),
         Refiner("crf", "lets labels follow the edges of the picture", "pixels", CrfConfig, crf.make, **crf.TRAITS),
         Refiner("par", "passes labels between similar neighbours", "pixels", ParConfig, par.make, undecided_below=0.0),
@@ -134,6 +153,22 @@ def at_full_size(chain: Chain) -> list[tuple[str, FullSizeRefiner]]:
     """Names and functions of the refiners at full size."""
     rows = in_order(chain.refine)[1]
     return [(row.name, row.make(settings_for(chain, row), Surroundings())) for row in rows]  # pyright: ignore[reportReturnType]
+
+
+def looks_ahead(chain: Chain, around: Surroundings) -> list[tuple[str, Ahead]]:
+    """Names and functions of the networks that refiners at full size need.
+
+    Raises ConfigError: an extra is missing. WeightsError: weights cannot be loaded.
+    """
+    found = [(row.name, row.ahead(settings_for(chain, row), around)) for row in in_order(chain.refine)[1]]
+    return [(name, look) for name, look in found if look is not None]
+
+
+def supervision(chain: Chain) -> str:
+    """What the refiners learned from besides; "none" where none of them saw a mask."""
+    rows = [row for rows in in_order(chain.refine) for row in rows]
+    told = dict.fromkeys(row.supervision(settings_for(chain, row)) for row in rows)
+    return "; ".join(one for one in told if one != "none") or "none"
 
 
 def workers_help(chain: Chain) -> bool:

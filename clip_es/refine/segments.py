@@ -8,11 +8,11 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int, UInt8
-from torch import Tensor
+from jaxtyping import Int, UInt8
 
 from clip_es.errors import ConfigError
 from clip_es.refine.base import FullSizeRefiner, Surroundings
+from clip_es.refine.pool import averaged
 from clip_es.scaling import upsample
 from clip_es.types import ClassMaps, Picture
 
@@ -68,7 +68,7 @@ def segments(picture: Picture, maps: ClassMaps, config: SegmentsConfig) -> Class
         background = 1 - maps.scores.amax(0)
     values = torch.cat([background[None], maps.scores])
     values = values / values.sum(0)
-    parts = [pooled(values, torch.from_numpy(part)) for part in divide(picture.rgb, config)]
+    parts = [averaged(values, torch.from_numpy(part)) for part in divide(picture.rgb, config)]
     mixed = (1 - config.amount) * values + config.amount * torch.stack(parts).mean(0)
     mixed = mixed.clamp(0, 1)
     return ClassMaps(mixed[1:], maps.class_ids, background=mixed[0])
@@ -83,12 +83,3 @@ def divide(rgb: UInt8[np.ndarray, "h w 3"], config: SegmentsConfig) -> Sequence[
         felzenszwalb(rgb, scale=scale * grown, sigma=config.sigma, min_size=round(config.min_size * grown))
         for scale in config.scales
     ]
-
-
-def pooled(values: Float32[Tensor, "label h w"], part: Int[Tensor, "h w"]) -> Float32[Tensor, "label h w"]:
-    """For each pixel the mean over its segment. `part` numbers the segments from 0."""
-    index = part.reshape(-1).to(values.device, torch.int64)
-    count = int(index.max()) + 1
-    sums = values.new_zeros(len(values), count).index_add_(1, index, values.flatten(1))
-    sizes = torch.bincount(index, minlength=count).clamp(min=1).to(values)
-    return (sums / sizes)[:, index].unflatten(1, values.shape[1:])

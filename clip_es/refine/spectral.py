@@ -21,6 +21,7 @@ from clip_es.errors import ShapeError
 from clip_es.refine.base import Surroundings
 from clip_es.refine.dino import Dino, DinoConfig
 from clip_es.refine.graph import adaptive_count, affinity, eigenvectors, grid_picture
+from clip_es.refine.pool import averaged
 from clip_es.types import ClassMaps, EncodedImage, Picture
 
 
@@ -123,7 +124,7 @@ def spectral(
         return ClassMaps(replace_by_sides(maps.scores, sides, config.overlap), maps.class_ids)
     count = config.segments or adaptive_count(values)
     segments = torch.from_numpy(k_means(vectors.T, count, config.seed)).to(maps.scores.device)
-    return ClassMaps(pool(maps.scores, segments.unflatten(0, grid_hw), config.amount), maps.class_ids)
+    return ClassMaps(averaged(maps.scores, segments.unflatten(0, grid_hw), config.amount).clamp(0, 1), maps.class_ids)
 
 
 def picture_sides(
@@ -169,20 +170,6 @@ def k_means(points: Float[np.ndarray, "n dim"], count: int, seed: int = 0, start
     with threadpool_limits(1):  # sums split over threads could part equally good starts otherwise
         found = KMeans(count, n_init=starts, tol=0, random_state=seed)  # pyright: ignore[reportArgumentType]
         return found.fit_predict(points).astype(np.int64)
-
-
-def pool(
-    scores: Float32[Tensor, "class gh gw"], segments: Int[Tensor, "gh gw"], amount: float
-) -> Float32[Tensor, "class gh gw"]:
-    """(1 - amount) times each map plus `amount` times its mean over the segment of the patch."""
-    if amount == 0:
-        return scores
-    flat, index = scores.flatten(1), segments.flatten()
-    count = int(index.max()) + 1
-    sizes = torch.bincount(index, minlength=count)
-    sums = flat.new_zeros(len(flat), count).index_add_(1, index, flat)
-    means = (sums / sizes.clamp(min=1))[:, index].view_as(scores)
-    return ((1 - amount) * scores + amount * means).clamp(0, 1)
 
 
 def replace_by_sides(

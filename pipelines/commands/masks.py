@@ -32,6 +32,7 @@ from clip_es.pipelines.masks.run import make_masks
 from clip_es.prompts import Synonyms, Vocabulary
 from clip_es.prompts.templates import load_templates, sentences
 from clip_es.records import Dataset, OnBadLabel
+from clip_es.refine.registry import supervision as refiners_saw
 from clip_es.store.run import KeepCams, RunStore, parse_shard, read_failures, shard
 from clip_es.types import ImageRecord
 
@@ -153,6 +154,8 @@ class Masks(OnPresets[S]):
             templates=sentences(self.template) or None,
             synonyms=self.synonyms,
             labels=labels,
+            # The machines of a cluster do not see this folder.
+            cache=None if self.engine == "ray" else self.out / "regions",
         )
 
     @property
@@ -217,9 +220,13 @@ class Masks(OnPresets[S]):
 
 def supervision(maker: MaskMaker) -> dict[str, object]:
     """What the masks of a run rest on, for run.yaml: its labels, or the masks that a decoder was trained on."""
+    refiners = refiners_saw(maker.config)
     if not weakly_supervised(maker.localizer):
-        return {"supervision": f"{maker.localizer.supervision}, to train its decoder", "weakly_supervised": "no"}
+        told = [f"{maker.localizer.supervision}, to train its decoder", *([refiners] if refiners != "none" else [])]
+        return {"supervision": "; ".join(told), "weakly_supervised": "no"}
     rests_on = {"given": "image-level labels", "auto": "none: the labels are CLIP's own", "none": "none"}
+    if refiners != "none":
+        return {"supervision": f"{rests_on[maker.labels]}; {refiners}, to train a refiner", "weakly_supervised": "no"}
     return {"supervision": rests_on[maker.labels], "weakly_supervised": "yes"}
 
 

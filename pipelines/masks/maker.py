@@ -34,7 +34,8 @@ from clip_es.prompts.bank import class_words
 from clip_es.prompts.templates import NAMED, load_templates, sentences
 from clip_es.prompts.vocabulary import Words
 from clip_es.refine import Surroundings, on_grid
-from clip_es.refine.registry import on_patches
+from clip_es.refine.registry import looks_ahead, on_patches, supervision
+from clip_es.scaling import upsample
 from clip_es.store.found_labels import FoundLabels
 from clip_es.tagging import Tags, tag
 from clip_es.types import ClassMaps, EncodedImage, ImageRecord, Picture, TextBank
@@ -58,9 +59,10 @@ class MaskMaker:
         synonyms: Synonyms = "sentence",
         labels: LabelSource = "given",
         stopwatch: Stopwatch | None = None,
+        cache: Path | None = None,
     ) -> None:
         """`templates` and `synonyms` say how the bank is made where none is given, `labels` where the classes of a
-        picture come from.
+        picture come from; `cache` is a folder for what is dear to make and can be found again.
 
         Raises ConfigError, DataError; WeightsError: weights that the method or a refiner needs cannot be loaded.
         """
@@ -72,12 +74,15 @@ class MaskMaker:
         encode = partial(published.encode_text, encoder) if self.exact else None
         self.bank = bank or build_bank(encoder, vocabulary, templates=templates, synonyms=synonyms, encode=encode)
         self.labels: LabelSource = labels
-        refiners = on_grid(
-            config,
-            Surroundings(
-                vocabulary.box_threshold, encoder.device, self.exact, words=partial(words_of, encoder, self.bank)
-            ),
+        around = Surroundings(
+            vocabulary.box_threshold,
+            encoder.device,
+            self.exact,
+            words=partial(words_of, encoder, self.bank),
+            cache=cache,
         )
+        refiners = on_grid(config, around)
+        self._looks = looks_ahead(config, around)
         self.localizer: Localizer = build_localizer(
             config.method,
             Parts(
@@ -153,7 +158,7 @@ class MaskMaker:
     def to(self, device: str) -> MaskMaker:
         """This maker, with its models on another device."""
         self.encoder.model.to(device)
-        for part in (self.localizer, *(refine for _, refine in self._grid_refiners)):
+        for part in (self.localizer, *(refine for _, refine in (*self._grid_refiners, *self._looks))):
             if move := getattr(part, "to", None):
                 move(device)
         return self
@@ -233,9 +238,11 @@ class MaskMaker:
         }
         method = METHODS[self.config.method].title
         told = f"Segmentation masks from {sources[self.labels]} with a frozen CLIP ({method})."
-        if weakly_supervised(self.localizer):
-            return told
-        return f"{told} Not weakly supervised: its decoder was trained on {self.localizer.supervision}."
+        if not weakly_supervised(self.localizer):
+            told += f" Not weakly supervised: its decoder was trained on {self.localizer.supervision}."
+        if (refiners := supervision(self.config)) != "none":
+            told += f" Not weakly supervised: a refiner learned from {refiners}."
+        return told
 
     def mask_of(self, picture: Picture, seen: EncodedImage, class_ids: Sequence[int] | None = None) -> MaskResult:
         """The mask of a picture that is encoded already, for those who compare several makers on it."""
@@ -296,7 +303,11 @@ class MaskMaker:
         if labels is not None and labels.sure is None:
             labels = self._named(settled.found)
         enlarge = enlarged if self._calibrated else settled.enlarge
-        return Refined(located.picture, settled.found, settled.maps, enlarge, labels)
+        picture = located.picture
+        for name, look in self._looks if settled.maps.class_ids else ():
+            with self.stopwatch(name):
+                picture = look(picture, partial(enlarge or upsample, settled.maps, picture.size_hw))
+        return Refined(picture, settled.found, settled.maps, enlarge, labels)
 
     def _named(self, found: Localization) -> FoundLabels:
         """The classes that a method has found by itself."""

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from clip_es import rle
 from clip_es.encoder import load_encoder
 from clip_es.errors import ConfigError, DataError
-from clip_es.formats import rle
 from clip_es.pipelines.cli import main
 from clip_es.pipelines.segments import SegmentFolder, enlarge
 from clip_es.pipelines.shape_net import ShapeNetConfig, moved, outlines, train_shape_net

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clip_es import rle
 from clip_es.config.run import ImageConfig
-from clip_es.formats import FORMATS, Names, Source, brush, readable, rle
+from clip_es.formats import FORMATS, Names, Source, brush, readable
 from clip_es.formats.yolo import polygons
 from clip_es.images import look_at
 from clip_es.pipelines.cli import main

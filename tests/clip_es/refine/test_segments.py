@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from clip_es.errors import ConfigError
-from clip_es.refine.segments import SegmentsConfig, divide, pooled, segments
+from clip_es.refine.pool import averaged
+from clip_es.refine.segments import SegmentsConfig, divide, segments
 from clip_es.types import ClassMaps, Picture
 
 
@@ -48,8 +49,8 @@ def test_a_whole_vote_is_constant_on_an_object_of_one_colour(picture):
 def test_means_over_segments_are_those_counted_by_hand():
     values = torch.tensor([[[1.0, 2.0], [3.0, 10.0]]])
     part = torch.tensor([[0, 0], [0, 1]])
-    assert pooled(values, part).tolist() == [[[2.0, 2.0], [2.0, 10.0]]]
-    torch.testing.assert_close(pooled(values, torch.zeros(2, 2, dtype=torch.int64)), torch.full((1, 2, 2), 4.0))
+    assert averaged(values, part).tolist() == [[[2.0, 2.0], [2.0, 10.0]]]
+    torch.testing.assert_close(averaged(values, torch.zeros(2, 2, dtype=torch.int64)), torch.full((1, 2, 2), 4.0))
 
 
 def test_larger_pictures_have_larger_segments():

@@ -17,7 +17,8 @@ from clip_es.refine.graph import (
     hsv_places,
     rgb_neighbours,
 )
-from clip_es.refine.spectral import SpectralConfig, k_means, oracle, overlaps, pool, refine, replace_by_sides, spectral
+from clip_es.refine.pool import averaged
+from clip_es.refine.spectral import SpectralConfig, k_means, oracle, overlaps, refine, replace_by_sides, spectral
 from clip_es.types import ClassMaps, EncodedImage, Picture
 
 GOLDEN = Path(__file__).parents[2] / "golden/sazs/spectral.npz"
@@ -152,15 +153,15 @@ def test_the_largest_gap_counts_the_segments():
 def test_pooling_between_nothing_and_the_vote_of_a_segment():
     scores = torch.tensor([[[1.0, 0.0], [0.5, 0.5]]])
     segments = torch.tensor([[0, 0], [3, 3]])
-    assert pool(scores, segments, 0.0) is scores
-    assert torch.equal(pool(scores, segments, 1.0), torch.full((1, 2, 2), 0.5))
-    assert torch.equal(pool(scores, segments, 0.5), torch.tensor([[[0.75, 0.25], [0.5, 0.5]]]))
+    assert averaged(scores, segments, 0.0) is scores
+    assert torch.equal(averaged(scores, segments, 1.0), torch.full((1, 2, 2), 0.5))
+    assert torch.equal(averaged(scores, segments, 0.5), torch.tensor([[[0.75, 0.25], [0.5, 0.5]]]))
 
 
 def test_a_perfect_partition_with_the_majority_right_votes_the_truth():
     truth = torch.tensor([[0, 0, 0], [1, 1, 1]])
     scores = torch.tensor([[[0.9, 0.8, 0.2], [0.1, 0.9, 0.2]], [[0.1, 0.2, 0.8], [0.9, 0.1, 0.8]]])
-    assert torch.equal(pool(scores, truth, 1.0).argmax(0), truth)
+    assert torch.equal(averaged(scores, truth, 1.0).argmax(0), truth)
 
 
 def test_a_side_replaces_a_map_it_covers_and_no_other():

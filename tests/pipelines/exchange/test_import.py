@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from made_up_run import make_run
 from PIL import Image
 
+from clip_es import rle
 from clip_es.errors import ClipEsError, ConfigError, DataError, ShapeError
 from clip_es.file_source import LARGEST_FILE
-from clip_es.formats import FORMATS, Names, Source, readable, rle
+from clip_es.formats import FORMATS, Names, Source, readable
 from clip_es.formats.labelme import read as read_labelme
 from clip_es.masks import read_confidence, read_mask, write_mask
 from clip_es.pipelines.cli import main

@@ -17,11 +17,19 @@ _LETTERS = 7
 
 def encode(mask: Bool[np.ndarray, "h w"]) -> str:
     """The text pycocotools writes for this mask."""
+    return text(runs(mask))
+
+
+def runs(mask: Bool[np.ndarray, "h w"]) -> Int64[np.ndarray, " run"]:
+    """The lengths of 0, 1, 0, ... column by column; the first may be 0."""
     flat = mask.ravel(order="F")
     edges = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]))
     counts = np.diff(edges)
-    if flat.size and flat[0]:
-        counts = np.concatenate(([0], counts))
+    return np.concatenate(([0], counts)) if flat.size and flat[0] else counts
+
+
+def text(counts: Int64[np.ndarray, " run"]) -> str:
+    """Run lengths as pycocotools writes them."""
     # From the fourth on, a length is told by its difference from the one before the last.
     numbers = counts.astype(np.int64)
     numbers[3:] -= counts[1:-2]
@@ -40,6 +48,12 @@ def encode(mask: Bool[np.ndarray, "h w"]) -> str:
 
 def decode(counts: object, size_hw: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
     """The mask of a text or of a list of lengths. Raises DataError: not such a thing, or of another size."""
+    lengths = read(counts, size_hw)
+    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(size_hw[1], size_hw[0]).T
+
+
+def read(counts: object, size_hw: tuple[int, int]) -> Int64[np.ndarray, " run"]:
+    """The run lengths that a text or a list tells. Raises DataError: not such a thing, or of another size."""
     height, width = size_hw
     lengths = _lengths(counts)
     if (lengths < 0).any() or (lengths > height * width).any() or int(lengths.sum()) != height * width:
@@ -48,7 +62,7 @@ def decode(counts: object, size_hw: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
             expected=f"{height} x {width} = {height * width} pixels",
             found="a negative or too long run" if (lengths < 0).any() else f"{float(lengths.sum()):.0f} pixels",
         )
-    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(width, height).T
+    return lengths
 
 
 def _lengths(counts: object) -> Int64[np.ndarray, " run"]:
