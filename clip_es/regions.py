@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Int64
+from jaxtyping import Bool, Float32, Int, Int64, UInt8
 
 from clip_es import rle
 from clip_es.errors import ShapeError
@@ -17,7 +17,7 @@ class Regions:
     """Masks of one picture as run lengths, in the order in which they were found. None of them is empty."""
 
     size_hw: tuple[int, int]
-    runs: tuple[Int64[np.ndarray, " run"], ...]
+    runs: tuple[Int64[np.ndarray, " _"], ...]
     """Of each region the lengths of 0, 1, 0, ... column by column, as COCO has them."""
     quality: Float32[np.ndarray, " region"]
     """The intersection over union that its maker predicts for each, 0..1; 1 where nothing is said."""
@@ -35,7 +35,7 @@ class Regions:
     def of(
         cls,
         size_hw: tuple[int, int],
-        runs: Sequence[Int64[np.ndarray, " run"]],
+        runs: Sequence[Int64[np.ndarray, " _"]],
         quality: Sequence[float] | None = None,
         stability: Sequence[float] | None = None,
         levels: Sequence[int] | None = None,
@@ -105,9 +105,47 @@ class Regions:
             first = last
 
 
+@dataclass(frozen=True)
+class Instances:
+    """Single things of known classes in one picture. `regions.quality` says how sure each is."""
+
+    regions: Regions
+    class_ids: tuple[int, ...]
+    """0-based class of each."""
+
+    def __post_init__(self) -> None:
+        if len(self.class_ids) != len(self.regions):
+            raise ShapeError("each thing has one class", expected=len(self.regions), found=len(self.class_ids))
+
+    def within(self, labels: UInt8[np.ndarray, "h w"]) -> Instances:
+        """What of each lies where its class has the pixels of a mask; those of which nothing does are left out."""
+        flat, runs, kept = labels.reshape(-1), [], []
+        for number, k in enumerate(self.class_ids):
+            pixels = self.regions.pixels(number)
+            pixels = pixels[flat[pixels] == k + 1]
+            if len(pixels):
+                mask = np.zeros(labels.shape, dtype=bool)
+                mask.reshape(-1)[pixels] = True
+                runs.append(rle.runs(mask))
+                kept.append(number)
+        size_hw = (labels.shape[0], labels.shape[1])
+        regions = Regions.of(size_hw, runs, self.regions.quality[kept].tolist(), self.regions.stability[kept].tolist())
+        return Instances(regions, tuple(self.class_ids[number] for number in kept))
+
+    def numbered(self, labels: UInt8[np.ndarray, "h w"]) -> Int64[np.ndarray, "h w"]:
+        """The number of the thing at each pixel, from 1; the surest one where several claim it. 0: in none, or the mask
+        has another class there."""
+        found = np.zeros(labels.size, dtype=np.int64)
+        flat = labels.reshape(-1)
+        for number in np.argsort(self.regions.quality, kind="stable").tolist():
+            pixels = self.regions.pixels(number)
+            found[pixels[flat[pixels] == self.class_ids[number] + 1]] = number + 1
+        return found.reshape(labels.shape)
+
+
 def _runs_between(
     starts: Int64[np.ndarray, " piece"], ends: Int64[np.ndarray, " piece"], size: int
-) -> Int64[np.ndarray, " run"]:
+) -> Int64[np.ndarray, " _"]:
     """Run lengths of the pieces start..end, which touch nowhere."""
     edges = np.concatenate(([0], np.stack([starts, ends], 1).reshape(-1), [size]))
     lengths = np.diff(edges)

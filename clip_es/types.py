@@ -23,7 +23,7 @@ from jaxtyping import Float32, UInt8, UInt16
 from torch import Tensor
 
 from clip_es.errors import DataError, ShapeError
-from clip_es.regions import Regions
+from clip_es.regions import Instances, Regions
 
 UNDECIDED = 255
 """Mask value of a pixel whose class is left open; ignored by losses and by evaluation."""
@@ -220,6 +220,8 @@ class PseudoMask:
     class_ids: tuple[int, ...]
     decided: UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]
     """The labels before any was left undecided: never 255 (uint16: 65535)."""
+    instances: Instances | None = None
+    """Single things inside the decided labels, where the method tells them apart."""
 
     def __post_init__(self) -> None:
         kinds = (np.dtype(np.uint8), np.dtype(np.uint16))

@@ -1,6 +1,10 @@
-"""Segments of pictures, from frozen features and colours alone: eigen-segments and k-means regions for a folder.
+"""Segments of the pictures of a folder: from frozen features and colours alone, or from a mask generator.
 
 OUT/segments.json          settings; another call with other settings is refused
+OUT/regions/<id>.json      of sam, felzenszwalb and slic, as COCO RLE with quality and stability; or <id>.png, in which
+                           the smallest region lies on top and 0 is in none
+
+and of the source spectral:
 OUT/regions/<id>.png       k-means regions of the eigenvectors, 0, 1, ..; palette PNG at the picture's size
 OUT/sides/<id>_k0.png ...  the smaller side of each eigenvector, 0 or 255, the constant one left out (SAZS's form)
 OUT/rle.json               with `rle`: the same sides as COCO's compressed RLE, by picture
@@ -12,6 +16,7 @@ import io
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,11 +31,17 @@ from clip_es.errors import ClipEsError, ConfigError, DataError
 from clip_es.images import read_picture
 from clip_es.masks import read_mask, write_mask
 from clip_es.records.dataset import Problem
+from clip_es.refine.base import Surroundings
 from clip_es.refine.dino import Dino
+from clip_es.refine.regions.settings import RegionsConfig
+from clip_es.refine.regions.sources import SOURCES
+from clip_es.refine.regions.vote import painted
 from clip_es.refine.spectral import picture_segments
-from clip_es.store.disk import make_folder, write_atomic
+from clip_es.regions import Regions
+from clip_es.store.disk import StoreError, make_folder, write_atomic
+from clip_es.store.regions import write_parts, write_regions
 from clip_es.store.tables import read_json, write_json
-from clip_es.types import ImageRecord
+from clip_es.types import ClassMaps, ImageRecord, Picture
 
 SETTINGS = "segments.json"
 
@@ -51,7 +62,9 @@ class SegmentsConfig:
 class SegmentFolder:
     """A folder of segments, written or read. Raises ConfigError: it was made with other settings."""
 
-    def __init__(self, folder: Path, settings: dict | None = None) -> None:
+    def __init__(
+        self, folder: Path, settings: dict | None = None, parts: tuple[str, ...] = ("regions", "sides")
+    ) -> None:
         self.folder = folder
         place = folder / SETTINGS
         if settings is None:
@@ -64,7 +77,7 @@ class SegmentFolder:
                     next_step="Make it with `clip-es segments`.",
                 )
             return
-        for part in ("regions", "sides"):
+        for part in parts:
             make_folder(folder / part)
         if place.is_file() and (there := read_json(place)) != settings:
             differ = sorted(key for key in settings if there.get(key) != settings[key])
@@ -136,6 +149,65 @@ def segment(
             problems.append(Problem.of(record.image_id, error, "segments"))
         done()
     return problems
+
+
+def find_regions(
+    records: Iterable[ImageRecord],
+    find: Callable[[Picture], Regions],
+    out: SegmentFolder,
+    export: Literal["png", "rle"],
+    done: Callable[[], object] = lambda: None,
+) -> list[Problem]:
+    """Regions of all pictures that have none yet, in OUT/regions. Returns those that failed. Raises StoreError."""
+    problems = []
+    for record in records:
+        path = region_file(out.folder, record.image_id, export)
+        try:
+            if not path.is_file():
+                _write_regions(path, find(read_picture(record, _ONE_PATCH, ImageConfig(), lambda _: (1, 1))), export)
+        except StoreError:
+            raise
+        except ClipEsError as error:
+            problems.append(Problem.of(record.image_id, error, "segments"))
+        done()
+    return problems
+
+
+_ONE_PATCH = 16
+"""Side of the encoder's copy of a picture, where no encoder looks at it."""
+
+
+def region_file(folder: Path, image_id: str, export: Literal["png", "rle"]) -> Path:
+    """Where the regions of a picture lie."""
+    return folder / "regions" / f"{image_id}.{'json' if export == 'rle' else 'png'}"
+
+
+def _write_regions(path: Path, regions: Regions, export: Literal["png", "rle"]) -> None:
+    if export == "rle":
+        write_regions(path, regions)
+        return
+    top = painted(regions, regions.quality, "area")
+    covered = bool((top >= 0).all())
+    write_parts(path, top if covered else top + 1)
+
+
+def finder(config: RegionsConfig, device: str) -> Callable[[Picture], Regions]:
+    """What makes the regions of a picture from itself alone. Raises ConfigError, WeightsError: it cannot be loaded."""
+    row = SOURCES.find(config.source, "--source")
+    if row.read is not None:
+        return lambda picture: row.read(picture, config)  # pyright: ignore[reportOptionalCall]
+    if config.sam.prompts != "grid" or row.network is None:
+        raise ConfigError(
+            "there are no maps here that prompts could come from",
+            expected="--sam.prompts grid",
+            found=config.sam.prompts,
+        )
+    find = row.network(config, Surroundings(device=device))
+    return lambda picture: find(picture, _no_maps)
+
+
+def _no_maps() -> ClassMaps:
+    raise ConfigError("a source of regions wants maps, and there are none here")
 
 
 def segments_of(

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from clip_es.config.bounds import check_within
 from clip_es.errors import ConfigError
 
 Variant = Literal["gradcam", "hirescam", "layercam", "gradcam++", "xgradcam", "eigengradcam"]
@@ -209,3 +210,37 @@ class JointConfig:
                 expected="such as patch-text and clip-es",
                 found=(self.first, self.second),
             )
+
+
+@dataclass(frozen=True)
+class Sam3Config:
+    """SAM 3 asked with the picture's labels (extra `sam`). It saw masks, so what it makes is not weakly supervised."""
+
+    model: str = "sam3"
+    """sam3 (gated), a folder in transformers' layout, or the id of one on the Hugging Face hub."""
+    maps: Literal["semantic", "instances"] = "semantic"
+    """semantic: SAM 3's own map of a phrase. instances: the union of the things it finds, by score."""
+    background: bool = True
+    """Let the background words compete. Off: only the labels of the picture do, and none of them."""
+    weigh: Literal["background", "all", "none"] = "background"
+    """Whose claims are weighted by how likely the phrase is in the picture at all: the background words', which may
+    well be absent; the labels' too; or nobody's."""
+    phrase: str = "{}"
+    """What is asked about a name."""
+    presence: float = 0.5
+    """Where labels are found and not given: classes whose presence is not above this do not occur. SAM 3: .5."""
+    instance_score: float = 0.3
+    """Things whose score is not above this do not count. transformers: .3; SAM 3's own code: .5."""
+    mask_threshold: float = 0.5
+    """Probability from which a pixel belongs to a thing. transformers: .5."""
+    phrases_at_once: int = 4
+    """Phrases that go through the decoder together; more are faster on a GPU and need more memory."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the network."""
+
+    def __post_init__(self) -> None:
+        if self.phrase.count("{}") != 1:
+            raise ConfigError("the phrase names the class with {} exactly once", found=repr(self.phrase))
+        for name in ("presence", "instance_score", "mask_threshold"):
+            check_within(name, getattr(self, name), 0, 1, "share")
+        check_within("phrases_at_once", self.phrases_at_once, 1, 4096, "phrases")

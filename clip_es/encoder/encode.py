@@ -43,7 +43,7 @@ def build_encoder(state: Mapping[str, Tensor], *, device: str = "auto", config: 
 
     Raises WeightsError: the keys are not those of a CLIP ViT. ConfigError: no such device.
     """
-    place = _device(device)
+    place = find_device(device)
     state = checked(state)
     with torch.device("meta"):
         model = CLIP(tower_sizes(state))
@@ -193,7 +193,7 @@ def _round_to_half(model: nn.Module) -> None:
                 tensor.data = tensor.data.half().float()
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

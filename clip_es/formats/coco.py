@@ -1,4 +1,5 @@
-"""COCO JSON with one RLE annotation for each class of a picture: no instances, no overlaps.
+"""COCO JSON with one RLE annotation for each class of a picture, or for each single thing where the method tells them
+apart; no overlaps.
 
 Undecided pixels are annotations of a category `undecided` with id 255, listed only where there are any. supervision's
 `DetectionDataset.from_coco(..., force_masks=True)` and FiftyOne's COCODetectionDataset read it.
@@ -15,14 +16,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int64, UInt8
 
 from clip_es import rle
 from clip_es.errors import DataError
 from clip_es.file_source import LARGEST_JSON, Source
 from clip_es.formats.names import UNDECIDED_CATEGORY, Names
 from clip_es.formats.source import Incoming, paint, wrong_size
-from clip_es.formats.writer import Writer, present
+from clip_es.formats.writer import Writer, regions_in
 from clip_es.types import UNDECIDED
 
 _NUMBERED = re.compile(r"(?:COCO_[A-Za-z0-9]+_)?(\d{12})")
@@ -40,11 +41,12 @@ class CocoWriter(Writer):
         self._undecided = False
 
     def add(self, image_id: str, labels: UInt8[np.ndarray, "h w"], picture: Path | None) -> None:
-        """An entry of `images`, and one of `annotations` for each class."""
+        """An entry of `images`, and one of `annotations` for each class or single thing."""
         file_name = self.place(picture, f"images/{image_id}", labels)
         number = self._numbers[image_id]
         self._json.add("images", image_entry(number, file_name, labels))
-        for entry in annotations(labels, self.names, number, self._annotations + 1):
+        things = self.things(image_id, labels)
+        for entry in annotations(labels, self.names, number, self._annotations + 1, things):
             self._annotations = entry["id"]
             self._undecided |= entry["category_id"] == UNDECIDED_CATEGORY
             self._json.add("annotations", entry)
@@ -55,11 +57,15 @@ class CocoWriter(Writer):
 
 
 def annotations(
-    labels: UInt8[np.ndarray, "h w"], names: Names, image_number: int, first: int = 1
+    labels: UInt8[np.ndarray, "h w"],
+    names: Names,
+    image_number: int,
+    first: int = 1,
+    things: Int64[np.ndarray, "h w"] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """A row of `annotations` for each label of a mask but background, numbered from `first`."""
-    for number, label in enumerate((k for k in present(labels) if k), start=first):
-        mask = labels == label
+    """A row of `annotations` for each label of a mask but background, numbered from `first`; for each single thing of
+    it where these are known."""
+    for number, (label, mask) in enumerate(regions_in(labels, things), start=first):
         yield {
             "id": number,
             "image_id": image_number,

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 
 from clip_es.errors import DataError
 from clip_es.file_source import Source
@@ -35,6 +35,8 @@ class VocWriter(Writer):
         """JPEGImages/<id>.jpg, SegmentationClass/<id>.png and a line of the list."""
         self.place(picture, f"JPEGImages/{image_id}", labels)
         self.keep(f"SegmentationClass/{image_id}.png", palette_png(labels))
+        if (things := self.things(image_id, labels)) is not None:
+            self.keep(f"SegmentationObject/{image_id}.png", palette_png(_objects(things, labels)))
         self._list.add(f"{image_id}\n")
 
     def keep(self, name: str, data: bytes) -> None:
@@ -45,6 +47,14 @@ class VocWriter(Writer):
         """The list and labelmap.txt."""
         self._list.finish()
         self.folder.write("labelmap.txt", labelmap(self.names))
+
+
+def _objects(things: Int64[np.ndarray, "h w"], labels: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+    """VOC's SegmentationObject: 0 in none, 255 undecided, and things counted from 1; after 254 they are left out."""
+    numbers = np.unique(things[(things > 0) & (labels != UNDECIDED)])[: UNDECIDED - 1]
+    table = np.zeros(int(things.max(initial=0)) + 1, dtype=np.uint8)
+    table[numbers] = np.arange(1, len(numbers) + 1)
+    return np.where(labels == UNDECIDED, np.uint8(UNDECIDED), table[things])
 
 
 def labelmap(names: Names) -> str:

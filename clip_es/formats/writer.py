@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, Int64, UInt8
 
 from clip_es.errors import ConfigError
 from clip_es.formats.folder import ExportFolder
 from clip_es.formats.names import Names
 from clip_es.formats.pictures import PictureMode, place
 from clip_es.masks import write_mask
+from clip_es.types import UNDECIDED
 
 _SPLIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
@@ -44,6 +45,8 @@ class Writer:
         self.image_ids = image_ids
         self.split = split or self.default_split
         self.pictures: PictureMode = pictures
+        self.things: Callable[[str, UInt8[np.ndarray, "h w"]], Int64[np.ndarray, "h w"] | None] = lambda *_: None
+        """From an id and its labels to the number of the single thing at each pixel, 0 for none; None: not known."""
         if not _SPLIT.fullmatch(self.split):
             raise ConfigError("a split names a file", expected="letters, digits, _ . -", found=repr(self.split))
 
@@ -73,3 +76,15 @@ def palette_png(labels: UInt8[np.ndarray, "h w"]) -> bytes:
 def present(labels: UInt8[np.ndarray, "h w"]) -> list[int]:
     """The mask values that occur, in ascending order: 0, classes, 255."""
     return np.flatnonzero(np.bincount(labels.ravel(), minlength=256)).tolist()
+
+
+def regions_in(
+    labels: UInt8[np.ndarray, "h w"], things: Int64[np.ndarray, "h w"] | None = None
+) -> Iterator[tuple[int, Bool[np.ndarray, "h w"]]]:
+    """Label and mask of each region in ascending order of labels, background left out: of each class its single things
+    and what is in none of them, or where these are not known all its pixels."""
+    for label in (k for k in present(labels) if k):
+        mask = labels == label
+        numbers = [0] if things is None or label == UNDECIDED else np.unique(things[mask]).tolist()
+        for number in numbers:
+            yield label, mask if things is None or len(numbers) == 1 else mask & (things == number)

@@ -18,7 +18,7 @@ import yaml
 from jaxtyping import Bool, Int, UInt8
 
 from clip_es.errors import ConfigError
-from clip_es.formats.writer import Writer, present
+from clip_es.formats.writer import Writer
 from clip_es.types import UNDECIDED
 
 _OFF = 0.25
@@ -40,12 +40,10 @@ class YoloWriter(Writer):
         self.place(picture, f"images/{self.split}/{image_id}", labels)
         height, width = labels.shape
         lines = []
-        for label in present(labels):
-            if label == 0:
-                continue
+        for label, mask in regions_in(labels, self.things(image_id, labels)):
             self._undecided |= label == UNDECIDED
             number = len(self.names.classes) if label == UNDECIDED else label - 1
-            for ring in polygons(labels == label, self._cv2):
+            for ring in polygons(mask, self._cv2):
                 points = [f"{(x + _OFF) / width:.7g} {(y + _OFF) / height:.7g}" for x, y in ring]
                 lines.append(f"{number} {' '.join(points)}\n")
         self.folder.write(f"labels/{self.split}/{image_id}.txt", "".join(lines))

@@ -14,6 +14,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from clip_es.errors import ShapeError
+from clip_es.regions import Instances
 from clip_es.scaling import keep_heights
 from clip_es.types import ClassMaps, EncodedImage, Picture, TextBank
 
@@ -34,6 +35,8 @@ class Localization:
     """The maps before scaling: CLIP-ES before ReLU, CLIPer in 0..2, CLIPSeg logits."""
     weights: Float32[Tensor, "class dim"] | None
     """CLIP-ES: mean over patches of d score / d ln_1, one row for each label; None for the variants and for others."""
+    instances: Instances | None = None
+    """Single things of the classes, where the method tells them apart."""
 
 
 Enlarge = Callable[[ClassMaps, tuple[int, int]], ClassMaps]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_es import published
-from clip_es.config.methods import CliperConfig, ClipSegConfig, JointConfig, LocalizeConfig, PatchTextConfig
+from clip_es.config.methods import CliperConfig, ClipSegConfig, JointConfig, LocalizeConfig, PatchTextConfig, Sam3Config
 from clip_es.config.views import ViewsConfig
 from clip_es.encoder import Encoder
 from clip_es.errors import ConfigError, WeightsError
@@ -26,6 +26,7 @@ from clip_es.localize.clipseg.weights import load_decoder
 from clip_es.localize.gradcam.localizer import ClipEs
 from clip_es.localize.joint import Joint
 from clip_es.localize.patchtext.localizer import PatchText
+from clip_es.localize.sam3 import Sam3
 from clip_es.localize.viewed import Viewed
 from clip_es.refine.base import GridRefiner
 from clip_es.types import TextBank
@@ -144,6 +145,14 @@ def _joint(parts: Parts) -> Localizer:
     return Joint(*halves, weights=config.weights, calibration=config.calibration, max_patches=parts.max_patches)
 
 
+def _sam3(parts: Parts) -> Localizer:
+    from clip_es.sam.networks import load
+
+    config: Sam3Config = parts.settings
+    network = load(config.model, "phrased", parts.encoder.device, config.dtype)
+    return Sam3(parts.encoder, parts.bank, network, config, parts.words, parts.on_patches)
+
+
 def _clipseg(parts: Parts) -> Localizer:
     config: ClipSegConfig = parts.settings
     path = decoder_path(config.decoder)
@@ -221,6 +230,15 @@ METHODS: Table[Method] = Table(
             finds_classes=True,
             undecided_below=0.0,
             on_grid=lambda settings: settings.with_affinity or settings.score == "surgery",
+        ),
+        Method(
+            "sam3",
+            "SAM 3, which was trained on masks, asked with the labels and background words as phrases",
+            Sam3Config,
+            _sam3,
+            finds_classes=True,
+            paper="SAM 3",
+            undecided_below=0.0,
         ),
         Method(
             "joint",

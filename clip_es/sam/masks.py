@@ -46,7 +46,7 @@ class Prompt:
 class Found:
     """Masks that have passed the filters."""
 
-    runs: list[Int64[np.ndarray, " run"]]
+    runs: list[Int64[np.ndarray, " _"]]
     boxes: Float32[Tensor, "mask 4"]
     quality: Float32[Tensor, " mask"]
     stability: Float32[Tensor, " mask"]
@@ -181,7 +181,7 @@ def filtered(
     x0, y0, x1, y1 = piece
     kept = (quality > config.predicted_iou) if config.predicted_iou > 0 else torch.ones_like(quality, dtype=torch.bool)
     places = kept.nonzero()[:, 0]
-    runs: list[Int64[np.ndarray, " run"]] = []
+    runs: list[Int64[np.ndarray, " _"]] = []
     boxes, numbers, stabilities = [], [], []
     for some in places.split(max(1, _AT_FULL_SIZE // ((y1 - y0) * (x1 - x0)))):
         masks = full_size(logits[some], network, shown, (y1 - y0, x1 - x0))

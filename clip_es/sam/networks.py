@@ -19,7 +19,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from clip_es.errors import ConfigError, WeightsError
+from clip_es.errors import ClipEsError, ConfigError, WeightsError
 
 NAMES: Mapping[str, str] = MappingProxyType(
     {
@@ -168,7 +168,9 @@ def load(
         loaded, told = reader.from_pretrained(
             where, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True, **options
         )
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+    except ClipEsError:
+        raise
+    except Exception as error:  # damaged files and the hub raise almost anything
         raise _unusable(where, local, error) from error
     if missing := sorted(told["missing_keys"]):
         raise WeightsError(

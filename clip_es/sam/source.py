@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from clip_es.errors import ClipEsError
-from clip_es.refine.regions.files import read_regions, read_tree, write_regions
 from clip_es.regions import Regions
 from clip_es.sam.masks import Prompt, grid_masks, prompted_masks, prompts_of
 from clip_es.sam.networks import Network, load
 from clip_es.sam.settings import SamConfig
+from clip_es.store.regions import read_regions, read_tree, write_regions
 from clip_es.types import ClassMaps, Picture
 
 _NO_MATTER = ("points_at_once",)

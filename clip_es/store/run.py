@@ -28,6 +28,7 @@ from clip_es.store.failures import failure_row, read_failures
 from clip_es.store.found_labels import PIECE, TABLE, FoundLabels, label_figures, note
 from clip_es.store.made_from import Changed
 from clip_es.store.manifest import Manifest, plain
+from clip_es.store.regions import write_instances
 from clip_es.store.tables import append_rows, csv_bytes, merged, read_json, write_json
 from clip_es.store.whole import looks_whole
 from clip_es.types import ImageRecord, PseudoMask
@@ -229,6 +230,8 @@ class RunStore:
         if found is not None:
             note(self._found_piece, record.image_id, found)
         made_from.note(self._made_piece, record, record.class_ids if found is None else ())
+        if mask.instances is not None:
+            write_instances(self.folder / f"instances/{record.image_id}.json", mask.instances)
         for name, data in files.items():
             write_atomic(self.folder / name, data)
         self._finished.add(record.image_id)

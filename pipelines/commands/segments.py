@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,35 +11,80 @@ import tyro
 
 from clip_es.config.run import SpectralConfig
 from clip_es.encoder import load_encoder
+from clip_es.encoder.encode import find_device
+from clip_es.joints import Choice, hint
 from clip_es.pipelines.console import bar, say
 from clip_es.pipelines.predict import pictures_to_predict
-from clip_es.pipelines.segments import SegmentFolder, SegmentsConfig, segment, settings_of
+from clip_es.pipelines.segments import (
+    SegmentFolder,
+    SegmentsConfig,
+    find_regions,
+    finder,
+    region_file,
+    segment,
+    settings_of,
+)
 from clip_es.pipelines.shape_net import ShapeNetConfig, train_shape_net
+from clip_es.refine.regions.settings import RegionsConfig
+from clip_es.refine.regions.sources import SOURCES
+from clip_es.refine.regions.superpixels import SuperpixelConfig
+from clip_es.sam.settings import SamConfig
+from clip_es.store.manifest import plain
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segments:
-    """Segments of any pictures, without labels and without training: regions, and the sides of eigenvectors.
+    """Segments of any pictures, without labels and without training.
 
-    From CLIP's patches, or a DINO's, and colours. The same call continues; `predict --fuse segments` reads the folder.
+    spectral: regions, and the sides of eigenvectors, from CLIP's patches, or a DINO's, and colours; `predict --fuse
+    segments` reads the folder. All: OUT/regions, for `--refine.regions.folder`. The same call continues.
     """
 
     images: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
     """Folder of pictures (sub-folders too: a/b.jpg becomes a__b.png), a .txt with one path per line, or one picture."""
     out: Path
     """Folder of the results."""
+    source: Annotated[
+        Annotated[str, Choice(SOURCES, lambda row: row.name != "folder")],
+        tyro.conf.arg(help_behavior_hint=hint(SOURCES)),
+    ] = "spectral"
+    """What makes the segments."""
     weights: str = "ViT-B/16"
-    """The CLIP whose patches are compared: ViT-B/16, ..., scenes (in the package), or a file."""
+    """spectral: the CLIP whose patches are compared: ViT-B/16, ..., scenes (in the package), or a file."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     export: Literal["png", "rle"] = "png"
-    """rle: also write the sides as COCO's compressed RLE to OUT/rle.json."""
+    """How regions are written: png, numbers of which one lies at each pixel; rle, COCO RLE that keeps overlaps and
+    scores. spectral writes png, and with rle its sides to OUT/rle.json too."""
     nodes: int = 2
     """Nodes of the graph along each side of a patch; more follow outlines more closely and take longer."""
     spectral: Annotated[SpectralConfig, tyro.conf.arg(name="")] = field(default_factory=SpectralConfig)
+    superpixels: SuperpixelConfig = field(default_factory=SuperpixelConfig)
+    sam: SamConfig = field(default_factory=SamConfig)
 
     def run(self) -> int:
         """Make what is not there yet."""
+        return self._spectral() if self.source == "spectral" else self._regions()
+
+    def _regions(self) -> int:
+        """Regions of a mask generator, or superpixels."""
+        config = RegionsConfig(self.source, superpixels=self.superpixels, sam=self.sam)
+        find = finder(config, str(find_device(self.device)))
+        records, unusable = pictures_to_predict(self.images, 2, None, self.out)
+        used = {"sam": self.sam} if self.source == "sam" else {"superpixels": self.superpixels}
+        settings = plain({"source": self.source, "export": self.export, **used}, "settings")
+        folder = SegmentFolder(self.out, settings, ("regions",))
+        todo = [one for one in records if not region_file(self.out, one.image_id, self.export).is_file()]
+        say(f"{len(records)} pictures, {len(records) - len(todo)} done before, {len(todo)} to do")
+        with bar("segments", len(todo)) as progress:
+            done = partial(progress.advance, progress.task_ids[0])
+            problems = find_regions(todo, find, folder, self.export, done)
+        for problem in (failed := [*unusable, *problems])[:5]:
+            say(f"  {problem.image_id} {problem.reason}")
+        say(f"Regions: {self.out / 'regions'}   For masks: --refine.regions.folder {self.out / 'regions'}")
+        return 1 if failed else 0
+
+    def _spectral(self) -> int:
         encoder = load_encoder(self.weights, device=self.device)
         config = SegmentsConfig(self.spectral, self.nodes)
         records, unusable = pictures_to_predict(self.images, 2, None, self.out)

@@ -64,6 +64,7 @@ def export(
     digests: list[tuple[str, str]] = []
     with ExportFolder.open(out, what) as folder:
         writer = FORMATS[name].writer(folder, run.names, image_ids, split=split, pictures=pictures)
+        writer.things = run.things
         for image_id in image_ids:
             try:
                 picture = files.get(image_id)

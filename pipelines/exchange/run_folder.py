@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 
 from clip_es.errors import ConfigError, DataError
 from clip_es.formats import Names
@@ -18,6 +18,7 @@ from clip_es.prompts.vocabulary import classes_of_run, load_vocabulary
 from clip_es.records.picture_files import pictures_of
 from clip_es.store.disk import names_in
 from clip_es.store.manifest import FILE, Manifest
+from clip_es.store.regions import read_instances
 from clip_es.types import UNDECIDED
 
 LabelKind = Literal["masks", "decided"]
@@ -64,6 +65,16 @@ class Run:
                 next_step="Pass the --vocabulary the masks were made with.",
             )
         return labels
+
+    def things(self, image_id: str, labels: UInt8[np.ndarray, "h w"]) -> Int64[np.ndarray, "h w"] | None:
+        """The number of the single thing at each pixel, from 1, 0 for none; None where the method told none apart.
+
+        Where a mask was edited since, things end with the pixels of their class. Raises DataError, ShapeError.
+        """
+        path = self.folder / "instances" / f"{image_id}.json"
+        if not path.is_file():
+            return None
+        return read_instances(path, (labels.shape[0], labels.shape[1])).numbered(labels)
 
     def path(self, image_id: str, kind: LabelKind) -> Path:
         """The file of a picture's mask."""

@@ -315,6 +315,8 @@ class MaskMaker:
 
     @timed("labels")
     def _tag(self, picture: Picture, seen: EncodedImage) -> Tags:
+        if own := getattr(self.localizer, "tag", None):
+            return own(picture, seen)
         return tag(self.encoder, picture, seen, self.bank, self.config.tagging)
 
     @timed("localize")

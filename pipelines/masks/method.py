@@ -171,6 +171,8 @@ def mask_of_maps(refined: Refined, maps: ClassMaps, config: MaskConfig) -> Pseud
     if labels and not maps.class_ids and labels.sure is not None:
         # Background alone has no competitor: it is as sure as that there is nothing.
         mask = replace(mask, confidence=np.full_like(mask.confidence, labels.sure))
+    if (things := refined.found.instances) is not None:
+        mask = replace(mask, instances=things.within(mask.decided))
     return mask
 
 

@@ -11,7 +11,9 @@ from clip_es.errors import ConfigError, DataError
 from clip_es.pipelines.cli import main
 from clip_es.pipelines.segments import SegmentFolder, enlarge
 from clip_es.pipelines.shape_net import ShapeNetConfig, moved, outlines, train_shape_net
+from clip_es.scenes.dataset import ScenesConfig, make
 from clip_es.segmentor.losses.shape import read_inverse_net
+from clip_es.store.regions import read_parts, regions_of, write_parts
 from clip_es.store.tables import read_json
 
 
@@ -118,3 +120,32 @@ def test_the_encoder_is_not_needed_to_read_segments(tmp_path):
     assert folder.has("a")
     assert SegmentFolder(tmp_path).regions("a").tolist() == [[0, 1], [2, 3]]
     assert SegmentFolder(tmp_path).sides("a").tolist() == [[[True, False], [False, False]]]
+
+
+@pytest.mark.parametrize(("source", "export"), [("felzenszwalb", "png"), ("slic", "rle")])
+def test_superpixels_of_a_folder_vote_in_a_run(tmp_path, capsys, source, export):
+    folder = make(tmp_path / "scenes", ScenesConfig(train=0, val=2, side=(64, 64)))
+    words = ["segments", str(folder / "JPEGImages"), "--source", source, "--export", export]
+    words += ["--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    suffix = ".png" if export == "png" else ".json"
+    written = {path.name: path.read_bytes() for path in (tmp_path / "out/regions").iterdir()}
+    assert set(written) == {f"val_00000{k}{suffix}" for k in range(2)}
+    assert main(words) == 0
+    assert "2 done before" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out/regions").iterdir()} == written
+    size = (64, 64)
+    regions = regions_of(tmp_path / "out/regions", "val_000000", size)
+    assert sum(regions.areas) == 64 * 64
+    assert main([*words, "--superpixels.count", "7", "--superpixels.sigma", "2"]) == 2
+    assert "segments made with other settings" in capsys.readouterr().err
+
+
+def test_parts_beyond_255_are_written_with_16_bits_and_come_back(tmp_path):
+    parts = np.arange(600).reshape(20, 30)
+    write_parts(tmp_path / "one.png", parts)
+    regions = read_parts(tmp_path / "one.png", (20, 30))
+    assert len(regions) == 600
+    assert regions.mask(599)[19, 29]
+    with pytest.raises(DataError, match="parts apart"):
+        write_parts(tmp_path / "two.png", np.array([[70_000]]))

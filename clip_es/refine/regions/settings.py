@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,7 +17,7 @@ from clip_es.refine.regions.superpixels import SuperpixelConfig
 from clip_es.refine.regions.vote import Order, Stretch
 from clip_es.sam.settings import SamConfig
 
-SourceName = Annotated[str, Choice(SOURCES)]
+SourceName = Annotated[str, Choice(SOURCES, attrgetter("votes"))]
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,12 @@ class RegionsConfig:
     sam: SamConfig = field(default_factory=SamConfig)
 
     def __post_init__(self) -> None:
-        SOURCES.find(self.source, "--refine.regions.source")
+        if not SOURCES.find(self.source, "--refine.regions.source").votes:
+            raise ConfigError(
+                "this source writes files, which vote from their folder",
+                where=f"--refine.regions.source {self.source}",
+                next_step=f"Call `clip-es segments --source {self.source}`, then pass --refine.regions.folder.",
+            )
         check_within("amount", self.amount, 0, 1, "share of a region's answer")
         check_within("background_power", self.background_power, 0.01, 100, "exponent")
         if self.covered is not None:

@@ -13,8 +13,8 @@ from typing import Any
 from clip_es.joints import Table
 from clip_es.refine.base import Surroundings
 from clip_es.refine.regions import superpixels
-from clip_es.refine.regions.files import regions_of
 from clip_es.regions import Regions
+from clip_es.store.regions import regions_of
 from clip_es.types import ClassMaps, Picture
 
 Find = Callable[[Picture, Callable[[], ClassMaps]], Regions]
@@ -37,6 +37,11 @@ class RegionSource:
     """
     supervision: str = "none"
     """What it learned from; "none" where it learned nothing."""
+
+    @property
+    def votes(self) -> bool:
+        """Whether `--refine regions` can ask it; others write files for it."""
+        return self.read is not None or self.network is not None
 
 
 def _folder(picture: Picture, config: Any) -> Regions:
@@ -67,6 +72,7 @@ SOURCES: Table[RegionSource] = Table(
         RegionSource("sam", "SAM, SAM 2 or SAM 3", network=_sam, supervision="masks without classes (SA-1B)"),
         RegionSource("felzenszwalb", "superpixels of like colour", read=_felzenszwalb),
         RegionSource("slic", "superpixels of like size", read=_slic),
+        RegionSource("spectral", "k-means on the eigenvectors of CLIP's patches, as files of `clip-es segments` alone"),
     ],
     RegionSource,
 )

@@ -15,13 +15,13 @@ from clip_es.errors import ConfigError, DataError, ShapeError
 from clip_es.masks import decide, read_mask, write_mask
 from clip_es.pipelines.cli import main
 from clip_es.refine.pool import averaged, region_means
-from clip_es.refine.regions.files import MOST_REGIONS, read_regions, regions_of, write_regions
 from clip_es.refine.regions.refiner import chosen, refine, voted
 from clip_es.refine.regions.settings import RegionsConfig
 from clip_es.refine.regions.vote import hard_labels, means, painted, soft_scores
 from clip_es.regions import Regions
 from clip_es.scenes.dataset import ScenesConfig, make
 from clip_es.store.failures import read_failures
+from clip_es.store.regions import MOST_REGIONS, read_regions, regions_of, write_regions
 from clip_es.types import ClassMaps, Picture
 
 BEYOND = Path(__file__).parents[2] / "golden/beyond"

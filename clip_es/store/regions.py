@@ -8,20 +8,23 @@ FOLDER/<id>.png    palette or 8 bits of grey: pixels of one number are one regio
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 from PIL import Image
 
 from clip_es import rle
 from clip_es.decode import quiet_pillow
 from clip_es.errors import ClipEsError, DataError, ShapeError
-from clip_es.masks import read_mask
-from clip_es.regions import Regions
-from clip_es.store.disk import write_atomic
+from clip_es.masks import read_mask, write_mask
+from clip_es.regions import Instances, Regions
+from clip_es.store.disk import make_folder, write_atomic
+from clip_es.types import MAX_CLASSES
 
 MOST_REGIONS = 50_000
 """Of one picture; a file with more is refused."""
@@ -90,7 +93,41 @@ def write_regions(path: Path, regions: Regions, about: dict[str, Any] | None = N
             entry["level"] = int(regions.levels[number])
         entries.append(entry)
     tree = {"image": {"height": height, "width": width}, **(about or {}), "annotations": entries}
+    make_folder(path.parent)
     write_atomic(path, json.dumps(tree).encode())
+
+
+def write_parts(path: Path, parts: Int[np.ndarray, "h w"]) -> None:
+    """Write numbered parts as a PNG that `read_parts` reads: with a palette up to 255, else with 16 bits of grey.
+
+    Raises StoreError. DataError: more than 65,536 parts.
+    """
+    most, file = int(parts.max(initial=0)), io.BytesIO()
+    if most >= 2**16:
+        raise DataError(
+            "a PNG cannot tell that many parts apart", where=path, expected="at most 65,536", found=most + 1
+        )
+    if most < 256:
+        write_mask(file, parts.astype(np.uint8))
+    else:
+        Image.fromarray(parts.astype(np.uint16)).save(file, "PNG")
+    make_folder(path.parent)
+    write_atomic(path, file.getvalue())
+
+
+def write_instances(path: Path, instances: Instances) -> None:
+    """Write single things as regions, with `labels`: the mask value of each, class + 1. Raises StoreError."""
+    write_regions(path, instances.regions, {"labels": [k + 1 for k in instances.class_ids]})
+
+
+def read_instances(path: Path, size_hw: tuple[int, int]) -> Instances:
+    """The same again. Raises DataError, ShapeError as `read_regions`; DataError: labels are missing."""
+    tree, regions = read_tree(path), read_regions(path, size_hw)
+    labels = tree.get("labels") if isinstance(tree, dict) else None
+    whole = isinstance(labels, list) and all(type(k) is int and 1 <= k <= MAX_CLASSES for k in labels)
+    if not whole or len(labels) != len(regions):
+        raise DataError("does not say the class of each thing", where=path, expected="labels", found=str(labels)[:60])
+    return Instances(regions, tuple(k - 1 for k in labels))
 
 
 def read_tree(path: Path) -> Any:
