@@ -18,7 +18,7 @@ import yaml
 from jaxtyping import Bool, Int, UInt8
 
 from clip_es.errors import ConfigError
-from clip_es.formats.writer import Writer
+from clip_es.formats.writer import Writer, regions_in
 from clip_es.types import UNDECIDED
 
 _OFF = 0.25

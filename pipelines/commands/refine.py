@@ -90,7 +90,7 @@ class Refine:
         encoder = None
         if needs_encoder(self.config):
             encoder = load_encoder(self.weights, device=self.device, config=self.config.encoder)
-        maker = MapMaker(folder, vocabulary, self.config, encoder)
+        maker = MapMaker(folder, vocabulary, self.config, encoder, cache=self.out / "regions")
         settings: Mapping[str, object] = {
             "maps": {"scale": self.scale, "first_class": self.first_class},
             "supervision": "that of the maps",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
@@ -14,12 +15,12 @@ from clip_es.encoder import Encoder
 from clip_es.errors import ConfigError, ShapeError
 from clip_es.images import read_picture
 from clip_es.localize.base import Localization
-from clip_es.pipelines.masks.method import Decide, Located, Refined
+from clip_es.pipelines.masks.method import Decide, Located, Refined, looked_ahead
 from clip_es.pipelines.stopwatch import Stopwatch, timed
 from clip_es.prompts import Vocabulary
 from clip_es.records.maps import MapFolder
 from clip_es.refine import Surroundings, on_grid
-from clip_es.refine.registry import in_order
+from clip_es.refine.registry import in_order, looks_ahead
 from clip_es.types import ClassMaps, ImageRecord, Picture
 
 _PATCH = 16
@@ -41,16 +42,21 @@ class MapMaker:
         config: RunConfig,
         encoder: Encoder | None = None,
         stopwatch: Stopwatch | None = None,
+        cache: Path | None = None,
     ) -> None:
-        """Raises ConfigError: a refiner needs the encoder, or words, and they are not there."""
+        """`cache`: a folder for what a refiner's network makes.
+
+        Raises ConfigError: a refiner needs the encoder, or words, and they are not there. WeightsError.
+        """
         device = "cpu" if encoder is None else encoder.device.type
         self.folder, self.vocabulary, self.encoder = folder, vocabulary, encoder
         self.config = config = config.resolved(device)
         if needs_encoder(config) and encoder is None:
             raise ConfigError("refiners on a grid need the frozen CLIP", found=" ".join(config.refine))
         self.stopwatch = stopwatch or Stopwatch()
-        around = Surroundings(vocabulary.box_threshold, "cpu" if encoder is None else encoder.device)
+        around = Surroundings(vocabulary.box_threshold, "cpu" if encoder is None else encoder.device, cache=cache)
         self._grid_refiners = on_grid(config, around)
+        self._looks = looks_ahead(config, around)
         self.decide = Decide(config, self.stopwatch, vocabulary.names)
 
     @property
@@ -103,7 +109,7 @@ class MapMaker:
             with self.stopwatch(name):
                 maps = refiner(located.picture, located.seen, maps)
         enlarge = enlarged if self.config.mask.calibration == "otsu" else None
-        return Refined(located.picture, located.found, maps, enlarge)
+        return looked_ahead(Refined(located.picture, located.found, maps, enlarge), self._looks, self.stopwatch)
 
 
 def _at_grid(maps: ClassMaps, grid_hw: tuple[int, int]) -> ClassMaps:

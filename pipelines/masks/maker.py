@@ -24,7 +24,7 @@ from clip_es.localize.base import Localization, Localizer
 from clip_es.localize.methods import METHODS, Parts, build_localizer, weakly_supervised
 from clip_es.localize.patchtext.reading import words_of
 from clip_es.pipelines.masks.calls import given_records, labels_missing, record_of, stream
-from clip_es.pipelines.masks.method import Decide, Located, MaskResult, Refined, masks, masks_of
+from clip_es.pipelines.masks.method import Decide, Located, MaskResult, Refined, looked_ahead, masks, masks_of
 from clip_es.pipelines.masks.pools import readers_for, workers_for
 from clip_es.pipelines.masks.result import FailedPicture
 from clip_es.pipelines.parallel.executor import Executor
@@ -35,7 +35,6 @@ from clip_es.prompts.templates import NAMED, load_templates, sentences
 from clip_es.prompts.vocabulary import Words
 from clip_es.refine import Surroundings, on_grid
 from clip_es.refine.registry import looks_ahead, on_patches, supervision
-from clip_es.scaling import upsample
 from clip_es.store.found_labels import FoundLabels
 from clip_es.tagging import Tags, tag
 from clip_es.types import ClassMaps, EncodedImage, ImageRecord, Picture, TextBank
@@ -303,11 +302,8 @@ class MaskMaker:
         if labels is not None and labels.sure is None:
             labels = self._named(settled.found)
         enlarge = enlarged if self._calibrated else settled.enlarge
-        picture = located.picture
-        for name, look in self._looks if settled.maps.class_ids else ():
-            with self.stopwatch(name):
-                picture = look(picture, partial(enlarge or upsample, settled.maps, picture.size_hw))
-        return Refined(picture, settled.found, settled.maps, enlarge, labels)
+        refined = Refined(located.picture, settled.found, settled.maps, enlarge, labels)
+        return looked_ahead(refined, self._looks, self.stopwatch)
 
     def _named(self, found: Localization) -> FoundLabels:
         """The classes that a method has found by itself."""

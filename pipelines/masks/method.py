@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -27,6 +28,8 @@ from clip_es.pipelines.parallel.executor import Executor, Flow, Portable
 from clip_es.pipelines.stopwatch import Stopwatch
 from clip_es.prompts import Vocabulary
 from clip_es.refine import at_full_size
+from clip_es.refine.base import Ahead
+from clip_es.scaling import upsample
 from clip_es.store.found_labels import FoundLabels
 from clip_es.types import ClassMaps, EncodedImage, ImageRecord, Picture, PseudoMask
 
@@ -86,6 +89,15 @@ class Maker(Steps, Protocol):
     def rests_on(self) -> str:
         """What its masks come from, in a sentence or two."""
         ...
+
+
+def looked_ahead(refined: Refined, looks: Sequence[tuple[str, Ahead]], stopwatch: Stopwatch) -> Refined:
+    """The same, with what networks of refiners at full size see in the picture; these stay in this process."""
+    picture, maps = refined.picture, refined.maps
+    for name, look in looks if maps.class_ids else ():
+        with stopwatch(name):
+            picture = look(picture, partial(refined.enlarge or upsample, maps, picture.size_hw))
+    return replace(refined, picture=picture)
 
 
 @dataclass(frozen=True)
