@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
-from clip_es.encoder.encode import _device as pick_device
+from clip_es.encoder.encode import find_device as pick_device
 from clip_es.errors import ConfigError, DataError, WeightsError
 from clip_es.segmentor.loading import build_model, load_weights, settings_of
 from clip_es.segmentor.models.pixel_text import ROWS_AT_ONCE
