@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Int64, UInt8
+from jaxtyping import Bool, Float32, Int64, Integer, UInt8
 
 from clip_es import rle
 from clip_es.errors import ShapeError
@@ -55,7 +55,7 @@ class Regions:
         return cls.of((masks.shape[1], masks.shape[2]), [rle.runs(mask) for mask in masks])
 
     @classmethod
-    def from_parts(cls, parts: Int[np.ndarray, "h w"]) -> Regions:
+    def from_parts(cls, parts: Integer[np.ndarray, "h w"]) -> Regions:
         """The parts of a picture that was divided, in ascending order of their numbers."""
         size_hw = (parts.shape[0], parts.shape[1])
         _, numbered = np.unique(parts, return_inverse=True)

@@ -149,6 +149,12 @@ def _sam3(parts: Parts) -> Localizer:
     from clip_es.sam.networks import load
 
     config: Sam3Config = parts.settings
+    if parts.views.count > 1:
+        raise ConfigError(
+            "SAM 3 is shown the picture itself, not CLIP's copy that views move",
+            expected="--method sam3 without --views",
+            found=f"{parts.views.count} views",
+        )
     network = load(config.model, "phrased", parts.encoder.device, config.dtype)
     return Sam3(parts.encoder, parts.bank, network, config, parts.words, parts.on_patches)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Integer
 from PIL import Image
 
 from clip_es import rle
@@ -97,7 +97,7 @@ def write_regions(path: Path, regions: Regions, about: dict[str, Any] | None = N
     write_atomic(path, json.dumps(tree).encode())
 
 
-def write_parts(path: Path, parts: Int[np.ndarray, "h w"]) -> None:
+def write_parts(path: Path, parts: Integer[np.ndarray, "h w"]) -> None:
     """Write numbered parts as a PNG that `read_parts` reads: with a palette up to 255, else with 16 bits of grey.
 
     Raises StoreError. DataError: more than 65,536 parts.

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int, Int64
+from jaxtyping import Bool, Float32, Int64, Integer
 from torch import Tensor
 
 from clip_es.refine.pool import region_means
@@ -81,7 +81,7 @@ def painted(
 
 
 def hard_labels(
-    labels: Int[np.ndarray, "h w"], regions: Regions, covered: float | None = 0.85, keep: bool = True
+    labels: Integer[np.ndarray, "h w"], regions: Regions, covered: float | None = 0.85, keep: bool = True
 ) -> Int64[np.ndarray, "h w"]:
     """Labels (0 background, 1, 2, ...) after each class in turn has taken its regions.
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torchvision_names import processor
 from clip_es import rle
 from clip_es.config.methods import Sam3Config
 from clip_es.config.run import DEFAULT
+from clip_es.config.views import ViewsConfig
 from clip_es.encoder import load_encoder
 from clip_es.errors import ConfigError, ShapeError
 from clip_es.formats import FORMATS, Source
@@ -22,6 +24,7 @@ from clip_es.masks import decide, read_mask
 from clip_es.pipelines.cli import main
 from clip_es.pipelines.exchange.export import export
 from clip_es.pipelines.exchange.run_folder import Run
+from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.prompts import build_bank, load_vocabulary
 from clip_es.prompts.bank import class_words
 from clip_es.regions import Instances, Regions
@@ -199,6 +202,14 @@ def test_a_picture_that_another_method_encoded_is_refused(network, parts):
     encoder = parts[0]
     with pytest.raises(ShapeError, match="encodes pictures itself"):
         method(network, parts).locate(picture(), encoder.encode([picture().patches])[0], (0,))
+
+
+def test_views_of_the_picture_are_refused(folder):
+    config = replace(DEFAULT, method="sam3", refine=(), views=ViewsConfig(flip=True)).using(
+        sam3=Sam3Config(model=str(folder))
+    )
+    with pytest.raises(ConfigError, match="shown the picture itself"):
+        MaskMaker.load("scenes", "scenes", config, "cpu")
 
 
 def test_memory_with_two_hundred_phrases_is_flat(folder):
