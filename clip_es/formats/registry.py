@@ -58,7 +58,7 @@ FORMATS: Table[Format] = Table(
         Format("fiftyone", "a FiftyOneDataset with segmentations", fiftyone.FiftyOneWriter, fiftyone.read),
         Format(
             "yolo-semantic",
-            "palette PNGs and data.yaml for ultralytics' semantic task",
+            "palette PNGs for ultralytics' semantic task",
             yolo_semantic.YoloSemanticWriter,
             yolo_semantic.read,
         ),

@@ -56,24 +56,35 @@ LABEL_FORMATS: Table[LabelFormat] = Table(
     "format of labels",
     "clip_es.label_formats",
     [
-        LabelFormat("csv", "a table `image,labels`, the names separated by `;`", (".csv",), tables.is_csv, tables.csv),
+        LabelFormat("csv", "a table with the columns image and labels", (".csv",), tables.is_csv, tables.csv),
         LabelFormat(
-            "one-hot-csv", "a table `image,cat,dog,...` of 0 and 1", (".csv",), tables.is_one_hot, tables.one_hot
+            "one-hot-csv",
+            "a table with a column of 0 and 1 for each class",
+            (".csv",),
+            tables.is_one_hot,
+            tables.one_hot,
         ),
         LabelFormat(
             "jsonl",
-            'lines such as `{"image": "a.jpg", "labels": ["cat"]}`',
+            "JSON lines with the keys image and labels",
             (".jsonl", ".ndjson"),
             tables.is_jsonl,
             tables.jsonl,
         ),
-        LabelFormat("text", "lines such as `a.jpg cat dog` or `a 15 9`", (".txt", ".lst"), _always, tables.text, False),
+        LabelFormat(
+            "text",
+            "lines of a picture and its labels with blanks between",
+            (".txt", ".lst"),
+            _always,
+            tables.text,
+            False,
+        ),
         LabelFormat(
             "npy", "a one-hot array, or a dictionary of its rows", (".npy",), _always, arrays.npy, in_folders=False
         ),
         LabelFormat(
             "huggingface",
-            "metadata.jsonl or metadata.csv of a Hugging Face folder",
+            "the metadata file of a Hugging Face folder",
             (".jsonl", ".csv"),
             lambda head: huggingface.is_csv(head) if isinstance(head, list) else huggingface.is_jsonl(head),
             huggingface.huggingface,
@@ -84,10 +95,10 @@ LABEL_FORMATS: Table[LabelFormat] = Table(
         LabelFormat(
             "label-studio", "Label Studio's JSON or JSON-MIN", (".json",), label_studio.fits, label_studio.label_studio
         ),
-        LabelFormat("cvat", "CVAT for images 1.1, its tags and shapes", (".xml",), cvat.fits, cvat.cvat),
+        LabelFormat("cvat", "CVAT for images in XML, its tags and shapes", (".xml",), cvat.fits, cvat.cvat),
         LabelFormat("datumaro", "Datumaro's JSON", (".json",), datumaro.fits, datumaro.datumaro),
         LabelFormat("coco", "COCO's instances JSON, with any categories", (".json",), coco.fits, coco.coco),
-        LabelFormat("fiftyone", "FiftyOne's labels.json or samples.json", (".json",), fiftyone.fits, fiftyone.fiftyone),
+        LabelFormat("fiftyone", "FiftyOne's labels or samples in JSON", (".json",), fiftyone.fits, fiftyone.fiftyone),
     ],
     LabelFormat,
 )
