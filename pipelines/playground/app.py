@@ -184,7 +184,13 @@ def _picture_tab(gr: Any, handlers: Handlers, words: Words) -> Any:
     def spelled(chosen: list[str] | None, mode: Synonyms, text: str | None) -> str:
         return said_by(base, chosen or (), mode, text or "")
 
-    again: dict[str, Any] = {"fn": looked, "inputs": [*fields, threshold, moved], "outputs": results}
+    # What is changed while a look is computed must count too, so the last change is never dropped.
+    again: dict[str, Any] = {
+        "fn": looked,
+        "inputs": [*fields, threshold, moved],
+        "outputs": results,
+        "trigger_mode": "always_last",
+    }
     file.upload(brought, [file], [photo, said_of_file, file]).then(**again)
     for changed in (labels, synonyms):
         changed.change(spelled, [labels, synonyms, said], said, **_QUIET).then(**again)
@@ -192,7 +198,7 @@ def _picture_tab(gr: Any, handlers: Handlers, words: Words) -> Any:
     for changed in (method, refine):
         changed.input(**again)
     for changed in (said, templates, background):
-        changed.blur(**again, trigger_mode="once")
+        changed.blur(**again)
     go.click(**again)
     threshold.input(sure, [*fields, threshold], [mask, status, command, moved], **_QUIET)
     compare.click(
