@@ -27,9 +27,11 @@ def page(handlers: Handlers, words: Words, notes: list[str]) -> Any:
         gr.Markdown(f"# {TITLE}\nWhere are the labels? Masks from image-level labels with a frozen CLIP.")
         for note in notes:
             gr.HTML(show.message(note), elem_classes="piece")
+        # Outside the tabs: what is in one is made when it is first opened, and would be read too late.
+        kept = gr.BrowserState({}, storage_key="clip-es-playground", secret="not a secret: it stays in the browser")
         with gr.Tabs(selected="run" if handlers.view else "picture"):
             with gr.Tab("Picture", id="picture"):
-                photo = _picture_tab(gr, handlers, words)
+                photo = _picture_tab(gr, handlers, words, kept)
             with gr.Tab("Ask", id="ask"):
                 _ask_tab(gr, handlers, photo)
             with gr.Tab("Run", id="run"):
@@ -64,12 +66,11 @@ def asset(name: str) -> str:
     return (files("clip_es.pipelines") / "templates" / name).read_text(encoding="utf-8")
 
 
-def _picture_tab(gr: Any, handlers: Handlers, words: Words) -> Any:
+def _picture_tab(gr: Any, handlers: Handlers, words: Words, kept: Any) -> Any:
     playground = handlers.playground
     base, config = playground.vocabulary, playground.config
     photo = gr.State("")
     moved = gr.State(False)
-    kept = gr.BrowserState({}, storage_key="clip-es-playground", secret="not a secret: it stays in the browser")
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
             file = gr.File(label="Picture", elem_id="file", height=150)
