@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
