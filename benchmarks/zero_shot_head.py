@@ -255,16 +255,19 @@ class Table:
 
     def write(self) -> None:
         """OUT/zero_shot_head.json."""
-        rows = {row: {**_summary(found), "protocol": self.about[row]} for row, found in self.found.items()}
+        rows = {
+            row: {**_summary(found), "protocol": {**self.about[row], "trainings": len(found)}}
+            for row, found in self.found.items()
+        }
         write_json(self.out / "zero_shot_head.json", rows)
 
     def show(self) -> None:
         """The table, as docs/numbers.md has it."""
-        print("\n| | seen | unseen | harmonic | boundary F |\n|---|---:|---:|---:|---:|")
+        print("\n| | seen | unseen | harmonic | boundary F | trainings |\n|---|---:|---:|---:|---:|---:|")
         for row, found in self.found.items():
             mean = _summary(found)
             cells = [f"{mean[k]:.1f} ± {mean[k + '_sd']:.1f}" for k in ("seen", "unseen", "harmonic", "boundary_f")]
-            print(f"| {row} | {' | '.join(cells)} |")
+            print(f"| {row} | {' | '.join(cells)} | {len(found)} |")
 
 
 def _summary(figures: list[dict[str, float]]) -> dict[str, float]:
@@ -284,6 +287,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--train", type=int, default=160)
     parser.add_argument("--val", type=int, default=50)
     parser.add_argument("--rows", nargs="*", default=list(ROWS))
+    parser.add_argument("--finished", action="store_true", help="the table of what earlier calls have trained")
     parser.add_argument("--development", action="store_true", help="other pictures and other unseen classes")
     return parser.parse_args()
 
@@ -321,6 +325,8 @@ def main() -> None:
     for number, left, split, name in product(range(args.seeds), ("", ", kept in"), range(len(splits)), args.rows):
         row, (seen, lesson) = ROWS[name], lessons[split, left]
         place = work / f"{seed}-{args.train}-{split}-{number}-{name}{left}".replace(" ", "_").replace(",", "")
+        if args.finished and not figures_file(place, exam).is_file():
+            continue
         figures = trained_figures(row, lesson, number, place, (seen, splits[split], every), exam)
         about = {"trained_pictures": len(lesson.index), "unseen_pictures": "kept in" if left else "left out"}
         for fusion, found in figures.items():
@@ -331,12 +337,17 @@ def main() -> None:
     print(f"\n{time.process_time() - began:.0f} s of processor time")
 
 
+def figures_file(place: Path, exam: Exam) -> Path:
+    """Where the figures of a training stand once it is evaluated."""
+    return place / f"figures-{len(exam.cache.ids)}-{SHARE}-{AMOUNT}.json"
+
+
 def trained_figures(
     row: Row, lesson: Lesson, seed: int, place: Path, asked: tuple[list[int], Sequence[int], TextTable], exam: Exam
 ) -> dict[str, dict[str, float]]:
     """Train a row and evaluate it with its fusions, or read what an earlier call found. `asked`: seen and unseen mask
     values, and the rows of all classes."""
-    kept = place / f"figures-{len(exam.cache.ids)}-{SHARE}-{AMOUNT}.json"
+    kept = figures_file(place, exam)
     if kept.is_file():
         return read_json(kept)
     values, unseen, every = asked
