@@ -49,8 +49,15 @@ def build() -> Encoder:
     return Encoder(model.eval().requires_grad_(False), source="seeded")
 
 
-def measured(encoder: Encoder, row: Row, labels: int) -> dict[str, Any]:
-    """The figures of one row, in this process."""
+def one_pass(encoder: Encoder) -> int:
+    """Operations of the vision tower over the picture."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        encoder.model.visual(shown_to(encoder, np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)))
+    return counter.get_total_flops()
+
+
+def measured(encoder: Encoder, row: Row, labels: int, one: int) -> dict[str, Any]:
+    """The figures of one row, in this process; `one`: operations of one pass."""
     # The rows are those of scenes; at this size the settings are those for photographs.
     config = row.config.using(patch_text=PatchTextConfig())
     watch = Stopwatch(time.process_time)
@@ -60,17 +67,14 @@ def measured(encoder: Encoder, row: Row, labels: int) -> dict[str, Any]:
     picture = shown_at(plain, maker.localizer.seen_hw(plain.size_hw), None)
     before = psutil.Process().memory_info().rss
     start = time.process_time()
-    refined = maker.refine(maker.locate(picture, maker.encode([picture])[0], tuple(range(labels))))
-    seconds, most = time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    with FlopCounterMode(display=False) as one:
-        encoder.model.visual(shown_to(encoder, rgb))
     with FlopCounterMode(display=False) as every:
-        maker.refine(maker.locate(picture, maker.encode([picture])[0], tuple(range(labels))))
+        refined = maker.refine(maker.locate(picture, maker.encode([picture])[0], tuple(range(labels))))
+    seconds, most = time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     maker.decide(refined)
     return {
         "seconds": seconds,
         "seconds_of_pixel_refiners": watch.seconds.get("crf", 0.0) + watch.seconds.get("segments", 0.0),
-        "passes": every.get_total_flops() / one.get_total_flops(),
+        "passes": every.get_total_flops() / one,
         "megabytes": max(0, most - before) / 2**20,
     }
 
@@ -94,11 +98,12 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     encoder, found = build(), {}
+    one = one_pass(encoder)
     print("| | passes | CPU seconds | of pixel refiners | MB |\n|---|---:|---:|---:|---:|")
     for row in rows():
         if row.name in args.rows:
-            one = found[row.name] = apart(lambda row=row: measured(encoder, row, args.labels))
-            cells = (one["passes"], one["seconds"], one["seconds_of_pixel_refiners"], one["megabytes"])
+            cost = found[row.name] = apart(lambda row=row: measured(encoder, row, args.labels, one))
+            cells = (cost["passes"], cost["seconds"], cost["seconds_of_pixel_refiners"], cost["megabytes"])
             print(f"| {row.name} | {cells[0]:.2f} | {cells[1]:.1f} | {cells[2]:.1f} | {cells[3]:.0f} |")
             sys.stdout.flush()
             write_json(args.out / "method_costs.json", {"labels": args.labels, "patches": 713, "rows": found})
