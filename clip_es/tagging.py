@@ -180,7 +180,7 @@ def decide_tags(scores: Float32[Tensor, " class"], config: TaggingConfig = _DEFA
     The confidence is 1 / (1 + exp(-steepness (logit(score) - logit(centre)))), Platt's curve on the logit, whose two
     numbers were fitted on drawn scenes: with other weights it ranks as well, but 0.5 need not be an even chance.
     """
-    logit = torch.logit(scores.double().clamp(1e-6, 1 - 1e-6))
+    logit = torch.logit(scores.cpu().double().clamp(1e-6, 1 - 1e-6))
     p = torch.sigmoid(config.steepness * (logit - np.log(config.centre / (1 - config.centre))))
     found = tuple(int(k) for k in (p >= config.threshold).nonzero()[:, 0])
     sure = float(torch.maximum(p, 1 - p).prod())
@@ -198,8 +198,8 @@ def fit_confidence(scores: Float32[Tensor, "*any"], present: Bool[Tensor, "*pres
 
     if scores.shape != present.shape:
         raise ShapeError("each score is present or not", expected=list(scores.shape), found=list(present.shape))
-    logit = torch.logit(scores.double().flatten().clamp(1e-6, 1 - 1e-6))
-    truth = present.flatten().double()
+    logit = torch.logit(scores.cpu().double().flatten().clamp(1e-6, 1 - 1e-6))
+    truth = present.cpu().flatten().double()
     if not 0 < float(truth.mean()) < 1:
         raise ConfigError("a confidence needs classes that are present and classes that are not", found=truth.mean())
     # The trace of shrinking keeps the answer finite where one score parts present from absent.

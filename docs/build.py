@@ -100,14 +100,26 @@ def navigation(pages: Path, commands: list[Path], names: list[Path]) -> list:
         {
             "How to": folder(
                 "how-to",
-                ("own-pictures", "words", "voc", "coco", "train", "unseen-classes", "extend", "mend", "cluster"),
+                (
+                    "own-pictures",
+                    "python",
+                    "words",
+                    "voc",
+                    "coco",
+                    "train",
+                    "unseen-classes",
+                    "extend",
+                    "mend",
+                    "maps",
+                    "cluster",
+                ),
             )
         },
         {"Explanation": folder("explanation", ("method",))},
         {"Numbers": "numbers.md"},
         {
             "Reference": [
-                *folder("reference", ("parts", "run-folder", "data")),
+                *folder("reference", ("parts", "run-folder", "exit-codes", "data")),
                 {"Commands": titled(commands)},
                 {"Python": titled(names)},
             ]

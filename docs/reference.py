@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import ast
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from importlib import import_module
 from pathlib import Path
-from unittest import mock
 
-from clip_es.pipelines.cli import COMMANDS, SOURCES, parse
+from clip_es.pipelines.cli import COMMANDS, SOURCES
+from clip_es.pipelines.completion import parser_of
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("clip_es", "prompts", "pipelines", "segmentor")
@@ -92,19 +91,7 @@ def _command(name: str) -> type:
 
 
 def _groups(name: str) -> Groups:
-    import tyro
-
-    seen: list[argparse.ArgumentParser] = []
-
-    def look(kind: type, **options: object) -> None:
-        known = {key: value for key, value in options.items() if key in {"prog", "description", "default"}}
-        seen.append(tyro.extras.get_parser(kind, **known))  # pyright: ignore
-
-    with warnings.catch_warnings(), mock.patch.object(tyro, "cli", look):
-        # The only structured view of what `--help` prints; tyro has named no successor.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        parse(_command(name), f"clip-es {name}", [], COMMANDS[name].source)
-    (parser,) = seen
+    parser = parser_of(name)
     groups: Groups = {}
     for group in parser._action_groups:
         flags = [_flag(action) for action in group._group_actions if action.dest != "help"]

@@ -1,4 +1,7 @@
-"""`clip-es`: a command is one dataclass with a `run` method; its fields are the flags, its docstring the help."""
+"""`clip-es`: a command is one dataclass with a `run` method; its fields are the flags, its docstring the help.
+
+Every command also takes `--quiet` and `--json`, before its own flags or among them.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,22 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import cleandoc
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import clip_es
 from clip_es.errors import ClipEsError, ConfigError
 from clip_es.pipelines.numbers import check_numbers, with_flag
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 SOURCES: dict[str, tuple[str, str]] = {
     "voc12": ("Voc12Source", "a folder in the layout of PASCAL VOC 2012"),
@@ -78,6 +86,7 @@ ALONE: dict[str, tuple[str, str, str]] = {
     "evaluate-clipseg zero-shot": ("clipseg", "EvaluateZeroShot", "seen and unseen classes, prompted by name"),
     "evaluate-clipseg one-shot": ("clipseg", "EvaluateOneShot", "folds of classes, each shown by one example"),
     "prompt": ("clipseg", "Prompt", "where is it? find words or an example in one picture"),
+    "completion": ("completion", "Completion", "print what makes bash, zsh or fish complete commands and flags"),
     "demo": ("demo", "Demo", "draw scenes, make masks, evaluate, write the report"),
 }
 """The other commands: name -> (module, class, what it does)."""
@@ -110,33 +119,47 @@ COMMANDS: dict[str, Command] = dict(_commands())
 """Every command by the words that call it."""
 
 
+def program() -> int:
+    """What the installed `clip-es` calls: `main`, with a code of its own for a fault of this package."""
+    try:
+        return main()
+    except Exception:
+        traceback.print_exc()
+        _say("This is a fault of clip-es. What was finished is safe. Please report it with the lines above.")
+        return 3
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command. Exit codes: 0 done, 1 done but some pictures failed, 2 cannot run, 130 stopped by Ctrl-C
-    or SIGTERM."""
+    """Run a command. Exit codes: 0 done, 1 done but some pictures failed or problems were found, 2 cannot run, 130
+    stopped by Ctrl-C or SIGTERM; 3 (of the installed program) a fault of this package."""
     # OpenMP threads that wait by spinning take the core from the one they wait for: on two busy cores 30 pictures took
     # 89 s in place of 1.1 s. It is read once, when torch is loaded, so it must be set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     args = list(sys.argv[1:] if argv is None else argv)
+    if args[:1] in (["--version"], ["-V"]):
+        sys.stdout.write(f"clip-es {clip_es.__version__}\n")
+        return 0
+    quiet, json = "--quiet" in args, "--json" in args
+    args = [word for word in args if word not in ("--quiet", "--json")]
+    if not json:
+        return _told(args, quiet)
+    return _as_json(args, quiet)
+
+
+def _told(args: list[str], quiet: bool) -> int:
+    """Run a command, with what goes wrong as a line on standard error."""
     try:
-        if args == ["--version"]:
-            sys.stdout.write(f"clip-es {clip_es.__version__}\n")
-            return 0
-        name, rest = _pick(args)
-        if name is None:
-            return 0
-        asked = COMMANDS[name]
-        with _sigterm_as_ctrl_c():
-            kind = getattr(import_module(f"clip_es.pipelines.commands.{asked.module}"), asked.kind)
-            command = parse(kind, f"clip-es {name}", rest, asked.source)
-            check_numbers(command)
-            code = command.run()
-            sys.stdout.flush()
-            return code
+        if not quiet:
+            return _run(args)[1]
+        from clip_es.pipelines.console import speaking
+
+        with speaking(quiet=True, json=False):
+            return _run(args)[1]
     except ClipEsError as error:
         _say(f"{type(error).__name__}: {error}")
         return 2
     except KeyboardInterrupt:
-        _say("Stopped. What was finished is safe; the same call continues.")
+        _say(STOPPED)
         return 130
     except BrokenPipeError:
         # The reader of our output (head, less) has left; nothing more to tell it.
@@ -144,11 +167,59 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         _drop_output()
-        told = error.strerror or str(error)
-        what = f"{error.filename}: {told}" if error.filename else f"what it prints cannot be written: {told}"
-        step = "Repair that" if error.filename else "Send the output to a place that takes it"
-        _say(f"{what}. {step}, then call again; what was finished is safe.")
+        _say(_of_the_system(error))
         return 2
+
+
+def _as_json(args: list[str], quiet: bool) -> int:
+    """Run a command; standard output gets one line of JSON, whatever happens."""
+    from clip_es.pipelines.console import speaking
+    from clip_es.pipelines.summary import one_line
+
+    start, error = time.perf_counter(), None
+    with speaking(quiet=quiet, json=True) as figures:
+        try:
+            command, code = _run(args)
+        except SystemExit as stop:  # tyro has explained the flags, or what is wrong with them
+            if stop.code in (0, None):
+                raise
+            command, code, error = None, 2, ConfigError("the flags cannot be read", next_step="See standard error.")
+        except KeyboardInterrupt as stop:
+            command, code, error = None, 130, stop
+            _say(STOPPED)
+        except (ClipEsError, OSError) as caught:
+            command, code, error = None, 2, caught
+            ours = isinstance(caught, ClipEsError)
+            _say(f"{type(caught).__name__}: {caught}" if ours else _of_the_system(caught))
+        line = one_line(args, command, code, time.perf_counter() - start, figures, error)
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+    return code
+
+
+def _run(args: list[str]) -> tuple[Any, int]:
+    """The command, after it has run, and its exit code."""
+    name, rest = _pick(args)
+    if name is None:
+        return None, 0
+    asked = COMMANDS[name]
+    with _sigterm_as_ctrl_c():
+        kind = getattr(import_module(f"clip_es.pipelines.commands.{asked.module}"), asked.kind)
+        command = parse(kind, f"clip-es {name}", rest, asked.source)
+        check_numbers(command)
+        code = command.run()
+        sys.stdout.flush()
+        return command, code
+
+
+STOPPED = "Stopped. What was finished is safe; the same call continues."
+
+
+def _of_the_system(error: OSError) -> str:
+    told = error.strerror or str(error)
+    what = f"{error.filename}: {told}" if error.filename else f"what it prints cannot be written: {told}"
+    step = "Repair that" if error.filename else "Send the output to a place that takes it"
+    return f"{what}. {step}, then call again; what was finished is safe."
 
 
 def _drop_output() -> None:
@@ -183,8 +254,14 @@ def parse(kind: Any, prog: str, args: Sequence[str], source: str | None = None):
 def _parsed(kind: Any, prog: str, args: Sequence[str], source: str | None):
     import tyro
 
+    kind, options = offered(kind, args, source)
+    return tyro.cli(kind, prog=prog, args=args, **options)
+
+
+def offered(kind: Any, args: Sequence[str], source: str | None) -> tuple[Any, dict[str, Any]]:
+    """What tyro makes the flags of a command from, and its defaults under the arguments."""
     if source is None:
-        return tyro.cli(kind, prog=prog, args=args, **(kind.chosen(args) if hasattr(kind, "chosen") else {}))
+        return kind, (kind.chosen(args) if hasattr(kind, "chosen") else {})
     from clip_es.pipelines.commands import sources
     from clip_es.pipelines.commands.data_source import required
 
@@ -193,7 +270,7 @@ def _parsed(kind: Any, prog: str, args: Sequence[str], source: str | None):
     options.pop("source")
     default = kind.of(data(**required(data)), **options)
     told = f"{cleandoc(kind.__doc__ or '')}\n\n{cleandoc(data.__doc__ or '')}"
-    return tyro.cli(kind[data], prog=prog, args=args, default=default, description=told)
+    return kind[data], {"default": default, "description": told}
 
 
 def _pick(args: list[str]) -> tuple[str | None, list[str]]:
@@ -220,16 +297,37 @@ def _pick(args: list[str]) -> tuple[str | None, list[str]]:
 
 
 def _help(names: Sequence[str]) -> None:
+    """What there is: all commands, those on data sets once; or those of one first word, each with its source."""
     from rich.console import Console
+
+    whole = len({name.split()[0] for name in names}) > 1
+    rows = {}
+    for name in names:
+        if whole and COMMANDS[name].source:
+            word = name.split()[0]
+            rows[f"clip-es {word} SOURCE"] = ON_SOURCES[word][2].format("a data set")
+        else:
+            rows[f"clip-es {name}"] = COMMANDS[name].what
+    console = Console()
+    console.print("Segmentation masks from image-level labels with a frozen CLIP.\n", highlight=False)
+    console.print(_grid(rows))
+    if whole:
+        console.print("\nSOURCE is one of\n", highlight=False)
+        console.print(_grid({f"  {name}": what for name, (_, what) in SOURCES.items()}))
+    console.print(
+        "\nEvery command explains its flags with --help, and takes --quiet (nothing but errors) and --json (a summary "
+        "as one line). clip-es --version: the version.",
+        highlight=False,
+    )
+
+
+def _grid(rows: Mapping[str, str]) -> Table:
     from rich.table import Table
 
     table = Table.grid(padding=(0, 3))
-    for name in names:
-        table.add_row(f"clip-es {name}", COMMANDS[name].what)
-    console = Console()
-    console.print("Segmentation masks from image-level labels with a frozen CLIP.\n", highlight=False)
-    console.print(table)
-    console.print("\nEvery command explains its flags with --help. clip-es --version: the version.", highlight=False)
+    for row in rows.items():
+        table.add_row(*row)
+    return table
 
 
 def _say(text: str) -> None:
@@ -237,4 +335,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(program())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -16,6 +18,41 @@ from rich.text import Text
 from clip_es.records import Problem
 
 T = TypeVar("T")
+
+
+@dataclass
+class _Voice:
+    """How this call speaks."""
+
+    quiet: bool = False
+    json: bool = False
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+_voice = _Voice()
+
+
+@contextmanager
+def speaking(*, quiet: bool, json: bool) -> Iterator[dict[str, Any]]:
+    """`quiet`: neither lines nor bars. `json`: lines go to standard error, for standard output gets the summary alone.
+
+    Yields what `summarize` collects meanwhile.
+    """
+    global _voice
+    before, _voice = _voice, _Voice(quiet, json)
+    try:
+        yield _voice.figures
+    finally:
+        _voice = before
+
+
+def summarize(figures: Mapping[str, Any]) -> None:
+    """Add to what `--json` prints when the command ends."""
+    _voice.figures.update(figures)
+
+
+def _console() -> Console:
+    return Console(highlight=False, stderr=_voice.json, quiet=_voice.quiet)
 
 
 class _Rate(ProgressColumn):
@@ -34,7 +71,7 @@ def bar(what: str, total: int) -> Progress:
         TimeRemainingColumn(),
         TextColumn("left"),
         console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
+        disable=_voice.quiet or not sys.stderr.isatty(),
     )
     progress.add_task(what, total=total)
     return progress
@@ -84,12 +121,12 @@ def _alike(problem: Problem) -> str:
 
 
 def say(text: str) -> None:
-    """A line on standard output."""
-    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+    """A line on standard output; on standard error with --json, nowhere with --quiet."""
+    _console().print(text, markup=False, soft_wrap=True)
 
 
 def show_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table on standard output; numbers stand on the right with two digits."""
+    """A table where `say` has its lines; numbers stand on the right with two digits."""
     rows = [list(row) for row in rows]
     table = Table(title=title, title_justify="left", show_edge=False)
     for i, name in enumerate(header):
@@ -97,4 +134,4 @@ def show_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row))
-    Console(highlight=False).print(table)
+    _console().print(table)

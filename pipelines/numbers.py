@@ -12,7 +12,10 @@ from clip_es.errors import ConfigError
 AT_LEAST = {
     **dict.fromkeys(("workers", "report_pictures", "shown", "threads", "seed", "train", "val", "min_area"), 0),
     **dict.fromkeys(("validate_every", "validate_on", "val_pictures"), 0),
-    **dict.fromkeys(("batch_size", "batch", "measure", "count", "number", "most", "pictures", "side", "stride"), 1),
+    **dict.fromkeys(
+        ("batch_size", "batch", "measure", "count", "number", "most", "pictures", "side", "stride", "limit"), 1
+    ),
+    "limit": 1,
     **dict.fromkeys(("blocks", "steps", "save_every", "val_interval", "checkpoint_interval", "size", "lr"), 1e-12),
     "max_megapixels": 1e-3,
 }

@@ -15,8 +15,16 @@ from torch import Tensor, nn
 
 from clip_es.config.stages import EncoderConfig
 from clip_es.encoder.tokenize import tokenize
-from clip_es.encoder.vit import CLIP, SelfAttention, TowerSizes
-from clip_es.encoder.weights import checked, load_weights, told_activation, tower_sizes, weights_hash
+from clip_es.encoder.vit import CLIP, SelfAttention, TowerSizes, shell
+from clip_es.encoder.weights import (
+    checked,
+    load_weights,
+    located,
+    told_activation,
+    told_heads,
+    tower_sizes,
+    weights_hash,
+)
 from clip_es.errors import ConfigError, ShapeError
 from clip_es.types import EncodedImage
 
@@ -28,25 +36,34 @@ _PROMPTS_AT_ONCE = 64
 
 
 def load_encoder(weights: str | Path, *, device: str = "auto", config: EncoderConfig = _DEFAULT) -> Encoder:
-    """The encoder for an official name (`ViT-B/16`, ...), the packaged `scenes` and `scenes-plain`, or a weights file.
+    """The encoder for an official name (`ViT-B/16`, ...), the packaged `scenes` and `scenes-plain`, a weights file, a
+    snapshot folder, or a name on the hub (`openai/clip-vit-base-patch16`, extra `hub`).
 
-    `device` is `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, ...
-    Raises WeightsError: the weights cannot be found or used. ConfigError: no such device.
+    `device` is `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, `mps`, ...
+    Raises WeightsError: the weights cannot be found or used. ConfigError: no such device, or the extra is missing.
     """
+    weights = located(weights)
     if config.activation == "auto" and (told := told_activation(weights)):
         config = replace(config, activation=told)
-    return build_encoder(load_weights(weights), device=device, config=config)
+    return build_encoder(load_weights(weights), device=device, config=config, heads=told_heads(weights))
 
 
-def build_encoder(state: Mapping[str, Tensor], *, device: str = "auto", config: EncoderConfig = _DEFAULT) -> Encoder:
-    """The encoder for a state dict in any public layout.
+def build_encoder(
+    state: Mapping[str, Tensor],
+    *,
+    device: str = "auto",
+    config: EncoderConfig = _DEFAULT,
+    heads: tuple[int | None, int | None] = (None, None),
+) -> Encoder:
+    """The encoder for a state dict in any public layout; `heads` of vision and text, where they are known.
 
     Raises WeightsError: the keys are not those of a CLIP ViT. ConfigError: no such device.
     """
     place = find_device(device)
     state = checked(state)
-    with torch.device("meta"):
-        model = CLIP(tower_sizes(state))
+    usual = tower_sizes(state)
+    sizes = tower_sizes(state, heads=heads)
+    model = shell(sizes)
     model.load_state_dict({key: value.to(torch.float32, copy=True) for key, value in state.items()}, assign=True)
     model.eval().requires_grad_(False)
     if config.half_weights:
@@ -54,6 +71,8 @@ def build_encoder(state: Mapping[str, Tensor], *, device: str = "auto", config: 
     if config.dtype == "bfloat16":
         model.visual.transformer.resblocks[:-1].to(torch.bfloat16)
     source = weights_hash(state)
+    if (sizes.heads, sizes.text_heads) != (usual.heads, usual.text_heads):
+        source = hashlib.sha256(f"{source} heads {sizes.heads} {sizes.text_heads}".encode()).hexdigest()
     if config.activation == "gelu":
         # Another activation makes another model of the same weights, and other text vectors.
         model, source = model.with_plain_gelu(), hashlib.sha256(f"{source} gelu".encode()).hexdigest()
@@ -195,7 +214,8 @@ def _round_to_half(model: nn.Module) -> None:
 
 def find_device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        apple = torch.backends.mps.is_available()
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if apple else "cpu")
     try:
         place = torch.device(name)
         torch.zeros(1, device=place)
@@ -203,7 +223,7 @@ def find_device(name: str) -> torch.device:
         found = torch.cuda.device_count()
         raise ConfigError(
             f"the device '{name}' cannot be used",
-            expected="auto, cpu, cuda or cuda:N",
+            expected="auto, cpu, cuda, cuda:N or mps",
             found=f"{found} GPUs" if found else "no GPU",
             next_step="Pass --device auto or --device cpu.",
         ) from error

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+WIDE = {1280: 80, 1408: 88, 1664: 104}
+"""Channels of one head in the vision towers of ViT-H/14, ViT-g/14 and ViT-bigG/14, the only public ones so wide."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +43,26 @@ class TowerSizes:
     """Rows of the token embedding."""
     head_width: int = 64
     """Channels of one attention head, vision and text (OpenAI: 64)."""
+    stated_heads: tuple[int | None, int | None] = (None, None)
+    """Attention heads of vision and text where a description of the weights states them."""
+    inner: int | None = None
+    """Channels inside the MLPs of the vision tower; None: four times the width."""
+    text_inner: int | None = None
+    """The same of the text tower."""
 
     @property
     def heads(self) -> int:
         """Attention heads of the vision tower."""
-        return max(self.width // self.head_width, 1)
+        return self.stated_heads[0] or self._usual(self.width, WIDE.get(self.width, self.head_width))
 
     @property
     def text_heads(self) -> int:
         """Attention heads of the text tower."""
-        return max(self.text_width // self.head_width, 1)
+        return self.stated_heads[1] or self._usual(self.text_width, self.head_width)
+
+    @staticmethod
+    def _usual(width: int, each: int) -> int:
+        return max(width // each, 1)
 
 
 class QuickGELU(nn.Module):
@@ -119,13 +134,14 @@ class SelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Four times the width and back."""
+    """Four times the width, or `inner`, and back."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, inner: int | None = None) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(width, 4 * width)
+        inner = inner or 4 * width
+        self.c_fc = nn.Linear(width, inner)
         self.gelu: QuickGELU | PlainGELU = QuickGELU()
-        self.c_proj = nn.Linear(4 * width, width)
+        self.c_proj = nn.Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.c_proj(self.gelu(self.c_fc(x)))
@@ -134,11 +150,11 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """A pre-norm transformer block: x + attention(ln_1 x), then x + mlp(ln_2 x)."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, inner: int | None = None) -> None:
         super().__init__()
         self.attn = SelfAttention(width, heads)
         self.ln_1 = nn.LayerNorm(width)
-        self.mlp = MLP(width)
+        self.mlp = MLP(width, inner)
         self.ln_2 = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
@@ -155,9 +171,9 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Blocks in a row."""
 
-    def __init__(self, width: int, layers: int, heads: int) -> None:
+    def __init__(self, width: int, layers: int, heads: int, inner: int | None = None) -> None:
         super().__init__()
-        self.resblocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.resblocks = nn.ModuleList(Block(width, heads, inner) for _ in range(layers))
 
     @property
     def blocks(self) -> list[Block]:
@@ -170,6 +186,13 @@ class Transformer(nn.Module):
         return x
 
 
+def _normal(std: float, *shape: int) -> nn.Parameter:
+    """A normal start, in place, so that `shell` can leave it out."""
+    values = nn.Parameter(torch.empty(*shape))
+    nn.init.normal_(values, std=std)
+    return values
+
+
 class VisionTower(nn.Module):
     """Picture to tokens. Row 0 is the class token, the patches follow row by row."""
 
@@ -178,12 +201,12 @@ class VisionTower(nn.Module):
         self.patch, self.grid = sizes.patch, sizes.grid
         self.conv1 = nn.Conv2d(3, sizes.width, sizes.patch, sizes.patch, bias=False)
         scale = sizes.width**-0.5
-        self.class_embedding = nn.Parameter(scale * torch.randn(sizes.width))
-        self.positional_embedding = nn.Parameter(scale * torch.randn(sizes.grid**2 + 1, sizes.width))
+        self.class_embedding = _normal(scale, sizes.width)
+        self.positional_embedding = _normal(scale, sizes.grid**2 + 1, sizes.width)
         self.ln_pre = nn.LayerNorm(sizes.width)
-        self.transformer = Transformer(sizes.width, sizes.layers, sizes.heads)
+        self.transformer = Transformer(sizes.width, sizes.layers, sizes.heads, sizes.inner)
         self.ln_post = nn.LayerNorm(sizes.width)
-        self.proj = nn.Parameter(scale * torch.randn(sizes.width, sizes.embed))
+        self.proj = _normal(scale, sizes.width, sizes.embed)
 
     def positions(self, grid_hw: tuple[int, int]) -> Tensor:
         """Position embedding [1 + patch, width] for a grid: row 0 kept, the rest bilinear with half-pixel centres."""
@@ -213,12 +236,12 @@ class CLIP(nn.Module):
         super().__init__()
         self.sizes = sizes
         self.visual = VisionTower(sizes)
-        self.transformer = Transformer(sizes.text_width, sizes.text_layers, sizes.text_heads)
+        self.transformer = Transformer(sizes.text_width, sizes.text_layers, sizes.text_heads, sizes.text_inner)
         self.token_embedding = nn.Embedding(sizes.vocab, sizes.text_width)
-        self.positional_embedding = nn.Parameter(0.01 * torch.randn(sizes.context, sizes.text_width))
+        self.positional_embedding = _normal(0.01, sizes.context, sizes.text_width)
         self.ln_final = nn.LayerNorm(sizes.text_width)
-        self.text_projection = nn.Parameter(sizes.text_width**-0.5 * torch.randn(sizes.text_width, sizes.embed))
-        self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
+        self.text_projection = _normal(sizes.text_width**-0.5, sizes.text_width, sizes.embed)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def with_plain_gelu(self) -> CLIP:
         """This model with the plain GELU in both towers."""
@@ -238,3 +261,22 @@ class CLIP(nn.Module):
         x = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
         x = self.ln_final(self.transformer(x, causal=True))
         return x[torch.arange(len(x), device=x.device), end] @ self.text_projection
+
+
+class _WithoutStart(TorchFunctionMode):
+    """Leaves out what `torch.nn.init` would do."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def shell(sizes: TowerSizes) -> CLIP:
+    """The modules without numbers, for weights that are assigned to them.
+
+    Random numbers on the meta device would load torch's compiler, over a second for nothing.
+    """
+    with torch.device("meta"), _WithoutStart():
+        return CLIP(sizes)

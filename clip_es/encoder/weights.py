@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,8 +18,9 @@ from torch import Tensor
 from clip_es.encoder.archive import archive_root, read_archive
 from clip_es.encoder.compare import misfits
 from clip_es.encoder.download import OFFICIAL, download
+from clip_es.encoder.hub import DESCRIPTIONS, INDEX, fetched, hub_name, parts, weights_file
 from clip_es.encoder.layouts import to_openai
-from clip_es.encoder.vit import CLIP, TowerSizes
+from clip_es.encoder.vit import TowerSizes, shell
 from clip_es.errors import WeightsError, nearest
 from clip_es.scenes.weights import SHIPPED, load_scenes_state_dict, shipped_path
 
@@ -28,9 +29,10 @@ _GET_ONE = f"Pass --weights with one of {', '.join(OFFICIAL)} to have the offici
 
 
 def load_weights(weights: str | Path) -> dict[str, Tensor]:
-    """State dict in OpenAI's layout for an official name (downloaded once), a packaged one (`scenes`), or a file.
+    """State dict in OpenAI's layout for an official name (downloaded once), a packaged one (`scenes`), for a file or a
+    snapshot folder, or for a name on the hub.
 
-    Raises WeightsError: no such name or file, or the file cannot be used.
+    Raises WeightsError: no such name or file, or the file cannot be used. ConfigError: the extra `hub` is missing.
     """
     if isinstance(weights, str) and weights in SHIPPED:
         return checked(load_scenes_state_dict(shipped_path(weights)), where=f"the packaged weights '{weights}'")
@@ -39,7 +41,20 @@ def load_weights(weights: str | Path) -> dict[str, Tensor]:
         return read_state_dict(download(official[_plainly(weights)]))
     if isinstance(weights, str) and weights.upper().startswith("RN") and not Path(weights).exists():
         raise _resnet(weights)
-    return read_state_dict(weights)
+    return read_state_dict(located(weights))
+
+
+def located(weights: str | Path) -> str | Path:
+    """What is given, or the weights file that it stands for: of a snapshot folder, or of a name on the hub.
+
+    Raises WeightsError: the folder has none, or the hub does not have it. ConfigError: the extra `hub` is missing.
+    """
+    if isinstance(weights, str) and (weights in SHIPPED or _plainly(weights) in map(_plainly, OFFICIAL)):
+        return weights
+    if name := hub_name(weights):
+        return fetched(*name)
+    path = Path(weights).expanduser()
+    return weights_file(path) if path.is_dir() else weights
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -48,21 +63,18 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     Raises WeightsError: the file is missing, damaged, of an unknown layout, or no CLIP ViT.
     """
     file = Path(path).expanduser()
-    if file.is_dir():
-        raise WeightsError(
-            "this is a folder, not a weights file",
-            where=file,
-            expected=_EXPECTED,
-            next_step="Name the file in it, for example model.safetensors.",
-        )
+    file = weights_file(file) if file.is_dir() else file
     if not file.is_file():
         hint = nearest(str(path), [*OFFICIAL, *SHIPPED])
         raise WeightsError(
             "no such weights file", where=file, expected=_EXPECTED, next_step=f"{hint} {_GET_ONE}".strip()
         )
     try:
-        content = _read(file)
-        check_claims(content, file)
+        content: dict[str, Tensor] = {}
+        for part in parts(file) if file.name.endswith(INDEX) else [file]:
+            piece = _read(part)
+            check_claims(piece, part)
+            content |= piece
         return checked(content, where=file)
     except WeightsError:
         raise
@@ -101,17 +113,7 @@ def told_activation(weights: str | Path) -> Literal["quick_gelu", "gelu"] | None
     transformers' config.json has `hidden_act` for each tower, open_clip_config.json has `quick_gelu`. Official names,
     the packaged ones and files without such a neighbour are told nothing about.
     """
-    folder = Path(weights).expanduser().parent
-    if not Path(weights).expanduser().is_file():
-        return None
-    for name in ("open_clip_config.json", "config.json"):
-        try:
-            with (folder / name).open("rb") as file:
-                told = json.loads(file.read(2**20))
-        except (OSError, ValueError):
-            continue
-        if not isinstance(told, dict):
-            continue
+    for told in _descriptions(weights):
         if isinstance(model := told.get("model_cfg"), dict):
             return "quick_gelu" if model.get("quick_gelu") else "gelu"
         towers = [told.get("vision_config"), told]
@@ -120,6 +122,44 @@ def told_activation(weights: str | Path) -> Literal["quick_gelu", "gelu"] | None
             if act in ("quick_gelu", "gelu"):
                 return act
     return None
+
+
+def told_heads(weights: str | Path) -> tuple[int | None, int | None]:
+    """Attention heads of the vision and of the text tower, as a description beside a weights file states them.
+
+    transformers' config.json has `num_attention_heads` for each tower; open_clip_config.json has `head_width` for
+    vision and `heads` for text.
+    """
+    for told in _descriptions(weights):
+        if isinstance(model := told.get("model_cfg"), dict):
+            vision, text = model.get("vision_cfg"), model.get("text_cfg")
+            width, each = (vision.get(name) if isinstance(vision, dict) else None for name in ("width", "head_width"))
+            heads = width // each if _count(width) and _count(each) else None
+            return heads, _count(text.get("heads") if isinstance(text, dict) else None)
+        towers = [told.get("vision_config"), told.get("text_config")]
+        found = [_count(one.get("num_attention_heads")) if isinstance(one, dict) else None for one in towers]
+        if any(found):
+            return found[0], found[1]
+    return None, None
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _descriptions(weights: str | Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects that describe a weights file, in the files beside it."""
+    file = Path(weights).expanduser()
+    if not file.is_file():
+        return
+    for name in DESCRIPTIONS:
+        try:
+            with (file.parent / name).open("rb") as opened:
+                told = json.loads(opened.read(2**20))
+        except (OSError, ValueError, RecursionError):
+            continue
+        if isinstance(told, dict):
+            yield told
 
 
 def checked(state: Mapping[str, Tensor], where: object = None) -> dict[str, Tensor]:
@@ -138,16 +178,19 @@ def checked(state: Mapping[str, Tensor], where: object = None) -> dict[str, Tens
     return state
 
 
-def tower_sizes(state: Mapping[str, Tensor], where: object = None) -> TowerSizes:
+def tower_sizes(
+    state: Mapping[str, Tensor], where: object = None, heads: tuple[int | None, int | None] = (None, None)
+) -> TowerSizes:
     """Sizes of both towers, read from the shapes; every key and shape is compared with what these sizes ask for.
+
+    `heads`: of vision and text, which no shape tells; None: as the public models of that width have them.
 
     Raises WeightsError: a ResNet tower; keys missing, unknown or of the wrong shape.
     """
     if any(".layer1." in key or key.startswith("visual.attnpool") for key in state):
         raise _resnet(where)
-    sizes = _sizes(state, where)
-    with torch.device("meta"):
-        wrong = misfits(state, CLIP(sizes))
+    sizes = _sizes(state, where, heads)
+    wrong = misfits(state, shell(sizes))
     if wrong:
         raise WeightsError(
             "the keys are not those of a CLIP ViT",
@@ -174,7 +217,7 @@ def _plainly(name: str) -> str:
     return name.casefold().replace("/", "-").removesuffix("px")
 
 
-def _sizes(state: Mapping[str, Tensor], where: object) -> TowerSizes:
+def _sizes(state: Mapping[str, Tensor], where: object, heads: tuple[int | None, int | None]) -> TowerSizes:
     try:
         width, _, patch, _ = state["visual.conv1.weight"].shape
         positions, _ = state["visual.positional_embedding"].shape
@@ -199,17 +242,29 @@ def _sizes(state: Mapping[str, Tensor], where: object) -> TowerSizes:
         text_layers=_count_blocks(state, "transformer.resblocks."),
         context=context,
         vocab=vocab,
+        stated_heads=heads,
+        inner=_inner(state, "visual.transformer.resblocks.", width),
+        text_inner=_inner(state, "transformer.resblocks.", text_width),
     )
-    for name, channels, heads in (("vision", width, sizes.heads), ("text", text_width, sizes.text_heads)):
-        if channels % heads:
+    for name, channels, count in (("vision", width, sizes.heads), ("text", text_width, sizes.text_heads)):
+        if channels % count:
+            stated = heads != (None, None)
             raise WeightsError(
-                f"the {name} tower's width cannot be split into heads of {sizes.head_width} channels",
+                f"the {name} tower's width cannot be split into {count} heads"
+                if stated
+                else f"the {name} tower's width cannot be split into heads of {sizes.head_width} channels",
                 where=where,
-                expected=f"a multiple of {sizes.head_width}, or less than that",
+                expected=f"a multiple of {count}" if stated else f"a multiple of {sizes.head_width}, or less than that",
                 found=channels,
                 next_step=_GET_ONE,
             )
     return sizes
+
+
+def _inner(state: Mapping[str, Tensor], prefix: str, width: int) -> int | None:
+    """Channels inside the MLPs where they are not four times the width, as in ViT-g and ViT-bigG."""
+    rows = state.get(f"{prefix}0.mlp.c_fc.weight")
+    return None if rows is None or rows.ndim != 2 or len(rows) == 4 * width else len(rows)
 
 
 def _count_blocks(state: Mapping[str, Tensor], prefix: str) -> int:

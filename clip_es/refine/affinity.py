@@ -15,7 +15,6 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int
-from scipy import ndimage
 from torch import Tensor
 
 from clip_es.config.bounds import check_within
@@ -165,6 +164,8 @@ def boxes(
     y1 <= gh - 1, so the last row and column are never inside, as published. A map without positive values has no box.
     Source: CLIP-ES, `scoremap2bbox`. Differs: components in place of OpenCV's contours; the union is the same.
     """
+    from scipy import ndimage
+
     levels = (maps * 255).cpu().numpy().astype(np.uint8)
     last = np.array([levels.shape[2], levels.shape[1]]) - (border == "drop")
     found = []

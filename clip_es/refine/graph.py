@@ -7,10 +7,6 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
 from PIL import Image
-from scipy import linalg
-from scipy.sparse.linalg import eigsh
-from scipy.spatial import KDTree
-from skimage.color import rgb2hsv
 
 _DENSE_BELOW = 64
 """Graphs with fewer nodes go through the dense solver; Lanczos needs room."""
@@ -68,6 +64,8 @@ def hsv_neighbours(small: Float64[np.ndarray, "gh gw 3"], count: int = 20) -> Fl
 
 def hsv_places(small: Float64[np.ndarray, "gh gw 3"]) -> Float64[np.ndarray, "patch 6"]:
     """(cos hue, sin hue, saturation, value, x, y) of each patch; x and y run over 0..1."""
+    from skimage.color import rgb2hsv
+
     hue, saturation, value = rgb2hsv(small).reshape(-1, 3).T
     angle = 2 * np.pi * hue
     return np.column_stack([np.cos(angle), np.sin(angle), saturation, value, _places(small)])
@@ -83,6 +81,9 @@ def eigenvectors(
     which never factorises the singular D - W: 784 nodes take about 0.01 s on one core.
     Source: normalised cuts (Shi & Malik 2000).
     """
+    from scipy import linalg
+    from scipy.sparse.linalg import eigsh
+
     n = len(weights)
     sums = weights.sum(1)
     sums = np.where(sums < 1e-12, 1.0, sums)
@@ -121,6 +122,8 @@ def _places(small: np.ndarray) -> Float64[np.ndarray, "patch 2"]:
 
 def _nearest(points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Index and distance [n k] of the nearest points, each point its own first; all where there are fewer."""
+    from scipy.spatial import KDTree
+
     count = min(count, len(points))
     # Which of several equally near points is found hangs on the leaves: 16 is what the recorded graphs were made with.
     distance, index = KDTree(points, leafsize=16).query(points, k=count)

@@ -42,13 +42,21 @@ class Manifest:
     def read(cls, folder: str | Path) -> Manifest:
         """That of a run. Raises DataError: no run folder, or its run.yaml cannot be read."""
         folder = Path(folder)
-        path = folder / FILE
+        return cls._read(folder / FILE, folder)
+
+    @classmethod
+    def read_file(cls, path: Path) -> Manifest:
+        """That of a run.yaml wherever it lies, or of the run in a folder. Raises DataError."""
+        return cls.read(path) if path.is_dir() else cls._read(path, path.parent)
+
+    @classmethod
+    def _read(cls, path: Path, folder: Path) -> Manifest:
         try:
             content = load_yaml(path.read_bytes())
         except FileNotFoundError:
             raise DataError(
-                "is not the folder of a run",
-                where=folder,
+                "is not the folder of a run" if path.name == FILE else "there is no such file",
+                where=folder if path.name == FILE else path,
                 expected=f"a folder with {FILE}, as `clip-es masks ... --out` makes it",
                 found=f"no {FILE}" if folder.is_dir() else "no such folder",
             ) from None

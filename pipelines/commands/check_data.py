@@ -17,8 +17,8 @@ from clip_es.encoder.download import OFFICIAL, cache_folder
 from clip_es.errors import ClipEsError, ConfigError
 from clip_es.pipelines.checks.dataset import KINDS, SERIOUS, DataCheck, check_data
 from clip_es.pipelines.checks.estimate import Estimate, estimate
-from clip_es.pipelines.commands.data_source import S
-from clip_es.pipelines.commands.flags import DataVocabularyFlag, TemplateFlag
+from clip_es.pipelines.commands.data_source import S, first
+from clip_es.pipelines.commands.flags import DataVocabularyFlag, LimitFlag, TemplateFlag
 from clip_es.pipelines.commands.masks import OnPresets
 from clip_es.pipelines.commands.sources import FolderSource
 from clip_es.pipelines.console import say, show_table, track
@@ -62,6 +62,7 @@ class CheckData(OnPresets[S]):
     on_bad_label: OnBadLabel = "fail"
     """An unknown label is a problem of its picture, or is left out."""
     template: TemplateFlag = ()
+    limit: LimitFlag = None
     shown: int = 5
     """Files shown of each kind of problem."""
     out: Path | None = None
@@ -80,7 +81,7 @@ class CheckData(OnPresets[S]):
         vocabulary = self.source.words(self.vocabulary)
         need_size = self.config.image.size_from == "annotation"
         labelled = self.source.label_source == "given"
-        dataset = self.source.dataset(vocabulary, self.on_bad_label, need_size, labelled)
+        dataset = first(self.source.dataset(vocabulary, self.on_bad_label, need_size, labelled), self.limit)
         # Only a second reading tells which labels are unknown and how often.
         again = dataset.problems and self.on_bad_label == "fail"
         skipped = self.source.dataset(vocabulary, "skip", need_size, labelled) if again else None

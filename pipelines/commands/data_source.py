@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Annotated, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import tyro
@@ -81,6 +81,11 @@ class OnSource(Generic[S]):
         """Options whose defaults depend on the source."""
         known = {field.name for field in fields(cls)}
         return {name: getattr(source, name) for name in ("vocabulary", "weights") if name in known}
+
+
+def first(dataset: Dataset, limit: int | None) -> Dataset:
+    """The first pictures of a data set, as `--limit` asks for; all of them where it does not."""
+    return dataset if limit is None else replace(dataset, records=dataset.records[:limit])
 
 
 def required(kind: type) -> dict[str, Any]:

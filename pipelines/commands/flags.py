@@ -12,7 +12,10 @@ from clip_es.prompts.templates import PACKAGED as TEMPLATES
 from clip_es.prompts.vocabulary import PACKAGED
 from clip_es.records.labels.formats import LABEL_FORMATS, LabelFormatName
 
-_WEIGHTS = f"{', '.join(OFFICIAL)} (each fetched once), scenes or scenes-plain (in the package), or a file."
+_WEIGHTS = (
+    f"{', '.join(OFFICIAL)} (each fetched once), scenes or scenes-plain (in the package), a file, a snapshot folder, "
+    "or a name on the hub such as openai/clip-vit-base-patch16 (extra `hub`)."
+)
 _KNOWN = "; ".join(f"{name}: {what}" for name, what in PACKAGED.items())
 _OTHERS = "a YAML file, a text file with one name per line, or names such as cat,dog"
 
@@ -61,3 +64,6 @@ TemplateListsFlag = Annotated[
 
 WeightsFlag = Annotated[str, tyro.conf.arg(help=_WEIGHTS)]
 """Which CLIP."""
+
+LimitFlag = Annotated[int | None, tyro.conf.arg(help="Only the first so many pictures, to try things out. None: all.")]
+"""How many pictures."""

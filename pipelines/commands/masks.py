@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
@@ -14,13 +14,15 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
+from clip_es.config.given_back import run_config
 from clip_es.config.presets import find_preset
 from clip_es.config.run import RunConfig
 from clip_es.config.stages import LabelSource
 from clip_es.encoder import load_encoder
+from clip_es.errors import ConfigError
 from clip_es.localize.methods import weakly_supervised
-from clip_es.pipelines.commands.data_source import OnSource, S
-from clip_es.pipelines.commands.flags import DataVocabularyFlag, TemplateFlag, WeightsFlag
+from clip_es.pipelines.commands.data_source import OnSource, S, first
+from clip_es.pipelines.commands.flags import DataVocabularyFlag, LimitFlag, TemplateFlag, WeightsFlag
 from clip_es.pipelines.commands.sources import ScenesSource
 from clip_es.pipelines.console import bar, counted, say, say_failures, show_table
 from clip_es.pipelines.evaluate import Evaluation, evaluate
@@ -33,6 +35,7 @@ from clip_es.prompts import Synonyms, Vocabulary
 from clip_es.prompts.templates import load_templates, sentences
 from clip_es.records import Dataset, OnBadLabel
 from clip_es.refine.registry import supervision as refiners_saw
+from clip_es.store.manifest import Manifest
 from clip_es.store.run import KeepCams, RunStore, parse_shard, read_failures, shard
 from clip_es.types import ImageRecord
 
@@ -48,12 +51,18 @@ class OnPresets(OnSource[S]):
     context59, object, stuff, ade or cityscapes, chosen on those very sets; with -sliding its windows too.
     cliper-scenes: for scenes. excel-voc, excel-coco: ExCEL without its training, for parity."""
 
+    earlier: Annotated[Path | None, tyro.conf.arg(name="config", metavar="RUN.YAML")] = None
+    """The run.yaml of an earlier run, whose settings become the defaults of the other flags: weights, words, method,
+    refiners and all else that decides the masks, but not the data set."""
+
     @classmethod
     def preset_options(cls, args: Sequence[str]) -> dict[str, Any]:
         """The defaults under the `--preset` among the arguments. Raises ConfigError: there is no such preset."""
-        name = chosen_preset(args)
+        name = last_of("--preset", args)
+        known = {field.name for field in fields(cls)}
+        earlier = {name: value for name, value in given_back(args).items() if name in known}
         if name is None:
-            return {}
+            return earlier
         preset = find_preset(name)
         options: dict[str, Any] = {"preset": name, "config": preset.config}
         if preset.template:
@@ -62,14 +71,35 @@ class OnPresets(OnSource[S]):
             options["weights"] = preset.weights
         if preset.vocabulary:
             options["vocabulary"] = preset.vocabulary
+        if earlier:
+            raise ConfigError("--config and --preset both set the other flags", next_step="Pass one of them.")
         return options
 
 
-def chosen_preset(args: Sequence[str]) -> str | None:
-    """The last `--preset` among the arguments."""
+def last_of(flag: str, args: Sequence[str]) -> str | None:
+    """The value of a flag among the arguments, the last one where there are several."""
     words = [word for arg in args for word in arg.split("=", 1)]
-    names = [after for before, after in pairwise(words) if before == "--preset"]
-    return names[-1] if names else None
+    values = [after for before, after in pairwise(words) if before == flag]
+    return values[-1] if values else None
+
+
+def given_back(args: Sequence[str]) -> dict[str, Any]:
+    """Defaults of the flags from the run.yaml under `--config`. Raises ConfigError, DataError."""
+    path = last_of("--config", args)
+    if path is None:
+        return {}
+    told = Manifest.read_file(Path(path))
+    options: dict[str, Any] = {"earlier": Path(path)}
+    if isinstance(config := told.settings.get("config"), dict):
+        options["config"] = run_config(config, path)
+    prompts = told.settings.get("prompts")
+    if isinstance(prompts, dict):
+        options["template"] = tuple(map(str, prompts.get("templates") or ()))
+        options["synonyms"] = prompts.get("synonyms", "sentence")
+    for name in ("weights", "vocabulary", "preset"):
+        if isinstance(value := told.about.get(f"{name}_given", told.about.get(name)), str):
+            options[name] = value
+    return options
 
 
 DRAWINGS_ONLY = (
@@ -99,6 +129,7 @@ class Masks(OnPresets[S]):
     """Where the work is done: here, or on a Ray cluster (extra `ray`)."""
     ray_address: str | None = None
     """Of the cluster, HOST:PORT or auto. None: RAY_ADDRESS, or where that is not set, this machine alone."""
+    limit: LimitFlag = None
     shard: str = "1/1"
     """i/n: do every n-th picture, beginning with the i-th. All shards may share one --out."""
     keep_cams: KeepCams = "none"
@@ -118,7 +149,7 @@ class Masks(OnPresets[S]):
         vocabulary = self.source.words(self.vocabulary).for_masks()
         labels = self.source.label_source
         need_size = self.config.image.size_from == "annotation"
-        dataset = self.source.dataset(vocabulary, self.on_bad_label, need_size, labels == "given")
+        dataset = first(self.source.dataset(vocabulary, self.on_bad_label, need_size, labels == "given"), self.limit)
         maker = self._maker(vocabulary, dataset, labels)
         settings, about = self._settings(maker), self._about(maker, dataset)
         with RunStore.open(self.out, settings, about=about, keep=self.keep_cams, shard=part) as store:
@@ -181,6 +212,7 @@ class Masks(OnPresets[S]):
             "images": picture_folder(dataset),
             "weights": self.weights,
             "vocabulary": maker.vocabulary.name,
+            **({"vocabulary_given": self.vocabulary} if self.vocabulary not in (None, maker.vocabulary.name) else {}),
             "classes": list(maker.vocabulary.names),
             "preset": self.preset,
             **({"caution": DRAWINGS_ONLY} if self._drawings_only else {}),

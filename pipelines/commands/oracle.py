@@ -10,8 +10,8 @@ import tyro
 
 from clip_es.config.run import ImageConfig, SpectralConfig
 from clip_es.encoder import load_encoder
-from clip_es.pipelines.commands.data_source import OnSource, S
-from clip_es.pipelines.commands.flags import DataVocabularyFlag
+from clip_es.pipelines.commands.data_source import OnSource, S, first
+from clip_es.pipelines.commands.flags import DataVocabularyFlag, LimitFlag
 from clip_es.pipelines.console import say, show_table, track
 from clip_es.pipelines.report import Page
 from clip_es.pipelines.studies.oracle import STAMP, spectral_oracle
@@ -27,6 +27,7 @@ class Oracle(OnSource[S]):
     weights: str = "ViT-B/16"
     """Whose patch features the segments are cut by."""
     vocabulary: DataVocabularyFlag = "voc12"
+    limit: LimitFlag = None
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     out: Path | None = None
@@ -37,7 +38,7 @@ class Oracle(OnSource[S]):
     def run(self) -> int:
         """Print IoU of the masks and of the oracle."""
         vocabulary = self.source.words(self.vocabulary)
-        dataset = self.source.dataset(vocabulary, labelled=False)
+        dataset = first(self.source.dataset(vocabulary, labelled=False), self.limit)
         names = ("background", *vocabulary.names)
         result = spectral_oracle(
             load_encoder(self.weights, device=self.device),

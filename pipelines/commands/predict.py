@@ -11,6 +11,7 @@ import tyro
 
 from clip_es.config.run import CrfConfig
 from clip_es.errors import ConfigError
+from clip_es.pipelines.commands.flags import LimitFlag
 from clip_es.pipelines.commands.masks import versions
 from clip_es.pipelines.console import bar, counted, say, say_failures
 from clip_es.pipelines.predict import PredictConfig, check_wide, pictures_to_predict, predict
@@ -81,6 +82,7 @@ class Predict:
     """auto, cpu, cuda, cuda:1, ..."""
     dtype: DType = "float32"
     """Arithmetic of the model; the softmax is always float32."""
+    limit: LimitFlag = None
     shard: str = "1/1"
     """i/n: do every n-th picture, beginning with the i-th. All shards may share one --out."""
     max_megapixels: float = 100.0
@@ -128,7 +130,7 @@ class Predict:
         beside = BESIDE if self.confidence else ()
         with RunStore.open(self.out, compared, about=about, shard=(index, count), beside=beside) as store:
             store.note(problems)
-            mine = shard(records, index, count)
+            mine = shard(records[: self.limit], index, count)
             todo = store.unfinished(mine)
             say(f"{counted(len(mine), 'picture')}, {len(mine) - len(todo)} done before, {len(todo)} to do")
             with bar("predict", len(todo)) as progress:

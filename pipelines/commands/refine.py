@@ -13,8 +13,9 @@ from clip_es.config.presets import find_preset
 from clip_es.config.run import RunConfig
 from clip_es.encoder import load_encoder
 from clip_es.errors import ConfigError, DataError
-from clip_es.pipelines.commands.flags import VocabularyFlag, WeightsFlag
-from clip_es.pipelines.commands.masks import chosen_preset, figures, picture_folder, score_run, tell, versions
+from clip_es.pipelines.commands.data_source import first
+from clip_es.pipelines.commands.flags import LimitFlag, VocabularyFlag, WeightsFlag
+from clip_es.pipelines.commands.masks import figures, last_of, picture_folder, score_run, tell, versions
 from clip_es.pipelines.console import bar, counted, say
 from clip_es.pipelines.evaluate import masks_below
 from clip_es.pipelines.masks.from_maps import MapMaker, needs_encoder
@@ -59,6 +60,7 @@ class Refine:
     """Most pictures of one size to encode together, where CLIP is needed. Does not change the masks on a CPU."""
     workers: int | None = None
     """Processes for the CRF; 0: none; None: chosen by cores and number of pictures."""
+    limit: LimitFlag = None
     shard: str = "1/1"
     """i/n: do every n-th picture, beginning with the i-th. All shards may share one --out."""
     redo: Literal["all", "none"] = "none"
@@ -72,7 +74,7 @@ class Refine:
     @classmethod
     def chosen(cls, args: Sequence[str]) -> dict[str, Any]:
         """The defaults under the `--preset` among the arguments. Raises ConfigError: there is no such preset."""
-        name = chosen_preset(args)
+        name = last_of("--preset", args)
         if name is None:
             return {}
         config = replace(find_preset(name).config, refine=AFTER_MAPS)
@@ -86,7 +88,7 @@ class Refine:
             raise ConfigError("--first-class is 0 or 1", found=self.first_class)
         vocabulary = load_vocabulary(self.vocabulary).for_masks()
         folder = find_maps(self.maps, vocabulary.names, vocabulary.class_id, self.scale, self.first_class)
-        dataset = self._dataset(folder)
+        dataset = first(self._dataset(folder), self.limit)
         encoder = None
         if needs_encoder(self.config):
             encoder = load_encoder(self.weights, device=self.device, config=self.config.encoder)

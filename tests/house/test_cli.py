@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clip_es.config.run import DEFAULT, REFERENCE
-from clip_es.pipelines.cli import COMMANDS, main, parse
+from clip_es.pipelines.cli import COMMANDS, SOURCES, main, parse
 from clip_es.pipelines.commands.masks import Masks
 
 
@@ -15,7 +15,10 @@ def test_help_lists_every_command(capsys):
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
     for name in COMMANDS:
-        assert f"clip-es {name}" in out
+        shown = f"{name.split()[0]} SOURCE" if COMMANDS[name].source else name
+        assert out.count(f"clip-es {shown} ") == 1, "each command stands there once, not once for every source"
+    for source in SOURCES:
+        assert f"  {source} " in out
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
-from skimage.draw import polygon2mask
 
 from clip_es.errors import ClipEsError, DataError
 from clip_es.records.dataset import Problem
@@ -110,6 +109,8 @@ class PhraseCut(PhraseSet):
 
     def mask(self, sample: int) -> Bool[np.ndarray, "h w"]:
         """The union of the sample's polygons, drawn as published: `skimage.draw.polygon2mask`."""
+        from skimage.draw import polygon2mask
+
         number = self.samples[sample].picture
         size = self._sizes[number]
         if size is None:

@@ -1,0 +1,158 @@
+"""What every command has: a quiet voice, a summary as one line, an exit code; settings given back; completion."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from recorded import GOLDEN
+
+from clip_es.config.given_back import run_config
+from clip_es.config.presets import PRESETS
+from clip_es.config.run import DEFAULT, REFERENCE
+from clip_es.errors import ConfigError, DataError
+from clip_es.pipelines import cli
+from clip_es.pipelines.cli import COMMANDS, main, parse, program
+from clip_es.pipelines.commands.masks import Masks
+from clip_es.pipelines.completion import all_flags, script
+from clip_es.store.manifest import Manifest, plain
+
+FAST = ("--workers", "0", "--report-pictures", "0", "--refine", "affinity")
+
+
+def masks(root: Path, out: Path, *flags: str) -> int:
+    weights = ("--weights", str(GOLDEN / "tiny224.pt"))
+    return main(["masks", "voc12", "--root", str(root), "--out", str(out), *weights, *FAST, *flags])
+
+
+def test_a_quiet_run_says_nothing_but_errors(golden_voc, tmp_path, capsys):
+    assert masks(golden_voc, tmp_path / "run", "--quiet", "--limit", "1") == 0
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+    assert masks(tmp_path, tmp_path / "other", "--quiet") == 2
+    assert "JPEGImages" in capsys.readouterr().err
+
+
+def test_the_summary_is_one_line_and_all_else_goes_to_standard_error(golden_voc, tmp_path, capsys):
+    assert masks(golden_voc, tmp_path / "run", "--json", "--limit", "2") == 0
+    captured = capsys.readouterr()
+    assert captured.out.count("\n") == 1
+    told = json.loads(captured.out)
+    assert told["command"] == "masks voc12"
+    assert told["exit_code"] == 0
+    assert told["images"]["done"] == 2
+    assert told["out"] == str(tmp_path / "run")
+    assert 0 <= told["miou"] <= 100
+    assert "2 pictures done" in captured.err
+
+
+def test_an_error_is_told_in_its_fields(tmp_path, capsys):
+    assert masks(tmp_path, tmp_path / "run", "--json") == 2
+    told = json.loads(capsys.readouterr().out)
+    assert told["exit_code"] == 2
+    assert told["error"]["kind"] == "DataError"
+    assert "JPEGImages" in told["error"]["expected"]
+    assert main(["masks", "voc12", "--json", "--unheard-of"]) == 2
+    assert json.loads(capsys.readouterr().out)["exit_code"] == 2
+    assert main(["unheard-of", "--json"]) == 2
+    assert "no command" in json.loads(capsys.readouterr().out)["error"]["what"]
+
+
+def test_a_limit_takes_the_first_pictures_and_a_later_call_the_rest(golden_voc, tmp_path, capsys):
+    assert masks(golden_voc, tmp_path / "run", "--limit", "1") == 0
+    assert [path.stem for path in (tmp_path / "run/masks").iterdir()] == ["astronaut_150x131"]
+    assert masks(golden_voc, tmp_path / "run") == 0
+    assert "3 pictures, 1 done before, 2 to do" in capsys.readouterr().out
+    assert masks(golden_voc, tmp_path / "run", "--limit", "0") == 2
+
+
+def test_the_settings_of_a_run_are_given_back_and_flags_go_before_them(golden_voc, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    own = ("--refine.affinity.layers", "1", "--mask.background-power", "2", "--template", "a sketch of a {}.")
+    assert masks(golden_voc, first, *own, "--synonyms", "mean", "--limit", "1") == 0
+    again = ["masks", "voc12", "--root", str(golden_voc), "--config", str(first / "run.yaml"), "--limit", "1"]
+    rest = ["--workers", "0", "--report-pictures", "0"]
+    assert main([*again, *rest, "--out", str(second)]) == 0
+    assert Manifest.read(second).settings == Manifest.read(first).settings
+    third = tmp_path / "third"
+    assert main([*again, *rest, "--out", str(third), "--mask.background-power", "3"]) == 0
+    changed = Manifest.read(first).differences(Manifest.read(third))
+    assert changed == {"config.mask.background_power": ("2.0", "3.0")}
+    assert main([*again, "--preset", "reference", "--out", str(third)]) == 2
+
+
+@pytest.mark.parametrize("config", [DEFAULT, REFERENCE, *(row.config for row in PRESETS.values())][:8])
+def test_settings_come_back_from_what_run_yaml_says_of_them(config):
+    told = json.loads(json.dumps(plain(config.in_use("auto"), "settings")))
+    assert run_config(told, "run.yaml").in_use("auto") == config.in_use("auto")
+
+
+@pytest.mark.parametrize(
+    ("told", "what"),
+    [
+        ({"maks": {}}, "no settings 'maks'.*Nearest: 'mask'"),
+        ({"mask": 3}, "table of settings"),
+        ({"mask": {"treshold": 1}}, "no setting 'treshold'.*Nearest: 'threshold'"),
+        ({"mask": {"half": "yes"}}, "of another kind"),
+        ({"mask": {"threshold": "high"}}, "of another kind"),
+        ({"mask": {"calibration": "guess"}}, "not one of the values"),
+        ({"refine": "crf"}, "must be a list"),
+        ({"method": "guess"}, "guess"),
+    ],
+)
+def test_settings_that_cannot_be_read_are_refused_by_name(told, what):
+    with pytest.raises(ConfigError, match=what):
+        run_config(told, "run.yaml")
+
+
+def test_a_fault_of_the_package_has_a_code_of_its_own(monkeypatch, capsys):
+    def broken(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "main", broken)
+    assert program() == 3
+    assert "a fault of clip-es" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def flags():
+    return all_flags()
+
+
+def test_completion_knows_every_command_and_its_flags(flags):
+    assert flags.keys() == COMMANDS.keys()
+    assert {"--out", "--weights", "--refine.crf.backend", "--json", "--quiet"} <= flags["masks voc12"].values.keys()
+    assert "reference" not in flags["masks voc12"].values["--preset"], "presets are names, not choices"
+    assert set(flags["evaluate"].values["--undecided"]) == {"miss", "ignore"}
+
+
+def completed(bash: Path, *words: str) -> list[str]:
+    """What bash offers for the last word."""
+    line = " ".join(f"'{word}'" for word in words)
+    code = f"source {bash}; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _clip_es; echo ${{COMPREPLY[@]}}"
+    return subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_bash_completes_commands_sources_flags_and_values(tmp_path):
+    bash = tmp_path / "completion.bash"
+    bash.write_text(script("bash"))
+    assert completed(bash, "clip-es", "mas") == ["masks"]
+    assert completed(bash, "clip-es", "masks", "vo") == ["voc12"]
+    assert completed(bash, "clip-es", "masks", "voc12", "--refine.crf.backe") == ["--refine.crf.backend"]
+    assert completed(bash, "clip-es", "evaluate", "RUN", "--undecided", "m") == ["miss"]
+    assert completed(bash, "clip-es", "check", "RUN", "--sh") == completed(bash, "clip-es", "check", "--sh")
+    assert "--quiet" in completed(bash, "clip-es", "demo", "--qu")
+
+
+def test_the_other_shells_have_the_same_words():
+    zsh, fish = script("zsh"), script("fish")
+    assert zsh.startswith("#compdef clip-es")
+    assert "complete -c clip-es -n '__clip_es_is masks voc12' -l refine.crf.backend" in fish
+    assert "-a completion" in fish
+
+
+def test_settings_that_are_not_there_are_missed_by_name(tmp_path):
+    with pytest.raises(DataError, match="there is no such file"):
+        parse(Masks, "clip-es", ["--out", "run", "--config", str(tmp_path / "none.yaml")], "voc12")
