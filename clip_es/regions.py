@@ -42,12 +42,12 @@ class Regions:
     ) -> Regions:
         """Regions from run lengths; those without a pixel are left out."""
         kept = [number for number, run in enumerate(runs) if run[1::2].sum() > 0]
-        scores = [
+        sure, stable = (
             np.array([1.0 if told is None else told[number] for number in kept], dtype=np.float32)
             for told in (quality, stability)
-        ]
+        )
         ranks = None if levels is None else np.array([levels[number] for number in kept], dtype=np.int64)
-        return cls(size_hw, tuple(runs[number] for number in kept), *scores, ranks)
+        return cls(size_hw, tuple(runs[number] for number in kept), sure, stable, ranks)
 
     @classmethod
     def from_masks(cls, masks: Bool[np.ndarray, "region h w"]) -> Regions:

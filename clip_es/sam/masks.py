@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -114,7 +115,8 @@ def prompts_of(maps: ClassMaps, config: SamConfig) -> list[Prompt]:
     for x in maps.scores.cpu().numpy():
         if not x.max() > 0:
             continue
-        parts, count = ndimage.label(x >= config.peak * x.max(), structure=np.ones((3, 3)))
+        found_parts: Any = ndimage.label(x >= config.peak * x.max(), structure=np.ones((3, 3)))
+        parts, count = found_parts
         areas = np.bincount(parts.reshape(-1), minlength=count + 1)[1:]
         large = np.flatnonzero(areas >= config.least_component)
         wanted = large if len(large) else [int(areas.argmax())]

@@ -124,10 +124,11 @@ def read_instances(path: Path, size_hw: tuple[int, int]) -> Instances:
     """The same again. Raises DataError, ShapeError as `read_regions`; DataError: labels are missing."""
     tree, regions = read_tree(path), read_regions(path, size_hw)
     labels = tree.get("labels") if isinstance(tree, dict) else None
-    whole = isinstance(labels, list) and all(type(k) is int and 1 <= k <= MAX_CLASSES for k in labels)
-    if not whole or len(labels) != len(regions):
+    known = labels if isinstance(labels, list) else []
+    whole = all(type(k) is int and 1 <= k <= MAX_CLASSES for k in known)
+    if not whole or len(known) != len(regions):
         raise DataError("does not say the class of each thing", where=path, expected="labels", found=str(labels)[:60])
-    return Instances(regions, tuple(k - 1 for k in labels))
+    return Instances(regions, tuple(k - 1 for k in known))
 
 
 def read_tree(path: Path) -> Any:
