@@ -107,7 +107,8 @@ class Server:
         until(self._answers, what="the server")
 
     def _answers(self) -> bool:
-        assert self.process.poll() is None, self.log.read_text()
+        if self.process.poll() is not None:
+            raise RuntimeError(f"the server has ended: {self.log.read_text()}")
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
             return True
         return False
