@@ -112,6 +112,20 @@ class Encoder:
         return float(self.model.logit_scale.exp())
 
     @torch.no_grad()
+    def reads(self, text: str) -> bool:
+        """Whether the text tower was trained on every token of a text.
+
+        The packaged CLIPs were trained on few words; all others share one row of the token embedding, so that texts
+        with them mean nothing. True where every token has a row of its own, as in public weights.
+        """
+        table = self.model.token_embedding.weight
+        for token in tokenize([text], self.sizes.context, self.sizes.vocab)[0].tolist():
+            alike = table[table[:, 0] == table[token, 0]]
+            if int((alike == table[token]).all(dim=1).sum()) > 1:
+                return False
+        return True
+
+    @torch.no_grad()
     def encode(
         self, patches: Sequence[UInt8[np.ndarray, "ph pw 3"]], attention_layers: int = 8, together: int = 1
     ) -> list[EncodedImage]:

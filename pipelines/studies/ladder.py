@@ -75,8 +75,12 @@ def measure(
     config: RunConfig,
     track: Callable[[Iterable, str, int], Iterable] = lambda items, what, total: items,
 ) -> Ladder:
-    """Choose the packaged template of the lowest sharpness on `train`, from labels alone, and climb on `val`."""
-    templates = list(dict.fromkeys(t for name in TEMPLATE_LISTS for t in load_templates(name)))
+    """Choose the packaged template of the lowest sharpness on `train`, from labels alone, and climb on `val`.
+
+    Templates with a word the CLIP never read are left out: what they say is noise, and noise can be of low sharpness.
+    """
+    every = dict.fromkeys(t for name in TEMPLATE_LISTS for t in load_templates(name))
+    templates = [template for template in every if encoder.reads(template.format(""))]
     ranked = templates_by_sharpness(encoder, vocabulary, train, templates, track)
     return Ladder(climb(encoder, vocabulary, val, ranked[0][0], config, track), ranked)
 

@@ -274,3 +274,10 @@ def test_a_vit_b_16_encodes_as_recorded():
     assert np.abs(found.maps.scores.numpy() - told["cam"]).max() <= 1e-5
     raw = told["cam_raw"]
     assert np.abs(found.raw.numpy() - raw).max() <= 1e-5 * np.abs(raw).max()
+
+
+def test_words_without_a_row_of_their_own_were_never_read():
+    scenes = load_encoder("scenes", device="cpu")
+    assert scenes.reads("a photo of a cat.")
+    assert not scenes.reads("itap of my cat.")
+    assert load_encoder(GOLDEN / "tiny224.pt", device="cpu").reads("itap of my cat.")
