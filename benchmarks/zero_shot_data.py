@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from clip_es.config.presets import CLIPER_SCENES
 from clip_es.config.run import DEFAULT, SpectralConfig
 from clip_es.encoder import Encoder
 from clip_es.encoder.capture import enter, watch
@@ -21,7 +20,7 @@ from clip_es.encoder.encode import PIXEL_MEAN, PIXEL_STD
 from clip_es.masks import read_confidence, read_mask
 from clip_es.pipelines.cli import main as clip_es
 from clip_es.pipelines.masks.maker import MaskMaker
-from clip_es.pipelines.training_free import TrainingFree
+from clip_es.pipelines.training_free import SCENES, TrainingFree
 from clip_es.prompts import Vocabulary
 from clip_es.refine.spectral import picture_segments
 from clip_es.segmentor.models.clip_members import clip_members
@@ -109,7 +108,7 @@ def pseudo_masks(
 
 def training_free(folder: Path, cache: Cache, encoder: Encoder, vocabulary: Vocabulary) -> Tensor:
     """CLIPer's probabilities [picture label 192 192], float16, asked for all classes without labels."""
-    settings = replace(DEFAULT, method="cliper", refine=()).using(cliper=CLIPER_SCENES)
+    settings = replace(DEFAULT, method="cliper", refine=()).using(cliper=SCENES)
     ask = TrainingFree(MaskMaker(encoder, vocabulary, config=settings, labels="none"))
     records = [ImageRecord(name, folder / f"JPEGImages/{name}.jpg", ()) for name in cache.ids]
     return torch.stack([ask(record).half() for record in records])
