@@ -27,7 +27,6 @@ from clip_es.scaling import upsample
 from clip_es.segmentor.inference import Segmenter
 from clip_es.types import ImageRecord
 
-
 SCENES = replace(CLIPER_SCENES, temperature=50.0, score_threshold=0.5, background_threshold=0.5)
 """CLIPer for the CLIPs of drawn scenes without labels: with 32 classes that compete, maps are lower than with the few
 labels of a picture. Chosen on 30 scenes of seed 78: 37.5 mIoU, where the settings for 12 classes made 9.7."""
