@@ -41,10 +41,10 @@ def page(handlers: Handlers, words: Words, notes: list[str]) -> Any:
 
 def style() -> Any:
     """Colours with enough contrast, and no font but the system's."""
-    import gradio as gr
+    from gradio import themes
 
     fonts, mono = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
-    theme = gr.themes.Base(primary_hue="blue", neutral_hue="gray", font=fonts, font_mono=mono)
+    theme = themes.Base(primary_hue="blue", neutral_hue="gray", font=fonts, font_mono=mono)
     return theme.set(
         body_text_color_subdued="#4b5563",
         block_info_text_color="#4b5563",

@@ -115,7 +115,7 @@ def shrunk(picture: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, 
 
 def at_size(labels: UInt8[np.ndarray, "h w"], size_hw: tuple[int, int]) -> UInt8[np.ndarray, "vh vw"]:
     """Labels at another size, the nearest pixel's."""
-    return np.array(Image.fromarray(labels).resize(size_hw[::-1], Image.Resampling.NEAREST))
+    return np.array(Image.fromarray(labels).resize((size_hw[1], size_hw[0]), Image.Resampling.NEAREST))
 
 
 def data_uri(picture: np.ndarray, kind: str = "JPEG") -> str:

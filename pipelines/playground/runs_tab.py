@@ -68,9 +68,9 @@ def run_tab(gr: Any, blocks: Any, handlers: Handlers) -> None:
         handler.__annotations__ = {"event": gr.EventData}
     fields, shown = [by, name, which, number], [strip, number]
     for changed in (by, name, which):
-        changed.input(lambda *values: handlers.browse(*values, 1), fields[:3], shown)
-    back.click(lambda *values: handlers.browse(*values[:3], values[3] - 1), fields, shown)
-    onward.click(lambda *values: handlers.browse(*values[:3], values[3] + 1), fields, shown)
+        changed.input(lambda by, name, which: handlers.browse(by, name, which, 1), fields[:3], shown)
+    back.click(lambda by, name, which, at: handlers.browse(by, name, which, at - 1), fields, shown)
+    onward.click(lambda by, name, which, at: handlers.browse(by, name, which, at + 1), fields, shown)
     number.submit(handlers.browse, fields, shown)
     again.click(reread, fields, shown)
     strip.pick(opened, None, [mender, told])
