@@ -5,14 +5,13 @@ A script that asked Python at every key would wait for torch; this one knows all
 
 from __future__ import annotations
 
-import argparse
 import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import Literal
+from typing import Any, Literal
 
 Shell = Literal["bash", "zsh", "fish"]
 
@@ -28,7 +27,7 @@ class Flags:
     values: Mapping[str, tuple[str, ...]]
 
 
-def parser_of(name: str) -> argparse.ArgumentParser:
+def parser_of(name: str) -> Any:
     """The flags of a command as argparse knows them: the only structured view of what `--help` prints."""
     import tyro
 

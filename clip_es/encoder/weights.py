@@ -134,7 +134,8 @@ def told_heads(weights: str | Path) -> tuple[int | None, int | None]:
         if isinstance(model := told.get("model_cfg"), dict):
             vision, text = model.get("vision_cfg"), model.get("text_cfg")
             width, each = (vision.get(name) if isinstance(vision, dict) else None for name in ("width", "head_width"))
-            heads = width // each if _count(width) and _count(each) else None
+            width, each = _count(width), _count(each)
+            heads = width // each if width and each else None
             return heads, _count(text.get("heads") if isinstance(text, dict) else None)
         towers = [told.get("vision_config"), told.get("text_config")]
         found = [_count(one.get("num_attention_heads")) if isinstance(one, dict) else None for one in towers]

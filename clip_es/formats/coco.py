@@ -46,7 +46,7 @@ class CocoWriter(Writer):
         number = self._numbers[image_id]
         self._json.add("images", image_entry(number, file_name, labels))
         things = self.things(image_id, labels)
-        for entry in annotations(labels, self.names, number, self._annotations + 1, things):
+        for entry in class_annotations(labels, self.names, number, self._annotations + 1, things):
             self._annotations = entry["id"]
             self._undecided |= entry["category_id"] == UNDECIDED_CATEGORY
             self._json.add("annotations", entry)
@@ -56,7 +56,7 @@ class CocoWriter(Writer):
         self._json.finish({"info": INFO, "licenses": [], "categories": categories(self.names, self._undecided)})
 
 
-def annotations(
+def class_annotations(
     labels: UInt8[np.ndarray, "h w"],
     names: Names,
     image_number: int,
@@ -89,7 +89,7 @@ def one_picture(labels: UInt8[np.ndarray, "h w"], names: Names, image_number: in
         "info": INFO,
         "licenses": [],
         "images": [image_entry(image_number, file_name, labels)],
-        "annotations": list(annotations(labels, names, image_number)),
+        "annotations": list(class_annotations(labels, names, image_number)),
         "categories": categories(names, bool((labels == UNDECIDED).any())),
     }
 

@@ -78,7 +78,7 @@ class Refine:
         if name is None:
             return {}
         config = replace(find_preset(name).config, refine=AFTER_MAPS)
-        required = dict.fromkeys(("maps", "images", "out"), tyro.MISSING)
+        required: dict[str, Any] = dict.fromkeys(("maps", "images", "out"), tyro.MISSING)
         return {"default": cls(**required, preset=name, config=config)}
 
     def run(self) -> int:

@@ -82,11 +82,10 @@ def given_records(images: Iterable[Any], labels: Any, vocabulary: Vocabulary, ne
             found=f"{labels!r:.80}",
             next_step="For the same labels in all: [labels] * len(images).",
         )
-    if isinstance(images, Sized) and isinstance(labels, Sized) and len(images) != len(labels):
+    lengths = [len(each) for each in (images, labels) if isinstance(each, Sized)]
+    if len(lengths) == 2 and lengths[0] != lengths[1]:
         raise ShapeError(
-            "there must be labels for each picture",
-            expected=f"{len(images)} lists of names",
-            found=len(labels),
+            "there must be labels for each picture", expected=f"{lengths[0]} lists of names", found=lengths[1]
         )
     return _records(iter(images), None if labels is None else iter(labels), vocabulary, needed)
 

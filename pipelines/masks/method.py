@@ -148,7 +148,8 @@ class Decide:
 
     def __call__(self, refined: Refined) -> MaskResult:
         """The mask of a picture."""
-        return MaskResult(refined, *_decided(refined, self.config, self.stopwatch), self.names)
+        made = _decided(refined, self.config, self.stopwatch)
+        return MaskResult(refined, *made, self.names)  # pyright: ignore[reportArgumentType] this module by its other name
 
     def pack(self, refined: Refined) -> tuple[Any, ...]:
         """What another process is to call."""
@@ -158,7 +159,7 @@ class Decide:
         """The result of that, with the seconds it took there."""
         maps, mask, seconds = answer
         self.stopwatch.add(seconds)
-        return MaskResult(refined, maps, mask, self.names)
+        return MaskResult(refined, maps, mask, self.names)  # pyright: ignore[reportArgumentType]
 
 
 _Answer = tuple[ClassMaps, PseudoMask, Mapping[str, float]]

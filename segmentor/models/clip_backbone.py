@@ -103,6 +103,9 @@ class WithClip(BaseModule):
     in its own way, at the nearest whole number of patches.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(
         self,
         inner: dict,

@@ -97,7 +97,7 @@ class PixelTextHead(BaseDecodeHead):
 
     def maps(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """Those of the backbone's maps that this head reads."""
-        return self._transform_inputs(inputs)
+        return self._transform_inputs(inputs)  # pyright: ignore[reportReturnType] a list, for several are selected
 
 
 class EdgeHead(BaseDecodeHead):
