@@ -11,7 +11,7 @@ import stat
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from clip_es.errors import ConfigError, DataError
 
@@ -85,11 +85,11 @@ class Source:
             raise DataError("is too large", where=name, expected=f"at most {limit:,} bytes")
         return data
 
-    def opened(self, name: str) -> BinaryIO:
+    def opened(self, name: str) -> Any:
         """A listed file, to be read bit by bit. Raises DataError: it cannot be read, or is no plain file."""
         try:
             if self._archive:
-                return cast(BinaryIO, self._archive.open(self._members[name]))
+                return self._archive.open(self._members[name])
             path = self._path(name)
             if not stat.S_ISREG(path.stat().st_mode):  # Reading a pipe would wait for ever.
                 raise DataError("is no plain file", where=name)

@@ -111,6 +111,9 @@ def navigation(pages: Path, commands: list[Path], names: list[Path]) -> list:
                     "extend",
                     "mend",
                     "maps",
+                    "regions",
+                    "annotation-tools",
+                    "playground",
                     "cluster",
                 ),
             )

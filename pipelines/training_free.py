@@ -69,7 +69,7 @@ class TrainingFree:
 
 
 def mixed(
-    probabilities: Float32[Tensor, "label h w"], others: Float32[Tensor, "label h w"], amount: float
+    probabilities: Float32[Tensor, "label h w"], others: Float32[Tensor, "other oh ow"], amount: float
 ) -> Float32[Tensor, "label h w"]:
     """(1 - amount) p + amount q; 0 gives `probabilities` itself. Raises ShapeError: other classes or another size."""
     if probabilities.shape != others.shape:

@@ -157,8 +157,8 @@ class Vocabulary:
         return exact, loose
 
 
-Words = str | Path | Sequence[str] | Mapping[Any, Any] | Vocabulary
-"""What stands for a vocabulary: see `load_vocabulary`."""
+Words = str | Path | Sequence[str] | Mapping[Any, Any] | Vocabulary | Any
+"""What stands for a vocabulary: see `load_vocabulary`. Any: an ontology of autodistill, known by what it has."""
 
 
 def load_vocabulary(words: Words) -> Vocabulary:

@@ -208,8 +208,11 @@ class VisionTower(nn.Module):
         self.ln_post = nn.LayerNorm(sizes.width)
         self.proj = _normal(scale, sizes.width, sizes.embed)
 
-    def positions(self, grid_hw: tuple[int, int]) -> Tensor:
-        """Position embedding [1 + patch, width] for a grid: row 0 kept, the rest bilinear with half-pixel centres."""
+    def positions(self, grid_hw: tuple[Any, Any]) -> Tensor:
+        """Position embedding [1 + patch, width] for a grid: row 0 kept, the rest bilinear with half-pixel centres.
+
+        The grid is two integers, or what stands for them while the tower is traced.
+        """
         row0, rest = self.positional_embedding[:1], self.positional_embedding[1:]
         if grid_hw == (self.grid, self.grid):
             return self.positional_embedding

@@ -101,7 +101,7 @@ class MapMaker:
         if seen is not None:
             maps = _at_grid(maps, seen.grid_hw)
         found = Localization(maps, maps.scores.amax((1, 2)), maps.scores, None)
-        return Located(picture, seen, found)  # pyright: ignore[reportArgumentType] None where no refiner asks CLIP
+        return Located(picture, seen, found)
 
     def refine(self, located: Located) -> Refined:
         """The refiners that work on a grid."""

@@ -105,7 +105,8 @@ class Located:
     """A picture with a map of each of its labels."""
 
     picture: Picture
-    seen: EncodedImage
+    seen: EncodedImage | None
+    """None where no refiner asks CLIP about the maps that were given."""
     found: Localization
     """Maps before any refiner (M_c), the scores they explain, the raw GradCAM."""
     found_labels: FoundLabels | None = None

@@ -218,7 +218,7 @@ class Calibrator:
             self.truth.setdefault(key, ConfusionMatrix(kinds)).update(masks[0], truth)
 
     def _gradient(self, seen: EncodedImage, labels: tuple[int, ...]) -> ClassMaps:
-        found = self.gradient.locate(None, seen, labels).maps  # pyright: ignore[reportArgumentType]
+        found = self.gradient.locate(None, seen, labels).maps
         return spread(found, seen.attention, AffinityConfig(), self.box_threshold)
 
     def _shares(self, seen: EncodedImage, labels: tuple[int, ...], factor: float) -> Float32[Tensor, "class gh gw"]:

@@ -30,7 +30,7 @@ Maps = Sequence[Float[Tensor, "batch _ _ _"]]
 
 def pixel_text_logits(
     features: Float[Tensor, "batch dim h w"],
-    rows: Float32[Tensor, "row dim"],
+    rows: Float32[Tensor, "row text"],
     *,
     normalize: bool = False,
     scale: float | Tensor | None = None,

@@ -169,12 +169,18 @@ def test_published_ground_truth_is_read():
     assert 255 in truth
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "I;16", "1"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "1"])
 def test_pictures_that_are_no_masks_are_refused_with_advice(tmp_path, mode):
     Image.new(mode, (4, 4)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="one number for each pixel") as caught:
         read_mask(tmp_path / "a.png")
     assert caught.value.expected == "a palette or 8 bits of grey"
+
+
+def test_a_mask_of_16_bits_is_refused_where_8_are_taken(tmp_path):
+    Image.new("I;16", (4, 4)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match="Found 16 bits, grey"):
+        read_mask(tmp_path / "a.png")
 
 
 def test_bad_mask_files_are_refused(tmp_path):

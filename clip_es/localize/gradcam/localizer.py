@@ -45,7 +45,7 @@ class ClipEs:
         """`Encoder.encode`."""
         return self.encoder.encode([picture.patches for picture in pictures], attention_layers=self.layers)
 
-    def locate(self, picture: Picture, seen: EncodedImage, class_ids: Sequence[int] | None) -> Localization:
+    def locate(self, picture: Picture | None, seen: EncodedImage, class_ids: Sequence[int] | None) -> Localization:
         """`localize`. Raises ConfigError: no labels are given."""
         return localize(self.encoder, seen, self.bank, self.asked(class_ids), self.config)
 

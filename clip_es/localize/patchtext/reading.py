@@ -31,7 +31,7 @@ from clip_es.types import EncodedImage, TextBank
 class PatchSight(EncodedImage):
     """What the patch-text localizer keeps of a picture besides."""
 
-    embeddings: Float32[Tensor, "token embed"]
+    embeddings: Float32[Tensor, "seen embed"]
     """Tokens in the common space, not of unit length; row 0 is the class token."""
     read_hw: tuple[int, int]
     """Rows and columns of the patches that were read; another network's grid may be finer than CLIP's."""

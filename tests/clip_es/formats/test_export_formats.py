@@ -122,6 +122,7 @@ def _from_supervision(data, expected) -> dict[str, np.ndarray]:
 def ultralytics(monkeypatch, tmp_path):
     """The library, which asks for the version of torchvision when it is imported, and for little else of it."""
     real = metadata.version
+    monkeypatch.setattr(Image, "open", Image.open)  # it replaces it by its own
     monkeypatch.setattr(metadata, "version", lambda name: "0.28.0" if name == "torchvision" else real(name))
     monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
     monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path / "settings"))

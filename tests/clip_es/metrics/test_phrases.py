@@ -293,7 +293,7 @@ def test_from_the_command_line(tmp_path, folder, encoder, decoder, capsys):
     assert "'dog' is no class" in capsys.readouterr().err.replace("dog is", "'dog' is")
     assert main(["evaluate-clipseg", "one-shot", *data, "--least-pixels", "10", "--out", str(out)]) == 0
     assert 0 <= json.loads(out.read_text())["miou"] <= 1
-    referring = ["evaluate-clipseg", "referring", *model, "--pictures", "4", "--out", str(out)]
+    referring = ["evaluate-clipseg", "referring", *model, "--pictures", "16", "--out", str(out)]
     assert main([*referring, "--report", str(tmp_path / "page.html"), "--report-pictures", "3"]) == 0
     told = json.loads(out.read_text())
     assert told["phrases"] >= 8

@@ -401,7 +401,7 @@ def test_the_shipped_decoder_finds_what_it_was_never_told(shipped):
     assert shipped[1].about["supervision"] == "masks (drawn scenes)"
     found = {}
     for part in ("names", "synonyms", "places"):
-        data = ScenePhrases(ScenePhrasesConfig(8, 2026, part=part, split="val"))
+        data = ScenePhrases(ScenePhrasesConfig(24, 2026, part=part, split="val"))
         found[part] = score_phrases(*shipped, data, prompt="{}").best("miou")[0]
     assert min(found.values()) > 0.15, found
 
