@@ -9,7 +9,7 @@ import stat
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any
 from zipfile import BadZipFile
 
 from clip_es.errors import DataError
@@ -24,7 +24,7 @@ _CHUNK = 2**18
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
-def read_lines(path: Path, opened: BinaryIO | None = None) -> Iterator[tuple[int, str | DataError]]:
+def read_lines(path: Path, opened: Any = None) -> Iterator[tuple[int, str | DataError]]:
     """Lines of a UTF-8 text file with their numbers, blank ones left out; any line ending, with or without a mark.
 
     Only a piece of the file is in memory at a time. A line that is not text comes as the error it is, so that the
@@ -52,7 +52,7 @@ def read_lines(path: Path, opened: BinaryIO | None = None) -> Iterator[tuple[int
         yield number, text
 
 
-def _raw_lines(path: Path, opened: BinaryIO | None) -> Iterator[bytes | None]:
+def _raw_lines(path: Path, opened: Any) -> Iterator[bytes | None]:
     """The lines without their endings; None for one that is too long."""
     try:
         with opened or path.open("rb") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain, islice, repeat
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,7 @@ def member_count(layers: int) -> int:
 
 @torch.no_grad()
 def clip_members(
-    tower: VisionTower, sights: Sequence[BlockSight], grid_hw: tuple[int, int]
+    tower: VisionTower, sights: Sequence[BlockSight], grid_hw: tuple[Any, Any]
 ) -> Float[Tensor, "batch member_dim gh gw"]:
     """Unit embeddings of the patches, `member_count` of them one behind the other, from what all blocks saw.
 
