@@ -108,7 +108,7 @@ class MapMaker:
         maps = located.found.maps
         for name, refiner in self._grid_refiners:
             with self.stopwatch(name):
-                maps = refiner(located.picture, located.seen, maps)
+                maps = refiner(located.picture, located.seen, maps)  # pyright: ignore[reportArgumentType]
         enlarge = enlarged if self.config.mask.calibration == "otsu" else None
         return looked_ahead(Refined(located.picture, located.found, maps, enlarge), self._looks, self.stopwatch)
 

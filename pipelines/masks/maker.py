@@ -292,7 +292,7 @@ class MaskMaker:
         maps = located.found.maps
         for name, refiner in self._grid_refiners:
             with self.stopwatch(name):
-                maps = refiner(located.picture, located.seen, maps)
+                maps = refiner(located.picture, located.seen, maps)  # pyright: ignore[reportArgumentType] encoded here
             yield name, maps
 
     def settle(self, located: Located, maps: ClassMaps) -> Refined:
