@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -97,7 +98,7 @@ class ClipPixelEmbedding(PixelEmbedding):
         return lambda patches: torch.einsum("bpg,bdg->bdp", weights, patches.flatten(2)).unflatten(2, size)
 
 
-def _pooled(maps: Float[Tensor, "batch channel h w"], grid: tuple[int, int]) -> Float[Tensor, "batch channel gh gw"]:
+def _pooled(maps: Float[Tensor, "batch channel h w"], grid: tuple[Any, Any]) -> Float[Tensor, "batch channel gh gw"]:
     """Means over the cells of a grid. Whole cells, which patches are, by the pooling that ONNX has for any size."""
     height, width = int(maps.shape[2]), int(maps.shape[3])
     if height % int(grid[0]) or width % int(grid[1]):
