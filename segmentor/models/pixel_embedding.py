@@ -106,7 +106,7 @@ def _pooled(maps: Float[Tensor, "batch channel h w"], grid: tuple[Any, Any]) -> 
     return F.avg_pool2d(maps, (height // int(grid[0]), width // int(grid[1])))
 
 
-def _squared_distances(size: Sequence[int], grid: Sequence[int], like: Tensor) -> Float[Tensor, "pixel patch"]:
+def _squared_distances(size: Sequence[Any], grid: Sequence[Any], like: Tensor) -> Float[Tensor, "pixel patch"]:
     """Between pixels and centres of patches, in patches."""
     rows, columns = (
         (torch.arange(fine, device=like.device) + 0.5)[:, None] * coarse / fine
