@@ -118,7 +118,7 @@ def test_the_wheel_holds_the_tree(wheel):
     sources = [path for folder in folders() for path in folder.glob("*.py")]
     wanted = sorted(f"{import_name(p.parent).replace('.', '/')}/{p.name}" for p in [*sources, *data_files()])
     assert found == wanted
-    assert "clip-es = clip_es.pipelines.cli:main" in scripts
+    assert "clip-es = clip_es.pipelines.cli:program" in scripts
 
 
 def needed(name: str, extras: tuple[str, ...] = (), seen: dict[tuple[str, str], None] | None = None) -> list[str]:
