@@ -47,14 +47,17 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 # grad-cam declares torchvision, which has no build beside a CPU torch; it is wanted only as an oracle in the tests.
 # Datumaro declares a second OpenCV, labelme more of a desktop than reading its files needs; ultralytics (AGPL, an oracle
 # of its own format) declares torchvision, label-studio-sdk a second OpenCV and tools for writing code.
+# moto is a server that answers as S3 does; with its own dependencies pip looks for a fitting botocore for minutes.
 # Of axe-playwright-python only the file of axe-core is wanted.
 $(VENV)/.ready-tests: $(VENV)/.ready
-	$(PIP) -e '.[dev,docs,heif,coco,diffusion,sam,onnx,ray,ui]' accelerate datasets supervision selenium
+	$(PIP) -e '.[dev,docs,heif,coco,diffusion,sam,onnx,ray,storage,ui]' accelerate datasets supervision selenium
 	$(PIP) --no-deps axe-playwright-python grad-cam ttach scikit-learn narwhals joblib threadpoolctl
 	$(PIP) --no-deps datumaro json-stream json-stream-rs-tokenizer shapely imagesize lxml orjson cachetools ruamel.yaml
 	$(PIP) --no-deps labelme imgviz loguru natsort cmap PyQt5 PyQt5-sip PyQt5-Qt5
 	$(PIP) --no-deps cvat-sdk label-studio-sdk ijson ujson xmljson PyJWT appdirs jsf Faker rstr smart_open wrapt
 	$(PIP) --no-deps ultralytics ultralytics-thop
+	$(PIP) --no-deps moto boto3 botocore s3transfer responses xmltodict flask flask-cors jmespath py-partiql-parser itsdangerous blinker cryptography cffi pycparser
+	$(PIP) --no-deps webdataset braceexpand
 	sh tests/fetch_wordnet.sh
 	sh tests/fetch_browser.sh
 	touch $@

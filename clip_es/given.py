@@ -15,7 +15,7 @@ import os
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -58,6 +58,25 @@ def given_path(given: object) -> Path | None:
             next_step="Fetch it yourself and pass its bytes.",
         )
     return Path(text)
+
+
+@runtime_checkable
+class Elsewhere(Protocol):
+    """A picture whose file is not on this machine's disk, or inside another file."""
+
+    def fetch(self) -> bytes:
+        """The bytes of the picture's file. Raises DataError."""
+        ...
+
+
+def fetched(given: Any) -> Any:
+    """What was given, with the bytes of a file that lies elsewhere in its place. Raises DataError."""
+    return given.fetch() if isinstance(given, Elsewhere) else given
+
+
+def stored_bytes(given: Any) -> bytes | None:
+    """The bytes of the picture's file, wherever they are; None where there is no file. Raises DataError."""
+    return encoded_bytes(fetched(given))
 
 
 def encoded_bytes(given: object) -> bytes | None:

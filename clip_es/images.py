@@ -30,7 +30,7 @@ from clip_es.decode import (
     upright,
 )
 from clip_es.errors import ConfigError, DataError, ShapeError
-from clip_es.given import encoded_bytes, given_image
+from clip_es.given import encoded_bytes, fetched, given_image
 from clip_es.types import ImageRecord, Picture
 
 T = TypeVar("T")
@@ -58,6 +58,7 @@ def read_picture(
     """
     if patch < 1:
         raise ShapeError("a patch must have at least one pixel", where=record.path, found=patch)
+    record = replace(record, image=fetched(record.image)) if record.image is not None else record
     given = record.image
     with our_errors(record.path, encoded_bytes(given)), large_ones_too(config):
         image = decode(record.path, config) if given is None else given_image(given, record.path, config)
@@ -100,12 +101,13 @@ class Look:
     """The picture, where the pixels were read."""
 
 
-def look_at(path: Path, config: ImageConfig, pixels: bool = True) -> Look:
+def look_at(path: Path, config: ImageConfig, pixels: bool = True, content: bytes | None = None) -> Look:
     """Read a picture as `read_picture` does, without resizing; or only its header, which says nothing of damage.
+    `content`: the file's bytes, where they are in memory.
 
     Raises DataError as `read_picture`.
     """
-    with our_errors(path), large_ones_too(config), opened(path, config) as image:
+    with our_errors(path, content), large_ones_too(config), opened(path, config, content) as image:
         kind, mode, size_hw = image.format or "", image.mode, (image.height, image.width)
         if not pixels:
             # Pillow gives TIFF its upright size by itself, and would decode a PNG in search of EXIF behind its pixels.

@@ -13,6 +13,7 @@ from clip_es.config.stages import MaskConfig
 from clip_es.errors import DataError, ShapeError
 from clip_es.images import quiet_pillow
 from clip_es.scaling import upsample
+from clip_es.store.shards.inner import content_of
 from clip_es.types import MAX_CLASSES, UNDECIDED, UNDECIDED_WIDE, ClassMaps, PseudoMask
 
 CRF_THRESHOLD = 0.95
@@ -141,8 +142,9 @@ def _advice(what: str, bits: int) -> str | None:
 
 def _read_png(path: Path, what: str, kinds: set[tuple[int, int]]) -> np.ndarray:
     """Pixels of a PNG whose (bit depth, colour type) is among `kinds`, untouched by any palette."""
+    content = content_of(path)
     try:
-        with quiet_pillow(), path.open("rb") as file:
+        with quiet_pillow(), path.open("rb") if content is None else BytesIO(content) as file:
             header = file.read(26)
             if header[:8] != b"\x89PNG\r\n\x1a\n" or len(header) < 26:
                 raise DataError(

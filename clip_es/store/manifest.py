@@ -15,9 +15,13 @@ import yaml
 
 from clip_es.errors import ConfigError, DataError
 from clip_es.safe_yaml import load_yaml
+from clip_es.storage import FileNotThere, Place, address_of, place_of
 from clip_es.store.disk import write_atomic
 
 FILE = "run.yaml"
+_LARGEST = 2**24
+SHARDS = "shards"
+"""What `form` says among the settings of a run in shards."""
 _ABOUT, _DIGEST = "about", "settings_sha256"
 _HEAD = "# A run of clip-es. The same call with the same settings continues it; `about` may differ.\n"
 
@@ -41,8 +45,19 @@ class Manifest:
     @classmethod
     def read(cls, folder: str | Path) -> Manifest:
         """That of a run. Raises DataError: no run folder, or its run.yaml cannot be read."""
+        if address_of(folder) is not None:
+            return cls._fetched(place_of(folder))
         folder = Path(folder)
         return cls._read(folder / FILE, folder)
+
+    @classmethod
+    def _fetched(cls, place: Place) -> Manifest:
+        try:
+            return cls.parse(place.read(FILE, limit=_LARGEST), place.at(FILE), Path(str(place)))
+        except FileNotThere:
+            raise DataError(
+                "is not a run", where=place, expected=f"{FILE}, as `clip-es masks ... --out` makes it", found="none"
+            ) from None
 
     @classmethod
     def read_file(cls, path: Path) -> Manifest:
@@ -52,7 +67,7 @@ class Manifest:
     @classmethod
     def _read(cls, path: Path, folder: Path) -> Manifest:
         try:
-            content = load_yaml(path.read_bytes())
+            return cls.parse(path.read_bytes(), path, folder)
         except FileNotFoundError:
             raise DataError(
                 "is not the folder of a run" if path.name == FILE else "there is no such file",
@@ -60,10 +75,18 @@ class Manifest:
                 expected=f"a folder with {FILE}, as `clip-es masks ... --out` makes it",
                 found=f"no {FILE}" if folder.is_dir() else "no such folder",
             ) from None
-        except (OSError, yaml.YAMLError, ValueError) as error:
+        except OSError as error:
             raise DataError("cannot be read", where=path, found=str(error).splitlines()[0][:200]) from error
+
+    @classmethod
+    def parse(cls, text: bytes, where: object, folder: Path) -> Manifest:
+        """The content of a run.yaml, wherever its bytes come from. Raises DataError: it cannot be read."""
+        try:
+            content = load_yaml(text)
+        except (yaml.YAMLError, ValueError) as error:
+            raise DataError("cannot be read", where=where, found=str(error).splitlines()[0][:200]) from error
         if not isinstance(content, dict):
-            raise DataError("is not a table of settings", where=path, found=type(content).__name__)
+            raise DataError("is not a table of settings", where=where, found=type(content).__name__)
         about = content.get(_ABOUT)
         settings = {str(key): value for key, value in content.items() if key not in (_ABOUT, _DIGEST)}
         return cls(folder, settings, about if isinstance(about, dict) else {})
@@ -71,15 +94,22 @@ class Manifest:
     @staticmethod
     def is_in(folder: str | Path) -> bool:
         """Whether a folder is that of a run."""
-        return (Path(folder) / FILE).is_file()
+        return place_of(folder).has(FILE) if address_of(folder) is not None else (Path(folder) / FILE).is_file()
 
     def write(self) -> bool:
         """Write run.yaml unless there is one; returns whether it was written. Raises StoreError."""
-        digest = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
-        content = {**self.settings, _DIGEST: digest, _ABOUT: dict(self.about)}
-        text = _HEAD + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
         path = self.folder / FILE
-        return not path.exists() and write_atomic(path, text.encode(), durable=True, replace=False)
+        return not path.exists() and write_atomic(path, self.text(), durable=True, replace=False)
+
+    @property
+    def settings_sha256(self) -> str:
+        """Of the settings: equal for runs whose masks have the same bytes."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+
+    def text(self) -> bytes:
+        """The bytes of its run.yaml."""
+        content = {**self.settings, _DIGEST: self.settings_sha256, _ABOUT: dict(self.about)}
+        return (_HEAD + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)).encode()
 
     def differences(self, other: Manifest) -> dict[str, tuple[str, str]]:
         """Settings by dotted name that differ from those of another run, as JSON: here, there."""
@@ -90,6 +120,11 @@ class Manifest:
             for name in names
             if ours.get(name) != theirs.get(name)
         }
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the results are in shards, and not a file each."""
+        return self.settings.get("form") == SHARDS
 
     @property
     def classes(self) -> tuple[str, ...] | None:

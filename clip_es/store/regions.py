@@ -79,6 +79,12 @@ def read_parts(path: Path, size_hw: tuple[int, int]) -> Regions:
 
 def write_regions(path: Path, regions: Regions, about: dict[str, Any] | None = None) -> None:
     """Write regions as SA-1B's JSON, so that `read_regions` gives them back. Raises StoreError."""
+    make_folder(path.parent)
+    write_atomic(path, regions_bytes(regions, about))
+
+
+def regions_bytes(regions: Regions, about: dict[str, Any] | None = None) -> bytes:
+    """What `write_regions` writes."""
     height, width = regions.size_hw
     entries = []
     for number, run in enumerate(regions.runs):
@@ -93,8 +99,7 @@ def write_regions(path: Path, regions: Regions, about: dict[str, Any] | None = N
             entry["level"] = int(regions.levels[number])
         entries.append(entry)
     tree = {"image": {"height": height, "width": width}, **(about or {}), "annotations": entries}
-    make_folder(path.parent)
-    write_atomic(path, json.dumps(tree).encode())
+    return json.dumps(tree).encode()
 
 
 def write_parts(path: Path, parts: Integer[np.ndarray, "h w"]) -> None:
@@ -117,7 +122,13 @@ def write_parts(path: Path, parts: Integer[np.ndarray, "h w"]) -> None:
 
 def write_instances(path: Path, instances: Instances) -> None:
     """Write single things as regions, with `labels`: the mask value of each, class + 1. Raises StoreError."""
-    write_regions(path, instances.regions, {"labels": [k + 1 for k in instances.class_ids]})
+    make_folder(path.parent)
+    write_atomic(path, instances_bytes(instances))
+
+
+def instances_bytes(instances: Instances) -> bytes:
+    """What `write_instances` writes."""
+    return regions_bytes(instances.regions, {"labels": [k + 1 for k in instances.class_ids]})
 
 
 def read_instances(path: Path, size_hw: tuple[int, int]) -> Instances:

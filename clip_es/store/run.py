@@ -355,13 +355,13 @@ def parse_shard(text: str) -> tuple[int, int]:
     return numbers[0], numbers[1]
 
 
-def shard(items: Sequence[Item], index: int, count: int) -> list[Item]:
+def shard(items: Sequence[Item], index: int, count: int) -> Sequence[Item]:
     """Part `index` of `count`, 1 <= index <= count: every count-th item, so the parts differ by one item at most.
 
     Raises ConfigError.
     """
     _check_shard(index, count)
-    return list(items[index - 1 :: count])
+    return items[index - 1 :: count]
 
 
 def _check_shard(index: int, count: int, found: str | None = None) -> None:

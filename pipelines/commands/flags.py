@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -11,6 +11,7 @@ from clip_es.prompts.templates import NAMED
 from clip_es.prompts.templates import PACKAGED as TEMPLATES
 from clip_es.prompts.vocabulary import PACKAGED
 from clip_es.records.labels.formats import LABEL_FORMATS, LabelFormatName
+from clip_es.store.shards.forms import FORMS
 
 _WEIGHTS = (
     f"{', '.join(OFFICIAL)} (each fetched once), scenes or scenes-plain (in the package), a file, a snapshot folder, "
@@ -64,6 +65,16 @@ TemplateListsFlag = Annotated[
 
 WeightsFlag = Annotated[str, tyro.conf.arg(help=_WEIGHTS)]
 """Which CLIP."""
+
+FormFlag = Annotated[
+    Literal["folder", "webdataset", "parquet"] | None,
+    tyro.conf.arg(
+        help="What the results become. folder: a file for each mask, a report; "
+        + "; ".join(f"{name}: shards, {form.what}" for name, form in FORMS.items())
+        + ". None: folder on a disk, webdataset on object storage."
+    ),
+]
+"""How results are kept."""
 
 LimitFlag = Annotated[int | None, tyro.conf.arg(help="Only the first so many pictures, to try things out. None: all.")]
 """How many pictures."""

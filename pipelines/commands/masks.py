@@ -22,21 +22,24 @@ from clip_es.encoder import load_encoder
 from clip_es.errors import ConfigError
 from clip_es.localize.methods import weakly_supervised
 from clip_es.pipelines.commands.data_source import OnSource, S, first
-from clip_es.pipelines.commands.flags import DataVocabularyFlag, LimitFlag, TemplateFlag, WeightsFlag
+from clip_es.pipelines.commands.flags import DataVocabularyFlag, FormFlag, LimitFlag, TemplateFlag, WeightsFlag
 from clip_es.pipelines.commands.sources import ScenesSource
 from clip_es.pipelines.console import bar, counted, say, say_failures, show_table
 from clip_es.pipelines.evaluate import Evaluation, evaluate
 from clip_es.pipelines.exchange.import_masks import imported_ids
 from clip_es.pipelines.masks.maker import MaskMaker
-from clip_es.pipelines.masks.ray import run_on_ray
+from clip_es.pipelines.masks.ray import run_on_ray, shards_on_ray
 from clip_es.pipelines.masks.report import write_run_report
-from clip_es.pipelines.masks.run import make_masks
+from clip_es.pipelines.masks.run import make_masks, make_shards
 from clip_es.prompts import Synonyms, Vocabulary
 from clip_es.prompts.templates import load_templates, sentences
 from clip_es.records import Dataset, OnBadLabel
 from clip_es.refine.registry import supervision as refiners_saw
+from clip_es.storage import Folder, Place, address_of, place_of
 from clip_es.store.manifest import Manifest
 from clip_es.store.run import KeepCams, RunStore, parse_shard, read_failures, shard
+from clip_es.store.shards.forms import FormName
+from clip_es.store.shards.store import ROWS_PER_SHARD, ShardStore
 from clip_es.types import ImageRecord
 
 
@@ -113,7 +116,13 @@ class Masks(OnPresets[S]):
     """Masks from image-level labels."""
 
     out: Path
-    """Folder of the run. The same call with the same folder continues it."""
+    """Folder of the run, or an address such as s3://bucket/run or gs://bucket/run (extra `storage`). The same call with
+    the same place continues it."""
+    form: FormFlag = None
+    rows_per_shard: int = ROWS_PER_SHARD
+    """Pictures of a shard: what is written at a time, and lost at most where a machine dies."""
+    shard_pictures: bool = False
+    """Put the pictures' own files into the shards, so that a training needs nothing else."""
     weights: WeightsFlag = "ViT-B/16"
     vocabulary: DataVocabularyFlag = "voc12"
     template: TemplateFlag = ()
@@ -145,13 +154,15 @@ class Masks(OnPresets[S]):
 
     def run(self) -> int:
         """Make the masks, evaluate them where there is truth, write the report."""
-        part = parse_shard(self.shard)
+        part, form = parse_shard(self.shard), self._form()
         vocabulary = self.source.words(self.vocabulary).for_masks()
         labels = self.source.label_source
         need_size = self.config.image.size_from == "annotation"
         dataset = first(self.source.dataset(vocabulary, self.on_bad_label, need_size, labels == "given"), self.limit)
         maker = self._maker(vocabulary, dataset, labels)
         settings, about = self._settings(maker), self._about(maker, dataset)
+        if form != "folder":
+            return self._run_shards(form, dataset, maker, settings, about)
         with RunStore.open(self.out, settings, about=about, keep=self.keep_cams, shard=part) as store:
             store.note(dataset.problems)
             for note in (*dataset.notes, *([DRAWINGS_ONLY] if self._drawings_only else [])):
@@ -173,6 +184,76 @@ class Masks(OnPresets[S]):
         tell(self.out, summary.done, failed, seconds, scores, vocabulary)
         return 1 if failed else 0
 
+    def _form(self) -> FormName | Literal["folder"]:
+        """What the results become. Raises ConfigError: a place that does not take it, a flag that it does not know."""
+        address = address_of(self.out)
+        form = self.form or ("webdataset" if address else "folder")
+        if address and form == "folder":
+            raise ConfigError(
+                "object storage takes shards, not a file for each mask",
+                where=address,
+                expected="--form webdataset or --form parquet",
+                next_step="Or make the masks on a disk.",
+            )
+        if form != "folder" and self.redo in ("changed", "all"):
+            raise ConfigError(
+                "shards do not know which labels and files they were made from",
+                found=f"--redo {self.redo} --form {form}",
+                next_step="Pass another --out.",
+            )
+        return form
+
+    def _run_shards(
+        self,
+        form: FormName,
+        dataset: Dataset,
+        maker: MaskMaker,
+        settings: Mapping[str, object],
+        about: Mapping[str, object],
+    ) -> int:
+        """The masks as shards: no report, and no figures of quality."""
+        part = parse_shard(self.shard)
+        place: Place = place_of(self.out)
+        # Workers have folders of their own, in which a relative path would mean another place.
+        place = Folder(self.out.absolute()) if isinstance(place, Folder) else place
+        with ShardStore.open(
+            place,
+            settings,
+            classes=maker.vocabulary.names,
+            form=form,
+            about=about,
+            keep=self.keep_cams,
+            pictures=self.shard_pictures,
+            shard=part,
+        ) as store:
+            store.note(dataset.problems)
+            for note in (*dataset.notes, *([DRAWINGS_ONLY] if self._drawings_only else [])):
+                say(note)
+            for error in store.damaged:
+                say(f"{error} Its pictures are done again.")
+            mine = shard(dataset.records, *part)
+            self._make_shards(mine, maker, store)
+            seconds = dict(maker.stopwatch.seconds)
+            summary, failed = store.finish(seconds), store.failed_here
+        times = ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items())
+        say(f"{counted(summary.done, 'picture')} done, {failed} failed" + (f" ({times})" if times else ""))
+        say(f"Shards: {place.at('shards')}   See `clip-es shards ls {place}`.")
+        return 1 if failed else 0
+
+    def _make_shards(self, mine: Sequence[ImageRecord], maker: MaskMaker, store: ShardStore) -> None:
+        left = sum(map(len, store.units(mine, self.rows_per_shard)))
+        say(f"{counted(len(mine), 'picture')}, {len(mine) - left} done before, {left} to do")
+        with bar("masks", left) as progress:
+            options = {
+                "size": self.rows_per_shard,
+                "batch_size": self.batch_size,
+                "done": lambda: progress.advance(progress.task_ids[0]),
+            }
+            if self.engine == "ray":
+                shards_on_ray(mine, maker, store, address=self.ray_address, device=self.device, **options)
+            else:
+                make_shards(mine, maker, store, workers=self.workers, **options)
+
     def _maker(self, vocabulary: Vocabulary, dataset: Dataset, labels: LabelSource) -> MaskMaker:
         # To the machines of a cluster the model travels from the CPU.
         device = "cpu" if self.engine == "ray" else self.device
@@ -185,8 +266,8 @@ class Masks(OnPresets[S]):
             templates=sentences(self.template) or None,
             synonyms=self.synonyms,
             labels=labels,
-            # The machines of a cluster do not see this folder.
-            cache=None if self.engine == "ray" else self.out / "regions",
+            # The machines of a cluster do not see this folder, and object storage is none.
+            cache=None if self.engine == "ray" or self._form() != "folder" else self.out / "regions",
         )
 
     @property

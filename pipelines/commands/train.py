@@ -18,6 +18,7 @@ from clip_es.pipelines.console import bar, say
 from clip_es.prompts.vocabulary import classes_of_run, load_vocabulary
 from clip_es.segmentor.training.launch import train
 from clip_es.segmentor.training.settings import TrainData, TrainSettings, class_names
+from clip_es.storage import address_of
 from clip_es.store.manifest import Manifest
 
 
@@ -80,6 +81,8 @@ class Train:
     def data(self) -> TrainData:
         """What to train on and to validate with. Raises ConfigError, DataError."""
         is_run = Manifest.is_in(self.run_folder)
+        if not is_run and address_of(self.run_folder):
+            raise DataError("is not a run", where=address_of(self.run_folder), expected="run.yaml")
         if not is_run and not (self.run_folder.is_dir() and any(self.run_folder.glob("*.png"))):
             raise DataError(
                 "is neither the folder of a run nor one of masks",

@@ -25,6 +25,7 @@ from clip_es.pipelines.stopwatch import Stopwatch
 from clip_es.scaling import upsample
 from clip_es.store.found_labels import FoundLabels
 from clip_es.store.run import KeepCams, StoreError
+from clip_es.store.shards.store import ShardStore
 from clip_es.types import ImageRecord, PseudoMask
 
 
@@ -73,6 +74,27 @@ def make_masks(
     with readers_for(2 * batch_size) as readers, workers_for(workers, maker.config, len(records)) as processes:
         executor = Executor(shelf.failed, readers=readers, workers=processes)
         shelf.keep(masks(records, maker, executor, batch_size), executor)
+
+
+def make_shards(
+    records: Sequence[ImageRecord],
+    maker: Maker,
+    store: ShardStore,
+    *,
+    size: int,
+    batch_size: int = 8,
+    workers: int | None = None,
+    done: Callable[[], object] = lambda: None,
+) -> None:
+    """The same into shards of `size` pictures, one after the other; a shard is written once it is whole."""
+    with readers_for(2 * batch_size) as readers, workers_for(workers, maker.config, len(records)) as processes:
+        for unit in store.units(records, size):
+            writer = store.sink.writer(unit)
+            shelf = Shelf(writer, maker.config.mask, maker.stopwatch, done)
+            executor = Executor(shelf.failed, readers=readers, workers=processes)
+            shelf.keep(masks(unit.records, maker, executor, batch_size), executor)
+            with maker.stopwatch("store"):
+                store.failed_here += len(writer.commit().failures)
 
 
 class Shelf:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from clip_es.errors import ClipEsError, DataError
 from clip_es.images import look_at
 from clip_es.masks import CRF_THRESHOLD, read_confidence, read_mask
 from clip_es.segmentor.data.pairs import Pair
+from clip_es.store.shards.inner import content_of
 from clip_es.types import UNDECIDED
 
 PARTS = ("masks", "labels", "confidence")
@@ -199,7 +201,7 @@ def check_headers(files: Files) -> list[Trouble]:
         troubles.append(Trouble("picture", files.name(first), f"several pictures of this name: {two}"))
     else:
         try:
-            size = look_at(pictures[0], _IMAGE, pixels=False).size_hw
+            size = look_at(pictures[0], _IMAGE, pixels=False, content=content_of(pictures[0])).size_hw
         except ClipEsError as error:
             troubles.append(Trouble("picture", files.name(first), str(error)))
         else:
@@ -212,8 +214,9 @@ def check_headers(files: Files) -> list[Trouble]:
 
 def png_header(path: Path) -> tuple[int, int, int, int]:
     """Height, width, bits and colour type of a PNG file. Raises DataError: it is none, or cannot be read."""
+    content = content_of(path)
     try:
-        with path.open("rb") as file:
+        with path.open("rb") if content is None else BytesIO(content) as file:
             start = file.read(33)
     except OSError as error:
         raise DataError("cannot be read", where=path, found=error.strerror) from error
@@ -225,8 +228,9 @@ def png_header(path: Path) -> tuple[int, int, int, int]:
 
 def check_crc(path: Path) -> None:
     """Compare every chunk of a PNG with its checksum, which Pillow does not do for pixels. Raises DataError."""
+    data = content_of(path)
     try:
-        data = path.read_bytes()
+        data = path.read_bytes() if data is None else data
     except OSError as error:
         raise DataError("cannot be read", where=path, found=error.strerror) from error
     place = 8

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
+from mmengine.fileio import BaseStorageBackend
 from mmengine.structures import PixelData
 from mmseg.datasets import BaseSegDataset
 from mmseg.datasets.transforms import PackSegInputs
@@ -18,16 +19,41 @@ from mmseg.datasets.transforms import PackSegInputs
 from clip_es.errors import ConfigError, DataError
 from clip_es.masks import palette, read_confidence, read_mask
 from clip_es.segmentor.data.pairs import check_labels, find_pairs
+from clip_es.store.shards.inner import content_of
+
+
+class ShardBackend(BaseStorageBackend):
+    """Reads pictures inside shards for mmcv's loaders: `shard://` before what stands behind `shard:` in their names."""
+
+    def get(self, filepath: str | Path) -> bytes:
+        """The bytes of the picture's file. Raises DataError."""
+        data = content_of(Path("shard:" + str(filepath).removeprefix(_SHARD)))
+        if data is None:
+            raise DataError("is no file inside a shard", where=filepath)
+        return data
+
+    def get_text(self, filepath: str | Path, encoding: str = "utf-8") -> str:
+        """The same as text."""
+        return self.get(filepath).decode(encoding)
+
+
+_SHARD = "shard://"
+
+
+def _for_mmcv(image: Path) -> str:
+    """The name of a picture as mmcv finds out who reads it."""
+    name = str(image)
+    return _SHARD + name.removeprefix("shard:") if name.startswith("shard:") else name
 
 
 class PseudoMaskDataset(BaseSegDataset):
     """Pictures with their masks and, where there is one, the confidence of each pixel.
 
-    `run` is a folder made by `clip-es masks`: labels before the 255 rule, with confidence, so that the threshold is the
-    loss's to choose; its pictures are looked for where its run.yaml says, or in `images`. Without a run, `masks` is a
-    folder of PNGs as `clip-es masks` writes them, palette or grey, such as ground truth, and `images` has their
-    pictures. `list_file` names the ids to use, one a line. `metainfo=dict(classes=(...))` are the names, background
-    first.
+    `run` is what `clip-es masks` made, a folder or shards, on a disk or on object storage: labels before the 255 rule,
+    with confidence, so that the threshold is the loss's to choose; its pictures are looked for in the shards or where
+    its run.yaml says, or in `images`. Without a run, `masks` is a folder of PNGs as `clip-es masks` writes them,
+    palette or grey, such as ground truth, and `images` has their pictures. `list_file` names the ids to use, one a
+    line. `metainfo=dict(classes=(...))` are the names, background first.
 
     Raises ConfigError: no classes, neither run nor masks. DataError: a folder or a picture is missing, nothing is
     left. Whether sizes and labels fit is checked as each picture is read (`LoadPseudoMask`).
@@ -56,7 +82,7 @@ class PseudoMaskDataset(BaseSegDataset):
         """One entry for each picture, in the order of the list or of the names."""
         return [
             {
-                "img_path": str(pair.image),
+                "img_path": _for_mmcv(pair.image),
                 "seg_map_path": str(pair.mask),
                 "confidence_path": None if pair.confidence is None else str(pair.confidence),
                 "class_count": len(self._metainfo["classes"]),

@@ -10,7 +10,9 @@ import numpy as np
 from clip_es.errors import ConfigError, DataError
 from clip_es.records.dataset import Listing, read_lines
 from clip_es.records.picture_files import pictures_of
+from clip_es.storage import place_of
 from clip_es.store.manifest import Manifest
+from clip_es.store.shards.manifest import Entry, entries
 from clip_es.types import UNDECIDED
 
 
@@ -31,16 +33,20 @@ def find_pairs(
     confidence: str | Path | None = None,
     list_file: str | Path | None = None,
 ) -> list[Pair]:
-    """The pairs of a run's folder, or of a folder of masks, in the order of the list or of the names.
+    """The pairs of a run, or of a folder of masks, in the order of the list or of the names.
 
-    Of a run the labels before the 255 rule are taken, with its confidence; pictures come from `images` or from where
-    run.yaml says they were. Looks at names alone.
+    A run may be a folder, or shards on a disk or on object storage; of these the files are named where they lie, inside
+    the shards (`clip_es.store.shards.inner`), and the pictures too where the shards carry them. Of a run the labels
+    before the 255 rule are taken, with its confidence; pictures come from `images` or from where run.yaml says they
+    were. Looks at names alone.
 
     Raises ConfigError: neither run nor masks, or the folder of the pictures is not known. DataError: a folder is
     missing, no pair is left, a mask has no picture, a listed id no mask, or a run's mask no confidence.
     """
     if (run is None) == (masks is None):
         raise ConfigError("a data set is one of two", expected="run=FOLDER or masks=FOLDER", found=f"{run}, {masks}")
+    if run is not None and Manifest.is_in(run) and Manifest.read(run).sharded:
+        return _of_shards(Path(run), images, list_file)
     if run is not None:
         run = Path(run)
         masks, confidence = run / "labels", run / "confidence"
@@ -87,6 +93,45 @@ def find_pairs(
             )
         found.append(Pair(image_id, image, mask, certain))
     return found
+
+
+def _of_shards(run: Path, images: str | Path | None, list_file: str | Path | None) -> list[Pair]:
+    """The pairs of a run in shards; of a picture that two shards have, the first counts."""
+    place = place_of(run)
+    found: dict[str, tuple[Entry, int]] = {}
+    for entry in entries(place):
+        if isinstance(entry, DataError):
+            raise entry
+        for number, image_id in enumerate(entry.ids):
+            found[image_id] = entry, number
+    ids = sorted(found) if list_file is None else _listed(Path(list_file))
+    if not ids:
+        raise DataError("there is no mask to train on", where=list_file or place, found="an empty split")
+    if missing := next((image_id for image_id in ids if image_id not in found), None):
+        raise DataError(f"lists {missing!r}, which no shard has", where=list_file, expected=str(place))
+    inside = images is None and all(found[image_id][0].pictures for image_id in ids)
+    folders = (Path(images),) if images is not None else () if inside else Manifest.read(run).picture_folders
+    if not inside and not folders:
+        raise ConfigError(
+            "the shards carry no pictures, and the folder of the pictures is not known",
+            where=place,
+            next_step="Pass --images DIR, or make the masks with --shard-pictures.",
+        )
+    outside = {} if inside else pictures_of(ids, folders)
+    pairs = []
+    for image_id in ids:
+        entry, number = found[image_id]
+        mask, sure = (entry.inner(place, number, part) for part in ("labels.png", "confidence.png"))
+        image = entry.inner(place, number, "picture") if inside else outside.get(image_id)
+        if image is None:
+            raise DataError(
+                "the mask has no picture",
+                where=mask,
+                expected=f"{folders[0] / image_id}.jpg (or {', '.join(Listing.PICTURES[1:])})",
+                next_step="Pass the folder of the pictures with --images.",
+            )
+        pairs.append(Pair(image_id, image, mask, sure))
+    return pairs
 
 
 def check_labels(labels: np.ndarray, class_count: int, where: Path) -> None:

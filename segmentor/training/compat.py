@@ -119,3 +119,4 @@ def _register() -> None:
         for part in parts:
             registry.register_module(module=part, force=True)
     register_backend("whole-file", hooks.WholeFileBackend, force=True)
+    register_backend("shard", dataset.ShardBackend, force=True, prefixes="shard")
