@@ -8,14 +8,13 @@ Left out: pictures with an unseen class are not trained on. `kept in`: they are,
 background of their masks. Evaluation: other pictures, all classes compete, background counts as a seen class.
 
 Writes OUT/zero_shot_head.json: {row: {"seen", "unseen", "harmonic", "boundary_f", each with "_sd", "protocol"}}, per
-cent, means and standard deviations over seeds and choices. Trainings that are finished are not repeated:
-OUT/zero_shot_head/. `--development` takes other pictures and other unseen classes; the settings were chosen there.
+cent, means and standard deviations over seeds and choices. What is finished is not repeated (OUT/zero_shot/); the first
+seed of every row comes before the others. Settings were chosen with `--development`: other pictures, other classes.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -24,63 +23,23 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from zero_shot_data import (
-    DEVELOPMENT_SEED,
-    GRID,
-    SIDE,
-    Cache,
-    held_out,
-    look,
-    pseudo_masks,
-    segments_of,
-    training_free,
-)
+from torch import Tensor
+from zero_shot_data import DEVELOPMENT_SEED, VOCABULARY, Cache, Drawn, cpu_seconds, held_out, pseudo_masks
+from zero_shot_model import HeadTask, Lesson, Row, shares_of
 
-from clip_es.encoder import load_encoder
 from clip_es.metrics.boundaries import BoundaryMeter
 from clip_es.metrics.zero_shot import ZeroShotMeter
 from clip_es.pipelines.training_free import mixed
-from clip_es.prompts import load_vocabulary
-from clip_es.scenes.dataset import ScenesConfig, make
 from clip_es.segmentor.fusion import vote
-from clip_es.segmentor.losses.edges import JointWeights, edge_targets, joint_edge_loss, shrink_edges
-from clip_es.segmentor.losses.shape import MomentDistance
-from clip_es.segmentor.models.pixel_embedding import ClipPixelEmbedding, PixelEmbedding
-from clip_es.segmentor.models.pixel_text import PixelText, poly_lr, resize_scores
-from clip_es.segmentor.models.text_table import TextTable, text_table
+from clip_es.segmentor.models.pixel_text import PixelText
+from clip_es.segmentor.models.text_table import TextTable
 from clip_es.store.tables import read_json, write_json
 from clip_es.training import Plan, train
 
-STEM, CHANNELS, BATCH = 32, 48, 6
-RATE = 4e-3
-"""Learning rate; ten times that for the few scalars."""
-STEPS = 90
-CLOSED_STEPS = 180
-"""A head of fixed classes begins with nothing and needs more."""
 SHARE = 0.7
 """Of training-free CLIPer in the mixed rows; among 0.3, 0.5, 0.7 on the development pictures."""
 AMOUNT = 0.5
 """Of soft voting over segments."""
-VOCABULARY = load_vocabulary("scenes")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One training."""
-
-    embedding: str
-    """closed, text or clip."""
-    edge: float = 0.0
-    shape: float = 0.0
-    fused: bool = False
-
-    @property
-    def steps(self) -> int:
-        """Of the optimiser."""
-        return CLOSED_STEPS if self.embedding == "closed" else STEPS
-
 
 ROWS: dict[str, Row] = {
     "plain head": Row("closed"),
@@ -91,107 +50,6 @@ ROWS: dict[str, Row] = {
 }
 FUSIONS = {"": (0.0, 0.0), " + segments": (0.0, AMOUNT), " + cliper": (SHARE, 0.0)}
 """What follows the prediction -> share of CLIPer, amount of the vote."""
-
-
-class Model(nn.Module):
-    """A convolutional stem beside the frozen maps, a head, and an edge head."""
-
-    def __init__(self, row: Row, table: TextTable, widths: Sequence[int]) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(*_convolution(3, 16, 2), *_convolution(16, STEM, 2), *_convolution(STEM, STEM, 1))
-        inside, embed = (STEM, *widths[:2]), table.rows.shape[1]
-        self.edge = nn.Conv2d(CHANNELS, 1, 1)
-        if row.embedding == "closed":
-            self.head: PixelText | PixelEmbedding = PixelEmbedding(inside, len(table.names), CHANNELS)
-            return
-        own = row.embedding == "clip"
-        embedding = (
-            ClipPixelEmbedding((*inside, widths[2]), embed, CHANNELS)
-            if own
-            else PixelEmbedding(inside, embed, CHANNELS)
-        )
-        self.head = PixelText(embedding, table, objectness=own, channels=CHANNELS)
-
-    def forward(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Class logits and edge logits [batch . 48 48]."""
-        maps = [self.stem(batch[0]), *batch[1:]]
-        if isinstance(self.head, PixelText):
-            joined = self.head.joined(maps)
-            return self.head.logits(maps, joined), self.edge(joined)
-        joined = self.head.joined(maps[:3])
-        return self.head.embed(joined, maps), self.edge(joined)
-
-
-def _convolution(inside: int, outside: int, stride: int) -> list[nn.Module]:
-    return [nn.Conv2d(inside, outside, 3, stride, 1, bias=False), nn.BatchNorm2d(outside), nn.ReLU(inplace=True)]
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What is learnt from: pictures, targets on a quarter of their grid, which of them count, and the words."""
-
-    cache: Cache
-    labels: Tensor
-    """Ranks of the seen classes, 0 background."""
-    sure: Tensor
-    index: Tensor
-    table: TextTable
-
-
-class HeadTask:
-    """The training of one head, for `clip_es.training.train`."""
-
-    def __init__(self, row: Row, lesson: Lesson, seed: int) -> None:
-        torch.manual_seed(seed)
-        self.row, self.lesson = row, lesson
-        self.model = Model(row, lesson.table, [part.shape[1] for part in lesson.cache.maps])
-        self.target = torch.where(lesson.sure < 0.95, 255, lesson.labels)
-        self.edges = shrink_edges(edge_targets(lesson.labels, len(lesson.table.names), radius=1.0), (48, 48))
-        named = list(self.model.named_parameters())
-        few = [p for name, p in named if name.endswith(("mix", "log_scale", "nearness"))]
-        rest = [p for name, p in named if not name.endswith(("mix", "log_scale", "nearness"))]
-        groups = [{"params": rest, "factor": 1.0}, {"params": few, "factor": 10.0, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=RATE, weight_decay=0.01)
-        self.shape = MomentDistance() if row.shape else None
-
-    def advance(self, step: int, batch: Any, /) -> dict[str, float]:
-        """One step."""
-        self.model.train()
-        for group in self.optimiser.param_groups:
-            group["lr"] = group["factor"] * poly_lr(RATE, step, self.row.steps) * min(1.0, (step + 1) / 20)
-        chosen = self.lesson.index[torch.randint(len(self.lesson.index), (BATCH,))]
-        flip = bool(torch.rand(()) < 0.5)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits, edge = self.model(self.lesson.cache.batch(chosen, flip))
-        logits, edge = logits.float(), edge.float()
-        target, edges = self.target[chosen], self.edges[chosen]
-        if flip:
-            target, edges = target.flip(-1), edges.flip(-1)
-        logp = logits.log_softmax(1)
-        if self.row.edge or self.row.shape:
-            weights = JointWeights(1.0, self.row.edge, self.row.edge / 3, self.row.shape)
-            loss = joint_edge_loss(logp, target, edge, edges, self.shape, weights)["total"]
-        else:
-            loss = F.nll_loss(logp, target, ignore_index=255)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimiser.step()
-        return {"loss": float(loss.detach())}
-
-    def after(self, step: int, figures: dict[str, float]) -> None:
-        """Nothing."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Model and optimiser."""
-        return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The same back."""
-        self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
-
-    def save(self, out: Path, step: int) -> None:
-        """Nothing besides the checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -225,18 +83,6 @@ class Exam:
 def _figures(meter: ZeroShotMeter, boundary: float) -> dict[str, float]:
     found = meter.compute().percent()
     return {**{name: found[name] for name in ("seen", "unseen", "harmonic")}, "boundary_f": 100 * boundary}
-
-
-@torch.no_grad()
-def shares_of(model: Model, values: Sequence[int], exam: Exam, index: Tensor) -> Tensor:
-    """Probabilities [picture label 192 192] of all classes; `values` are the mask values of the model's."""
-    model.eval()
-    with torch.autocast("cpu", torch.bfloat16):
-        logits, _ = model(exam.cache.batch(index, False))
-    shares = resize_scores(logits.float(), (SIDE, SIDE)).softmax(1)
-    found = shares.new_zeros(len(shares), exam.classes + 1, SIDE, SIDE)
-    found[:, list(values)] = shares
-    return found
 
 
 class Table:
@@ -295,46 +141,61 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     torch.set_num_threads(1)
-    began, names = time.process_time(), VOCABULARY.names
+    began, names = cpu_seconds(), VOCABULARY.names
     splits, seed = held_out(len(names), args.development), DEVELOPMENT_SEED if args.development else 2026
-    work = args.out / "zero_shot_head" / args.weights
-    folder = work / f"scenes-{len(names)}-{seed}"
-    make(folder, ScenesConfig(args.train, args.val, seed, (SIDE, SIDE)))
-    encoder = load_encoder(args.weights, device="cpu")
-    if encoder.patch * GRID[0] != SIDE:
-        raise SystemExit(f"a CLIP of {SIDE // GRID[0]}-pixel patches is needed")
-    training, testing = look(folder, "train", encoder), look(folder, "val", encoder)
-    exam = Exam(testing, training_free(folder, testing, encoder, VOCABULARY), segments_of(testing), len(names))
-    words = [(entry.name, *entry.synonyms) for entry in VOCABULARY.classes]
-    every = text_table(encoder, words, VOCABULARY.background, VOCABULARY.templates)
+    drawn = Drawn.read(args.out, args.weights, args.train, args.val, seed)
+    exam = Exam(drawn.val, drawn.cliper(), drawn.segments(), len(names))
+    every = drawn.table(range(1, len(names) + 1))
     table = Table(args.out, protocol_of(args, [[names[v - 1] for v in unseen] for unseen in splits], seed))
+    print(f"pictures, their maps, CLIPer and segments: {cpu_seconds() - began:.0f} s of processor time", flush=True)
     for split, unseen in enumerate(splits):
         figures = exam.figures(lambda index: exam.cliper[index].float(), unseen, {"": (0.0, 0.0)})
         table.note("cliper", f"split {split}", figures[""], {"training": "none"})
-    lessons = {}
-    for split, unseen in enumerate(splits):
-        seen = [value for value in range(1, len(names) + 1) if value not in unseen]
-        labels, sure = pseudo_masks(folder, training, unseen, work / f"masks-{seed}-{split}", args.weights, names)
-        rank = torch.zeros(256, dtype=torch.int64)
-        rank[[0, *seen]] = torch.arange(len(seen) + 1)
-        asked = text_table(encoder, [words[v - 1] for v in seen], VOCABULARY.background, VOCABULARY.templates)
-        clean = training.clean(unseen).nonzero()[:, 0]
-        for left, index in (("", clean), (", kept in", torch.arange(len(training.ids)))):
-            lessons[split, left] = seen, Lesson(training, rank[labels], sure, index, asked)
-    # Seed by seed, so that a run that is stopped leaves a whole table of fewer seeds.
-    for number, left, split, name in product(range(args.seeds), ("", ", kept in"), range(len(splits)), args.rows):
-        row, (seen, lesson) = ROWS[name], lessons[split, left]
-        place = work / f"{seed}-{args.train}-{split}-{number}-{name}{left}".replace(" ", "_").replace(",", "")
+    lessons: dict[tuple[int, str], tuple[list[int], Lesson]] = {}
+    for number, left, split, name in order(args.seeds, len(splits), args.rows):
+        place = drawn.work / "head" / f"{split}-{number}-{name}{left}".replace(" ", "_").replace(",", "")
         if args.finished and not figures_file(place, exam).is_file():
             continue
+        if (split, left) not in lessons:
+            start = cpu_seconds()
+            lessons |= taught(drawn, split, splits[split], args.weights)
+            print(f"pseudo masks, split {split}: {cpu_seconds() - start:.0f} s of processor time", flush=True)
+        row, (seen, lesson) = ROWS[name], lessons[split, left]
+        start = cpu_seconds()
         figures = trained_figures(row, lesson, number, place, (seen, splits[split], every), exam)
         about = {"trained_pictures": len(lesson.index), "unseen_pictures": "kept in" if left else "left out"}
         for fusion, found in figures.items():
             more = {**about, "steps": row.steps, "share_of_cliper": FUSIONS[fusion][0]}
             table.note(f"{name}{fusion}{left}", f"split {split}, seed {number}", found, more)
+        print(f"  {cpu_seconds() - start:.0f} s of processor time", flush=True)
         table.write()
     table.show()
-    print(f"\n{time.process_time() - began:.0f} s of processor time")
+    print(f"\n{cpu_seconds() - began:.0f} s of processor time")
+
+
+def order(seeds: int, splits: int, rows: Sequence[str]) -> list[tuple[int, str, int, str]]:
+    """Seed, what becomes of pictures with unseen classes, split and row: what is stopped leaves a whole table of fewer
+    seeds, and the other way of training comes after the second and third seed of the first."""
+    named = list(product(range(splits), rows))
+    plain = [(number, "", *rest) for number in range(seeds) for rest in named]
+    other = [(number, ", kept in", *rest) for number in range(seeds) for rest in named]
+    return plain[: len(named)] + other[: len(named)] + plain[len(named) :] + other[len(named) :]
+
+
+def taught(
+    drawn: Drawn, split: int, unseen: Sequence[int], weights: str
+) -> dict[tuple[int, str], tuple[list[int], Lesson]]:
+    """What is learnt from under a split, in both ways, with the mask values of its seen classes."""
+    names = VOCABULARY.names
+    seen = [value for value in range(1, len(names) + 1) if value not in unseen]
+    labels, sure = pseudo_masks(drawn, unseen, drawn.work / f"masks-{split}", weights)
+    rank = torch.zeros(256, dtype=torch.int64)
+    rank[[0, *seen]] = torch.arange(len(seen) + 1)
+    asked, clean = drawn.table(seen), drawn.train.clean(unseen).nonzero()[:, 0]
+    ways = {"": clean, ", kept in": torch.arange(len(drawn.train.ids))}
+    return {
+        (split, left): (seen, Lesson(drawn.train, rank[labels], sure, index, asked)) for left, index in ways.items()
+    }
 
 
 def figures_file(place: Path, exam: Exam) -> Path:
@@ -359,7 +220,9 @@ def trained_figures(
         task.model.head.set_table(every)
         values = list(range(exam.classes + 1))
     fusions = FUSIONS if row.fused else {"": FUSIONS[""]}
-    figures = exam.figures(lambda index: shares_of(task.model, values, exam, index), unseen, fusions)
+    figures = exam.figures(
+        lambda index: shares_of(task.model, values, exam.classes + 1, exam.cache, index), unseen, fusions
+    )
     write_json(kept, figures)
     return figures
 

@@ -1,16 +1,19 @@
 """Classes without masks: what each part of `clip-es extend` is worth on drawn scenes.
 
-    python benchmarks/zero_shot_stage.py --out runs/bench
+    python benchmarks/zero_shot_stage.py --out runs/bench [--seeds 0 1 2] [--train 160] [--val 50]
 
-Draws scenes, trains the small segmenter on ground-truth masks of all classes but three (those are set to 255), and
-extends it to the three from their names. Two choices of the three, several seeds. Prints seen, unseen and harmonic mIoU
-(background counted as seen, full size) and writes OUT/zero_shot_stage.json: {row: {seen, unseen, harmonic, and each
-with _sd, runs}} in per cent. Each run is written as it is done; calling again continues.
+The pictures and the two choices of unseen classes, a quarter of all, are those of `zero_shot_head.py`. The small
+segmenter is trained on ground-truth masks of the seen classes (unseen ones are 255) and extended to the others from
+their names. `text head` is the pixel-text head of that benchmark, trained on the same masks. `pseudo` rows have
+neither masks nor labels: both trainings are on what `clip-es masks --labels auto` makes. Evaluation: other pictures,
+full size, all classes compete, background counts as a seen class.
 
-Rows that begin alike share their beginning: `pixel+gated` goes on from `pixel`, `blocks` from the first phase.
+Writes OUT/zero_shot_stage.json: {row: {seen, unseen, harmonic, each with _sd, runs, cpu_s}} in per cent. Each run is
+written as it is done and not repeated (OUT/zero_shot/); the first seed of every row comes before the others. Rows that
+begin alike share their beginning: `pixel+gated` goes on from `pixel`, `blocks` from the first phase.
+
 The backbone is the scenes CLIP, which has seen all classes; so has the CLIP whose text and patches are used. Rows that
 begin with "words" use neither its text nor its patches beside the segmenter's features.
-
 Word vectors: each class counted with the classes, backgrounds and colours it is drawn with in 400 other scenes;
 positive pointwise mutual information; its first 16 singular vectors, scaled by the roots of their values.
 """
@@ -23,13 +26,17 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from filelock import FileLock
+from zero_shot_data import DEVELOPMENT_SEED, Drawn, cpu_seconds, held_out
+from zero_shot_model import HeadTask, Lesson, shares_of
+from zero_shot_model import Row as HeadRow
 
 from clip_es.masks import read_mask, write_mask
 from clip_es.metrics.zero_shot import ZeroShotMeter
@@ -39,10 +46,10 @@ from clip_es.segmentor.inference import Segmenter
 from clip_es.segmentor.zero_shot.extension import Extension
 from clip_es.segmentor.zero_shot.settings import ExtendSettings, NetworkSettings, settings_of
 
-CHOICES = {"a": ("boat", "cow", "bottle"), "b": ("bird", "sheep", "train")}
 FIRST = ("seen",)
 TWO = ("seen", "unseen")
 AGAIN = ("self-training", "unseen again")
+Masks = Literal["truth", "pseudo"]
 
 
 @dataclass(frozen=True)
@@ -53,11 +60,12 @@ class Row:
     phases: tuple[str, ...]
     after: str | None = None
     """The row whose weights it begins with; None: from random ones."""
-    conditions: str = "clip"
+    conditions: Literal["clip", "words", "both"] = "clip"
+    masks: Masks = "truth"
 
 
 def rows(base: ExtendSettings) -> dict[str, Row]:
-    """Every row, those that others begin with before them."""
+    """Every row, the more important first, those that others begin with before them."""
     nets, weights = base.networks, base.weights
     blocks = replace(base, sampler="blocks", block_steps=60)
     gated, top = (replace(base, self_training=kind) for kind in ("gated", "top-p"))
@@ -72,43 +80,41 @@ def rows(base: ExtendSettings) -> dict[str, Row]:
         "pixel+self-training": Row(top, AGAIN, "pixel"),
         "blocks": Row(blocks, ("blocks", "unseen"), "first phase"),
         "blocks+gated": Row(replace(blocks, self_training="gated"), AGAIN, "blocks"),
-        "empirical blocks": Row(replace(base, sampler="empirical"), ("unseen",), "first phase"),
-        "latent noise": Row(replace(base, noise="latent"), ("unseen",), "first phase"),
         "words, pixel": Row(words, TWO, None, "words"),
         "words, pixel+gated": Row(replace(words, self_training="gated"), AGAIN, "words, pixel", "words"),
         "both, pixel": Row(base, TWO, None, "both"),
+        "pseudo, pixel": Row(base, TWO, masks="pseudo"),
+        "pseudo, pixel+gated": Row(gated, AGAIN, "pseudo, pixel", masks="pseudo"),
+        "blocks+self-training": Row(replace(blocks, self_training="top-p"), AGAIN, "blocks"),
+        "empirical blocks": Row(replace(base, sampler="empirical"), ("unseen",), "first phase"),
         "without contextual module": Row(replace(base, networks=replace(nets, context=False)), TWO),
+        "latent noise": Row(replace(base, noise="latent"), ("unseen",), "first phase"),
         "without reconstruction": Row(replace(base, noise="latent", content="none"), TWO),
         "without adversary": Row(replace(base, noise="latent", adversary="none"), TWO),
         "without KL": Row(replace(base, noise="latent", weights=replace(weights, kl=0.0)), TWO),
         "classifier with a hidden layer": Row(replace(base, networks=replace(nets, linear=False)), TWO),
         "trained path from names": Row(replace(base, noise="latent", networks=replace(nets, names="trained")), TWO),
         "without CLIP's patches": Row(words, TWO),
+        "three scales": Row(replace(base, scales=(1.0, 0.75, 0.5)), TWO),
     }
+
+
+EARLY = ("first phase", "pixel", "pixel+gated", "pixel+self-training", "blocks", "blocks+gated")
+"""Rows whose further seeds come before those of the others."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
-    parser.add_argument("--work", type=Path, help="scenes, segmenters, features; default OUT/zero-shot-stage")
-    parser.add_argument("--train", type=int, default=120, help="scenes to train on")
-    parser.add_argument("--val", type=int, default=30, help="scenes to measure on; the first of those drawn")
+    parser.add_argument("--train", type=int, default=160, help="scenes to train on")
+    parser.add_argument("--val", type=int, default=50, help="scenes to measure on")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--iterations", type=int, default=300, help="of the segmenter that is extended")
     parser.add_argument("--steps", type=int, default=80, help="of a phase; the last takes half as many")
-    parser.add_argument("--choices", nargs="+", choices=list(CHOICES), default=list(CHOICES))
     parser.add_argument("--rows", nargs="+", help="only these, and those they begin with")
+    parser.add_argument("--development", action="store_true", help="other pictures and other unseen classes")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    work: Path = args.work or args.out / "zero-shot-stage"
-    scenes, gate = work / "scenes", work / "gate"
-    if not (scenes / "ImageSets/Segmentation/val.txt").exists():
-        call("scenes", "make", "--out", scenes, "--train", args.train, "--val", args.val)
-    if not (gate / "summary.json").exists():
-        source = ("scenes", "--root", scenes, "--split", "train", "--limit", args.train)
-        call("masks", *source, "--labels", "auto", "--refine", "affinity", "--out", gate, "--report-pictures", 0)
-    if not (work / "words.txt").exists():
-        write_words(work / "words.txt")
     base = replace(
         settings_of("default"),
         seen_steps=args.steps,
@@ -119,142 +125,184 @@ def main() -> None:
         crop=9,
         networks=NetworkSettings(context_hidden=16, widths=(128,), dropout=(0.1,), hidden=128),
     )
-    chosen = wanted(rows(base), args.rows)
-    for seed in args.seeds:
-        for choice in args.choices:
-            stage = Stage(work, choice, seed, segmenter(work, choice, args.iterations), args.train, args.val)
-            stage.measure("before", lambda stage=stage: stage.of_segmenter())
-            for name, row in chosen.items():
-                stage.measure(name, lambda stage=stage, name=name, row=row: stage.of_row(name, row))
-                table(work, args.out)
+    known = rows(base)
+    chosen = wanted(known, args.rows)
+    drawn = Drawn.read(args.out, "scenes", args.train, args.val, DEVELOPMENT_SEED if args.development else 2026)
+    work = drawn.work / f"stage-{args.iterations}-{args.steps}"
+    stages = [
+        Stage(drawn, work, choice, unseen, args.iterations)
+        for choice, unseen in enumerate(held_out(len(CLASSES), args.development))
+    ]
+    for seed, name in order(args.seeds, chosen):
+        for stage in stages:
+            if name in known:
+                stage.measure(name, seed, stage.of_row, name, known[name], seed)
+            elif name == "text head":
+                stage.measure(name, seed, stage.of_text_head, seed)
+            elif seed == args.seeds[0]:
+                stage.measure(name, seed, stage.of_segmenter, "pseudo" if name.startswith("pseudo") else "truth")
+        table(work, args.out)
 
 
-def wanted(known: dict[str, Row], names: list[str] | None) -> dict[str, Row]:
-    """The rows asked for, and those they begin with."""
+def wanted(known: dict[str, Row], names: list[str] | None) -> list[str]:
+    """The rows asked for and those they begin with, in the order in which they are measured."""
+    every = ["before", *known]
+    every.insert(every.index("pixel+gated") + 1, "text head")
+    every.insert(every.index("pseudo, pixel"), "pseudo, before")
     if names is None:
-        return known
+        return every
     kept: set[str] = set()
     for name in names:
         at: str | None = name
         while at is not None:
             kept.add(at)
-            at = known[at].after
-    return {name: row for name, row in known.items() if name in kept}
+            at = known[at].after if at in known else None
+    return [name for name in every if name in kept]
+
+
+def order(seeds: list[int], names: list[str]) -> Iterator[tuple[int, str]]:
+    """The first seed of every row, then the others of the rows that matter most, then the rest."""
+    yield from ((seeds[0], name) for name in names)
+    for early in (True, False):
+        yield from ((seed, name) for seed in seeds[1:] for name in names if (name in EARLY) == early)
 
 
 class Stage:
-    """One choice of unseen classes and one seed."""
+    """One choice of unseen classes, for all rows and seeds."""
 
-    def __init__(self, work: Path, choice: str, seed: int, model: Path, train: int, val: int) -> None:
-        self.work, self.choice, self.seed, self.model = work, choice, seed, model
-        self.count = {"train": train, "val": val}
-        self.ready: dict[tuple[str, bool, str], Prepared] = {}
-        ids = {name: k + 1 for k, name in enumerate(CLASSES)}
-        unseen = [ids[name] for name in CHOICES[choice]]
-        self.groups = [k for k in ids.values() if k not in unseen], unseen
-        self.ids = {"background": 0, **ids}
+    def __init__(self, drawn: Drawn, work: Path, choice: int, unseen: tuple[int, ...], iterations: int) -> None:
+        self.drawn, self.work, self.choice, self.iterations = drawn, work, choice, iterations
+        work.mkdir(parents=True, exist_ok=True)
+        self.ready: dict[tuple[object, ...], Prepared] = {}
+        self.unseen, self.seen = unseen, [k + 1 for k in range(len(CLASSES)) if k + 1 not in unseen]
+        self.ids = {"background": 0, **{name: k + 1 for k, name in enumerate(CLASSES)}}
 
-    def measure(self, row: str, make: Callable[[], ZeroShotMeter]) -> None:
+    def measure(self, row: str, seed: int, predict: Callable[..., Iterator[np.ndarray]], *args: object) -> None:
         """Measure a row once and keep its figures."""
-        path, key = self.work / "figures.json", f"{row}|{self.choice}|{self.seed}"
-        if row == "before":
-            key = f"before|{self.choice}|0"
+        path, key = self.work / "figures.json", f"{row}|{self.choice}|{seed}"
         if path.exists() and key in json.loads(path.read_text()):
             return
-        percent = make().compute().percent()
+        start, meter = cpu_seconds(), ZeroShotMeter(self.seen, self.unseen)
+        for predicted, truth in zip(predict(*args), self.drawn.val.truth, strict=True):
+            meter.update(predicted, truth)
+        percent = meter.compute().percent()
         found = {name: percent[name] for name in ("seen", "unseen", "harmonic")}
+        found["cpu_s"] = cpu_seconds() - start
         with FileLock(path.with_suffix(".lock")):
             known = json.loads(path.read_text()) if path.exists() else {}
             known[key] = found
             path.write_text(json.dumps(known, indent=1) + "\n")
         print(f"{key}: " + ", ".join(f"{name} {value:.1f}" for name, value in found.items()), flush=True)
 
-    def of_segmenter(self) -> ZeroShotMeter:
+    def of_segmenter(self, masks: Masks) -> Iterator[np.ndarray]:
         """The segmenter as it was trained."""
-        loaded, meter = Segmenter.load(self.model, device="cpu"), ZeroShotMeter(*self.groups)
-        table_of = np.array([self.ids[name] for name in loaded.names], dtype=np.uint8)
-        for image_id in self._listed("val").read_text().split():
-            picture = read_rgb(self.work / "scenes/JPEGImages" / f"{image_id}.jpg")
-            meter.update(table_of[loaded.probabilities(picture).argmax(dim=0).numpy()], self._truth(image_id))
-        return meter
+        loaded = Segmenter.load(self._segmenter(masks), device="cpu")
+        table_of = self._table(loaded.names)
+        for name in self.drawn.val.ids:
+            yield table_of[loaded.probabilities(self._picture(name)).argmax(dim=0).numpy()]
 
-    def of_row(self, name: str, row: Row) -> ZeroShotMeter:
-        """Train what the row adds to the one it begins with, keep the weights, measure."""
-        settings = replace(row.settings, seed=self.seed)
-        train = self._prepared(row, settings, "train")
+    def of_text_head(self, seed: int) -> Iterator[np.ndarray]:
+        """The pixel-text head, trained on the same masks."""
+        cache, row = self.drawn.train, HeadRow("clip")
+        rank = torch.zeros(256, dtype=torch.int64)
+        rank[[0, *self.seen]] = torch.arange(len(self.seen) + 1)
+        truth = torch.from_numpy(cache.truth[:, 2::4, 2::4].astype(np.int64))
+        sure = 1 - torch.isin(truth, torch.tensor([*self.unseen, 255])).float()
+        task = HeadTask(
+            row, Lesson(cache, rank[truth], sure, torch.arange(len(truth)), self.drawn.table(self.seen)), seed
+        )
+        for step in range(row.steps):
+            torch.manual_seed(1000 * seed + step)
+            task.advance(step, None)
+        task.model.head.set_table(self.drawn.table(range(1, len(CLASSES) + 1)))
+        for index in torch.arange(len(self.drawn.val.ids)).split(8):
+            labels = range(len(CLASSES) + 1)
+            yield from shares_of(task.model, labels, len(labels), self.drawn.val, index).argmax(1).numpy()
+
+    def of_row(self, name: str, row: Row, seed: int) -> Iterator[np.ndarray]:
+        """Train what the row adds to the one it begins with, and keep the weights."""
+        settings = replace(row.settings, seed=seed)
+        train = self._prepared(row, "train")
         extension = Extension(
             settings, train.examples, train.vectors, len(train.split.seen), train.segmenter.device, train.shared
         )
         if row.after is not None:
-            extension.load_networks(torch.load(self._kept(row.after), weights_only=True))
+            extension.load_networks(torch.load(self._weights(row.after, seed), weights_only=True))
         begin = 0
         for phase, steps in settings.phases:
             for step in range(begin, begin + steps) if phase in row.phases else ():
                 with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(1000 * self.seed + step)
+                    torch.manual_seed(1000 * seed + step)
                     extension.advance(step)
             begin += steps
-        torch.save(extension.state_dict()["networks"], self._kept(name))
-        seen = self._prepared(row, settings, "val")
-        meter = ZeroShotMeter(*self.groups)
-        table_of = np.array([self.ids[label] for label in seen.split.order], dtype=np.uint8)
+        torch.save(extension.state_dict()["networks"], self._weights(name, seed))
+        seen = self._prepared(replace(row, settings=replace(settings, scales=(1.0,))), "val")
+        table_of = self._table(seen.split.order)
         for example in seen.examples:
-            truth = self._truth(example.image_id)
             scores = extension.scores(torch.from_numpy(np.array(example.features, dtype=np.float32))[None])[0]
-            meter.update(table_of[example.geometry.back(scores.cpu(), truth.shape).argmax(dim=0).numpy()], truth)
-        return meter
+            yield table_of[example.geometry.back(scores.cpu(), self.drawn.val.truth.shape[1:]).argmax(dim=0).numpy()]
 
-    def _prepared(self, row: Row, settings: ExtendSettings, part: str) -> Prepared:
-        key = (row.conditions, settings.networks.clip, part)
+    def _prepared(self, row: Row, part: Literal["train", "val"]) -> Prepared:
+        key = (row.conditions, row.settings.networks.clip, row.settings.scales, row.masks, part)
         if key not in self.ready:
+            folder = self.drawn.folder
+            pseudo = part == "train" and row.masks == "pseudo"
             data = ExtendData(
-                masks=self.work / "scenes/SegmentationClass",
-                images=self.work / "scenes/JPEGImages",
-                list_file=self._listed(part),
+                run=self._gate() if pseudo else None,
+                masks=None if pseudo else folder / "SegmentationClass",
+                images=folder / "JPEGImages",
+                list_file=None if pseudo else folder / f"ImageSets/Segmentation/{part}.txt",
                 vocabulary="scenes",
-                gate=self.work / "gate",
+                gate=self._gate(),
             )
-            named = Named(row.conditions, self.work / "words.txt", "scenes")  # type: ignore[arg-type]
-            settings = replace(settings, self_training="gated" if part == "train" else "none")
-            out = self.work / f"features-{self.choice}"
-            self.ready[key] = prepare(self.model, data, CHOICES[self.choice], named, out, settings, device="cpu")
+            vectors = self.work / "words.txt"
+            if not vectors.exists():
+                write_words(vectors)
+            named = Named(row.conditions, vectors, "scenes")
+            settings = replace(row.settings, self_training="gated" if part == "train" else "none")
+            names = [CLASSES[k - 1] for k in self.unseen]
+            model, out = self._segmenter(row.masks), self.work / f"features-{self.choice}"
+            self.ready[key] = prepare(model, data, names, named, out, settings, device="cpu")
         return self.ready[key]
 
-    def _kept(self, row: str) -> Path:
+    def _segmenter(self, masks: Masks) -> Path:
+        """The segmenter of the seen classes, trained where it is not there yet."""
+        out, mapped = self.work / f"segmenter-{masks}-{self.choice}", self.work / f"{masks}-{self.choice}"
+        if (out / "final.pth").exists():
+            return out / "final.pth"
+        lookup = np.full(256, 255, dtype=np.uint8)
+        lookup[[0, *self.seen]] = np.arange(len(self.seen) + 1)
+        mapped.mkdir(exist_ok=True)
+        there = self.drawn.folder / "SegmentationClass" if masks == "truth" else self._gate() / "masks"
+        for name in self.drawn.train.ids:
+            if (there / f"{name}.png").exists():
+                write_mask(mapped / f"{name}.png", lookup[read_mask(there / f"{name}.png")])
+        names = ",".join(CLASSES[k - 1] for k in self.seen)
+        data = (mapped, "--images", self.drawn.folder / "JPEGImages", "--vocabulary", names)
+        flags = ("--loss", "plain", "--balanced", "--config", "scenes_small", "--iterations", self.iterations)
+        call("train", *data, *flags, "--out", out, "--no-check")
+        return out / "final.pth"
+
+    def _gate(self) -> Path:
+        """Masks of all classes that CLIP finds in the training pictures, without labels."""
+        out = self.drawn.work / "gate"
+        with FileLock(out.with_suffix(".lock")):
+            if not (out / "summary.json").exists():
+                source = ("scenes", "--root", self.drawn.folder, "--split", "train")
+                flags = ("--labels", "auto", "--refine", "affinity", "--report-pictures", 0, "--workers", 0)
+                call("masks", *source, *flags, "--limit", len(self.drawn.train.ids), "--out", out)
+        return out
+
+    def _weights(self, row: str, seed: int) -> Path:
         folder = self.work / "weights"
         folder.mkdir(exist_ok=True)
-        return folder / f"{self.choice}-{self.seed}-{row.replace(', ', '-').replace(' ', '-')}.pt"
+        return folder / f"{self.choice}-{seed}-{row.replace(', ', '-').replace(' ', '-')}.pt"
 
-    def _listed(self, part: str) -> Path:
-        path = self.work / f"{part}-{self.count[part]}.txt"
-        if not path.exists():
-            names = (self.work / f"scenes/ImageSets/Segmentation/{part}.txt").read_text().split()
-            path.write_text("\n".join(names[: self.count[part]]) + "\n")
-        return path
+    def _table(self, names: Sequence[str]) -> np.ndarray:
+        return np.array([self.ids[name] for name in names], dtype=np.uint8)
 
-    def _truth(self, image_id: str) -> np.ndarray:
-        return read_mask(self.work / "scenes/SegmentationClass" / f"{image_id}.png")
-
-
-def segmenter(work: Path, choice: str, iterations: int) -> Path:
-    """The segmenter of the other classes, trained on their ground truth."""
-    out, masks = work / f"segmenter-{choice}", work / f"masks-{choice}"
-    if (out / "final.pth").exists():
-        return out / "final.pth"
-    seen = [name for name in CLASSES if name not in CHOICES[choice]]
-    lookup = np.full(256, 255, dtype=np.uint8)
-    lookup[0] = 0
-    for index, name in enumerate(seen):
-        lookup[CLASSES.index(name) + 1] = index + 1
-    masks.mkdir(exist_ok=True)
-    scenes = work / "scenes"
-    for image_id in (scenes / "ImageSets/Segmentation/train.txt").read_text().split():
-        write_mask(masks / f"{image_id}.png", lookup[read_mask(scenes / "SegmentationClass" / f"{image_id}.png")])
-    call(
-        *("train", masks, "--images", scenes / "JPEGImages", "--vocabulary", ",".join(seen), "--loss", "plain"),
-        *("--balanced", "--config", "scenes_small", "--iterations", iterations, "--out", out, "--no-check"),
-    )
-    return out / "final.pth"
+    def _picture(self, name: str) -> np.ndarray:
+        return read_rgb(self.drawn.folder / f"JPEGImages/{name}.jpg")
 
 
 def write_words(path: Path, scenes: int = 400, width: int = 16) -> None:
@@ -286,18 +334,17 @@ def table(work: Path, out: Path) -> None:
     result: dict[str, dict[str, float]] = {}
     for row in dict.fromkeys(key.split("|")[0] for key in known):
         found = [value for key, value in known.items() if key.split("|")[0] == row]
-        result[row] = {"runs": len(found)}
+        result[row] = {"runs": len(found), "cpu_s": statistics.mean(one["cpu_s"] for one in found)}
         for name in ("seen", "unseen", "harmonic"):
             values = [one[name] for one in found]
             result[row][name] = statistics.mean(values)
             result[row][f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else 0.0
     out.mkdir(parents=True, exist_ok=True)
     (out / "zero_shot_stage.json").write_text(json.dumps(result, indent=1) + "\n")
-    for row, values in result.items():
-        shown = ", ".join(
-            f"{name} {values[name]:.1f} ± {values[name + '_sd']:.1f}" for name in ("seen", "unseen", "harmonic")
-        )
-        print(f"{row:28} {shown} ({values['runs']} runs)", flush=True)
+    print("\n| | seen | unseen | harmonic | runs | CPU s |\n|---|---:|---:|---:|---:|---:|")
+    for row, one in result.items():
+        cells = [f"{one[name]:.1f} ± {one[name + '_sd']:.1f}" for name in ("seen", "unseen", "harmonic")]
+        print(f"| {row} | {' | '.join(cells)} | {one['runs']} | {one['cpu_s']:.0f} |", flush=True)
 
 
 def call(*words: object) -> None:

@@ -141,8 +141,11 @@ def prepare(
     extractor = Extractor(segmenter, nets.level, named.weights if nets.clip else None)
     clip = load_encoder(named.weights, device="cpu") if nets.clip else None
     kind = "plain" if clip is None else f"clip-{clip.source[:12]}"
-    store = FeatureStore(out / "features" / f"{segmenter.source[:12]}-{nets.level}-{kind}", extractor, read_rgb)
-    examples = [_example(pair, store, split, len(masks), data.threshold, gate) for pair in progress(pairs)]
+    folder = out / "features" / f"{segmenter.source[:12]}-{nets.level}-{kind}"
+    stores = [FeatureStore(folder, extractor, read_rgb, scale) for scale in settings.scales]
+    examples = [
+        _example(pair, store, split, len(masks), data.threshold, gate) for pair in progress(pairs) for store in stores
+    ]
     told |= {"seen": list(split.seen), "unseen": list(split.unseen), "labels": list(labels)}
     if clip is not None:
         told |= {"clip_features": named.weights, "comparable": LEAK}

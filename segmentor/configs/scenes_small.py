@@ -17,7 +17,6 @@ model = dict(
         pad_val=0,
         seg_pad_val=255,
         size=(192, 192),
-        test_cfg=dict(size_divisor=16),
     ),
     backbone=dict(type="FrozenClip", weights="scenes", blocks=(2, 4), stem=48),
     decode_head=dict(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from clip_es.encoder import load_encoder
 from clip_es.encoder.capture import BlockSight, watch
 from clip_es.encoder.encode import PIXEL_MEAN, PIXEL_STD
-from clip_es.errors import ConfigError, ShapeError
+from clip_es.errors import ConfigError
 from clip_es.segmentor.models.clip_members import clip_members
 
 
@@ -27,8 +27,9 @@ class FrozenClip(BaseModule):
     picture's grid. Gives one map [batch stem H/4 W/4], then one [batch width H/patch W/patch] for each of `blocks`,
     counted from 1. With `project` the last of them comes once more in CLIP's common space, where text vectors lie
     [batch embed H/patch W/patch]; with `members` in all the ways of `clip_members` [batch member*embed ..].
-    Pictures must be whole patches (`data_preprocessor=dict(size_divisor=...)`) and normalised with `MEAN` and `STD`.
-    Raises ConfigError: the tower has no such block. ShapeError: no whole patches.
+    Pictures are normalised with `MEAN` and `STD`. Those that are not whole patches are enlarged to the next number of
+    them: filled up with black they would end in cells unlike any of the training, which spoil the cells beside them.
+    Raises ConfigError: the tower has no such block.
     """
 
     MEAN = tuple(255 * value for value in PIXEL_MEAN)
@@ -61,13 +62,9 @@ class FrozenClip(BaseModule):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """The stem's map and those of the tower."""
-        if pixels.shape[-2] % self.patch or pixels.shape[-1] % self.patch:
-            raise ShapeError(
-                "the backbone takes whole patches",
-                expected=f"multiples of {self.patch}",
-                found=tuple(pixels.shape[-2:]),
-                next_step=f"Set size_divisor={self.patch} in the test_cfg of the data_preprocessor.",
-            )
+        # Also where nothing changes, so that an exported graph holds it for every size.
+        whole = [-(-side // self.patch) * self.patch for side in pixels.shape[-2:]]
+        pixels = F.interpolate(pixels, whole, mode="bilinear", align_corners=False)
         grid = (pixels.shape[-2] // self.patch, pixels.shape[-1] // self.patch)
         maps = [self.stem(pixels)]
         with torch.no_grad():

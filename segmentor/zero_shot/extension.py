@@ -150,7 +150,7 @@ class Extension(nn.Module):
         channels, chosen = int(self.shift.shape[0]), self.settings
         moments = ClassMoments(len(self.vectors), channels, self.shared)
         for number in range(-(-_FIT_CELLS // (chosen.batch * chosen.crop**2))):
-            raw, labels, _ = self.crops(number)
+            raw, labels, *_ = self.crops(number)
             raw = raw.to(self.device)
             features = self.context((raw - self.shift) / self.spread).features
             joined = torch.cat((features, raw[:, channels - self.shared :]), dim=1)
@@ -227,11 +227,11 @@ class Extension(nn.Module):
         # As published, what was guessed is forgotten after self-training; with both in each step it is guessed on.
         guessing = phase == "self-training" or (phase == "unseen again" and not chosen.alternate)
         crops = self.open if guessing else self.crops
-        raw, found, gates = crops(step)
+        raw, found, gates, inside = crops(step)
         raw, labels = raw.to(self.device), found.long().to(self.device)
         features = (raw - self.shift) / self.spread
         if guessing:
-            labels = self._guess(features, labels, gates)
+            labels = self._guess(features, labels, gates, inside)
         seen = self.context(features, torch.randn_like(features))
         weights = chosen.weights
         if not first:
@@ -274,7 +274,7 @@ class Extension(nn.Module):
     @torch.no_grad()
     def _carried(self, step: int) -> tuple[Tensor, Tensor]:
         """Of cells of seen classes, drawn from the step's crops: the latent code, and what is not made of it."""
-        raw, found, _ = self.crops(step)
+        raw, found, *_ = self.crops(step)
         labels = found.long().to(self.device)
         self.eval()
         seen = self.context((raw.to(self.device) - self.shift) / self.spread)
@@ -291,7 +291,7 @@ class Extension(nn.Module):
 
     def _block_step(self, step: int) -> dict[str, float]:
         assert self.pixelcnn is not None
-        _, found, _ = self.crops(step)
+        _, found, *_ = self.crops(step)
         blocks = cut_blocks(found.long(), BLOCK).to(self.device)
         if not len(blocks):
             return {"loss": 0.0}
@@ -300,13 +300,14 @@ class Extension(nn.Module):
         return {"loss": float(loss.detach()), "blocks": float(loss.detach())}
 
     @torch.no_grad()
-    def _guess(self, features: Tensor, labels: Tensor, gates: Tensor | None) -> Tensor:
-        """Labels with unseen classes where the current model, and the localizer's maps, see them."""
+    def _guess(self, features: Tensor, labels: Tensor, gates: Tensor | None, inside: Tensor) -> Tensor:
+        """Labels with unseen classes where the current model, and the localizer's maps, see them; not in padding."""
         self.eval()
         scores = self.discriminator.scores(self.context(features).features)
         self.train()
         if self.settings.self_training == "top-p":
-            return top_p_labels(labels, scores, self.unseen, self.settings.top_p)
+            guessed = top_p_labels(labels, scores, self.unseen, self.settings.top_p)
+            return torch.where(inside.to(self.device), guessed, labels)
         assert gates is not None
         return gated_labels(labels, scores, gates.to(self.device), self.unseen, threshold=self.settings.gate_threshold)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float16, Float32, UInt8
+from jaxtyping import Bool, Float, Float16, Float32, UInt8
 from torch import Tensor
 
 from clip_es.errors import ConfigError, DataError
@@ -39,6 +39,10 @@ class Geometry:
         (h, w), (ph, pw) = self.size_hw, self.padded_hw
         warped = resize_labels(labels, (h, w))
         return resize_labels(np.pad(warped, ((0, ph - h), (0, pw - w)), constant_values=UNDECIDED), self.grid_hw)
+
+    def inside(self) -> Bool[np.ndarray, "gh gw"]:
+        """Which cells show the picture and not its padding."""
+        return self.labels(np.zeros(self.size_hw, np.uint8)) != UNDECIDED
 
     def maps(self, maps: Float32[np.ndarray, "k _ _"]) -> Float32[Tensor, "k gh gw"]:
         """Maps of a picture on the grid, bilinear; 0 where it was padded."""
@@ -79,20 +83,22 @@ class Extractor:
             add_clip(segmenter, clip)
         self.segmenter, self.head, self.level, self.clip = segmenter, head, level, clip is not None
 
-    def __call__(self, rgb: UInt8[np.ndarray, "h w 3"]) -> tuple[Float32[Tensor, "c gh gw"], Geometry]:
-        """One picture's features on the model's device, and its geometry."""
-        pixels, size = self.pixels(rgb)
+    def __call__(
+        self, rgb: UInt8[np.ndarray, "h w 3"], scale: int | float = 1.0
+    ) -> tuple[Float32[Tensor, "c gh gw"], Geometry]:
+        """One picture's features on the model's device, and its geometry; read at `scale` times the size of a test."""
+        pixels, size = self.pixels(rgb, scale)
         with torch.no_grad():
             features = self.features(pixels)
         grid = (features.shape[-2], features.shape[-1])
         return features[0].float(), Geometry(size, (pixels.shape[-2], pixels.shape[-1]), grid)
 
-    def pixels(self, rgb: UInt8[np.ndarray, "h w 3"]) -> tuple[Tensor, tuple[int, int]]:
+    def pixels(self, rgb: UInt8[np.ndarray, "h w 3"], scale: int | float = 1.0) -> tuple[Tensor, tuple[int, int]]:
         """What the model sees of a picture [1 3 h w], and its size before padding."""
         model: Any = self.segmenter.model
         size = rgb.shape[:2]
         bgr = np.ascontiguousarray(rgb[..., ::-1])
-        data = self.segmenter._transform(1.0)({"img": bgr, "img_shape": size, "ori_shape": size, "img_path": None})
+        data = self.segmenter._transform(scale)({"img": bgr, "img_shape": size, "ori_shape": size, "img_path": None})
         seen = (int(data["inputs"].shape[-2]), int(data["inputs"].shape[-1]))
         ready = model.data_preprocessor({"inputs": [data["inputs"]], "data_samples": [data["data_samples"]]}, False)
         return ready["inputs"], seen
@@ -114,12 +120,20 @@ class Extractor:
 class FeatureStore:
     """Features in a folder, each picture's computed where it is not there yet.
 
-    A picture whose file is damaged is computed anew. Raises StoreError: the disk does not take them.
+    A picture whose file is damaged is computed anew. `scale` is that of the extractor; another one has another folder.
+    Raises StoreError: the disk does not take them.
     """
 
-    def __init__(self, folder: Path, extract: Extractor, read: Callable[[Path], UInt8[np.ndarray, "h w 3"]]) -> None:
-        self.folder, self.extract, self.read = folder, extract, read
-        make_folder(folder)
+    def __init__(
+        self,
+        folder: Path,
+        extract: Extractor,
+        read: Callable[[Path], UInt8[np.ndarray, "h w 3"]],
+        scale: int | float = 1.0,
+    ) -> None:
+        self.folder = folder if scale == 1 else folder.with_name(f"{folder.name}-x{scale:g}")
+        self.extract, self.read, self.scale = extract, read, scale
+        make_folder(self.folder)
 
     def __call__(self, image_id: str, picture: Path) -> tuple[Float16[np.ndarray, "c gh gw"], Geometry]:
         """One picture's features, mapped from disk."""
@@ -127,7 +141,7 @@ class FeatureStore:
         known = self._load(path)
         if known is not None:
             return known
-        features, geometry = self.extract(self.read(picture))
+        features, geometry = self.extract(self.read(picture), self.scale)
         if not bool(features.isfinite().all()):
             raise DataError("the model's features are not finite", where=picture, next_step="Check the model.")
         values = features.cpu().clamp(-65000, 65000).numpy().astype(np.float16)
@@ -185,8 +199,10 @@ class Crops:
     def __init__(self, examples: Sequence[Example], batch: int, side: int, seed: int) -> None:
         self.examples, self.batch, self.side, self.seed = examples, batch, side, seed
 
-    def __call__(self, step: int) -> tuple[Float32[Tensor, "n c s s"], UInt8[Tensor, "n s s"], Tensor | None]:
-        """Features, labels, and gates where there are any."""
+    def __call__(
+        self, step: int
+    ) -> tuple[Float32[Tensor, "n c s s"], UInt8[Tensor, "n s s"], Tensor | None, Bool[Tensor, "n s s"]]:
+        """Features, labels, gates where there are any, and which cells show a picture."""
         rng = np.random.default_rng((0xCA6, self.seed, step))
         side, parts = self.side, []
         for number in rng.integers(len(self.examples), size=self.batch):
@@ -200,13 +216,14 @@ class Crops:
                     _cut(example.features, cut, side, mirrored, 0),
                     _cut(example.labels[None], cut, side, mirrored, UNDECIDED)[0],
                     None if example.gates is None else _cut(example.gates, cut, side, mirrored, 0),
+                    _cut(example.geometry.inside()[None], cut, side, mirrored, 0)[0],
                 ]
             )
         features = torch.from_numpy(np.stack([part[0] for part in parts])).float()
         labels = torch.from_numpy(np.stack([part[1] for part in parts]))
         gated = all(part[2] is not None for part in parts)
         gates = torch.from_numpy(np.stack([part[2] for part in parts])).float() if gated else None
-        return features, labels, gates
+        return features, labels, gates, torch.from_numpy(np.stack([part[3] for part in parts]))
 
 
 def _cut(values: np.ndarray, place: tuple[slice, slice], side: int, mirrored: bool, fill: int) -> np.ndarray:

@@ -109,6 +109,8 @@ class ExtendSettings:
     """Crops in a step; 8 published."""
     crop: int = 24
     """Side of a crop in cells of the feature map; a multiple of 3 for blocks. Published: 47 and 48."""
+    scales: tuple[float, ...] = (1.0,)
+    """Factors of a picture's size at which its features are read; crops are of all of them. Published: 1 0.75 0.5."""
     networks: NetworkSettings = field(default_factory=NetworkSettings)
     weights: Weights = field(default_factory=lambda: Weights(kl=1.0, classes=1.0, content=10.0, synthetic=None))
     """Coefficients of the losses."""
@@ -145,6 +147,8 @@ class ExtendSettings:
         counts = (self.seen_steps, self.unseen_steps, self.batch, self.crop)
         if min(counts) < 1 or min(self.self_steps, self.again_steps, self.block_steps, self.alternate) < 0:
             raise ConfigError("steps, --batch and --crop are at least 1", found=counts)
+        if not self.scales or not all(0.05 <= s <= 16 for s in self.scales) or len(set(self.scales)) < len(self.scales):
+            raise ConfigError("--scales are factors of a picture's size", expected="0.05..16", found=self.scales)
         if self.sampler != "pixel" and self.crop % 3:
             raise ConfigError("blocks are 3x3 cells", expected="--crop a multiple of 3", found=self.crop)
         if self.unseen_mass is not None and not 0 < self.unseen_mass <= 1:

@@ -260,3 +260,15 @@ def test_figures_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main([*words, "--vocabulary", "cat,boat", "--unseen", "boot"]) == 2
     assert "Nearest: 'boat'" in capsys.readouterr().err
     assert read_mask(tmp_path / "p" / "a.png").shape == (2, 2)
+
+
+def test_features_are_read_at_several_scales(world: Path, capsys: pytest.CaptureFixture[str]):
+    assert call(world, "out", "--scales", "1", "1") == 2
+    assert "--scales are factors" in " ".join(capsys.readouterr().err.split())
+    assert call(world, "out", "--scales", "1", "0.5") == 0
+    (plain, half) = sorted((world / "out" / "features").iterdir(), key=lambda folder: len(folder.name))
+    assert half.name == f"{plain.name}-x0.5"
+    shapes = [np.load(folder / "p0.npy").shape for folder in (plain, half)]
+    assert shapes[0][0] == shapes[1][0]
+    assert [shapes[0][k] for k in (1, 2)] == [2 * shapes[1][k] for k in (1, 2)]
+    assert json.loads((world / "out" / "extend.json").read_text())["settings"]["scales"] == [1.0, 0.5]

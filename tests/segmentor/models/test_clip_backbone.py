@@ -71,3 +71,18 @@ def test_the_backbone_gives_them_behind_its_maps(pixels, encoder, members):
     plain = FrozenClip("scenes", blocks=(2, encoder.sizes.layers), stem=8, project=True)(pixels)
     torch.testing.assert_close(maps[2], plain[2], rtol=0, atol=1e-3)
     torch.testing.assert_close(F.normalize(plain[3], dim=1), members[:, 0], rtol=0, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore")  # mmsegmentation's own.
+def test_a_picture_that_is_not_whole_patches_ends_in_no_black_cells():
+    pytest.importorskip("mmseg")
+    from clip_es.segmentor.training.compat import prepare
+
+    prepare()
+    from clip_es.segmentor.models.clip_backbone import FrozenClip
+
+    backbone = FrozenClip("scenes", blocks=(2, 4), stem=8, project=True).eval()
+    colour = torch.tensor([0.8, -0.5, 0.3])[:, None, None]
+    odd, whole = (backbone(colour.expand(3, *size)[None]) for size in ((41, 57), (48, 64)))
+    for ours, theirs in zip(odd, whole, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)

@@ -13,6 +13,7 @@ from jaxtyping import TypeCheckError
 from clip_es.errors import ConfigError, ShapeError
 from clip_es.segmentor.zero_shot import blocks, labels, losses
 from clip_es.segmentor.zero_shot.context import ContextualModule, kl_divergence
+from clip_es.segmentor.zero_shot.features import Crops, Example, Geometry
 
 ONES = torch.ones(1, 2, 2, dtype=torch.bool)
 
@@ -201,3 +202,15 @@ def test_the_published_module_cannot_weight_below_a_half_nor_spread_less_than_on
     assert float(free.weights(reaches).min().detach()) < 0.3
     with pytest.raises((ConfigError, TypeCheckError), match="selector"):  # The latter where annotations are enforced.
         ContextualModule(4, selector="sharp")  # pyright: ignore
+
+
+def test_padding_is_never_taken_for_part_of_a_picture():
+    geometry = Geometry((24, 40), (32, 48), (4, 6))  # Cells of 8 pixels; the last row and column are padding.
+    assert geometry.inside().astype(int).tolist() == [[1, 1, 1, 1, 1, 0]] * 3 + [[0] * 6]
+    labels = geometry.labels(np.ones((24, 40), np.uint8))
+    example = Example("a", np.zeros((2, 4, 6), np.float16), labels, geometry)
+    # A crop larger than the map is filled up; that is outside as well.
+    _, found, _, inside = Crops([example], batch=1, side=8, seed=0)(0)
+    assert int(inside.sum()) == 15
+    assert bool((found[0][inside[0]] == 1).all())
+    assert bool((found[0][~inside[0]] == 255).all())
