@@ -1,6 +1,6 @@
 """Classes without masks: what each part of `clip-es extend` is worth on drawn scenes.
 
-    python benchmarks/zero_shot_stage.py --out runs/bench [--seeds 0 1 2] [--train 160] [--val 50]
+    python benchmarks/zero_shot_stage.py --out runs/bench [--seeds 0 1 2] [--train 120] [--val 50]
 
 The pictures and the two choices of unseen classes, a quarter of all, are those of `zero_shot_head.py`. The small
 segmenter is trained on ground-truth masks of the seen classes (unseen ones are 255) and extended to the others from
@@ -106,7 +106,7 @@ EARLY = ("first phase", "pixel", "pixel+gated", "pixel+self-training", "blocks",
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
-    parser.add_argument("--train", type=int, default=160, help="scenes to train on")
+    parser.add_argument("--train", type=int, default=120, help="scenes to train on")
     parser.add_argument("--val", type=int, default=50, help="scenes to measure on")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--iterations", type=int, default=300, help="of the segmenter that is extended")
@@ -289,7 +289,7 @@ class Stage:
         with FileLock(out.with_suffix(".lock")):
             if not (out / "summary.json").exists():
                 source = ("scenes", "--root", self.drawn.folder, "--split", "train")
-                flags = ("--labels", "auto", "--refine", "affinity", "--report-pictures", 0, "--workers", 0)
+                flags = ("--labels", "auto", "--report-pictures", 0, "--workers", 0)
                 call("masks", *source, *flags, "--limit", len(self.drawn.train.ids), "--out", out)
         return out
 
