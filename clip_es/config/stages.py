@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from clip_es.config.bounds import check_within
 from clip_es.errors import ConfigError
+
+Engine = Literal["auto", "torch", "onnx"]
+"""What computes the blocks of the encoder before the last one."""
+DType = Literal["auto", "float32", "bfloat16", "int8"]
+"""In which arithmetic."""
 
 LabelSource = Literal["given", "auto", "none"]
 """Where the classes of a picture come from: its data set, CLIP's own reading of the picture, or the method itself."""
@@ -44,8 +51,13 @@ class ImageConfig:
 class EncoderConfig:
     """The frozen CLIP."""
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of all blocks but the last. From the softmax over labels on it is always float32."""
+    engine: Annotated[Engine, tyro.conf.arg(name="encoder.engine")] = "auto"
+    """What computes the blocks before the last: torch, or onnx, ONNX Runtime on a CPU (extra `onnx`), with graphs that
+    are made once and kept. auto: torch, and onnx where int8 needs it."""
+    dtype: DType = "float32"
+    """Arithmetic of all blocks but the last. From the softmax over labels on it is always float32. bfloat16, int8: two
+    and three to four times faster where the processor has instructions for them; int8 needs the engine onnx. auto: the
+    fastest that it has. `clip-es agree` says what that changes in your pictures."""
     activation: Literal["auto", "quick_gelu", "gelu"] = "auto"
     """quick_gelu: x sigmoid(1.702 x), OpenAI's. gelu: the plain one, of most CLIPs that open_clip has trained (LAION).
     The keys of a file do not show which. auto: as a config.json or open_clip_config.json beside the file says, else

@@ -14,6 +14,10 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
 
 from clip_es.config.stages import EncoderConfig
+from clip_es.encoder.engines.base import Engine, Wanted
+from clip_es.encoder.engines.choose import choose
+from clip_es.encoder.engines.onnx_blocks import OnnxBlocks
+from clip_es.encoder.engines.torch_blocks import TorchBlocks
 from clip_es.encoder.tokenize import tokenize
 from clip_es.encoder.vit import CLIP, SelfAttention, TowerSizes, shell
 from clip_es.encoder.weights import (
@@ -40,7 +44,8 @@ def load_encoder(weights: str | Path, *, device: str = "auto", config: EncoderCo
     snapshot folder, or a name on the hub (`openai/clip-vit-base-patch16`, extra `hub`).
 
     `device` is `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, `mps`, ...
-    Raises WeightsError: the weights cannot be found or used. ConfigError: no such device, or the extra is missing.
+    Raises WeightsError: the weights cannot be found or used. ConfigError: no such device, engine and dtype do not fit
+    it, or an extra is missing.
     """
     weights = located(weights)
     if config.activation == "auto" and (told := told_activation(weights)):
@@ -60,6 +65,7 @@ def build_encoder(
     Raises WeightsError: the keys are not those of a CLIP ViT. ConfigError: no such device.
     """
     place = find_device(device)
+    config = choose(config, place.type).config
     state = checked(state)
     usual = tower_sizes(state)
     sizes = tower_sizes(state, heads=heads)
@@ -87,9 +93,40 @@ class Encoder:
     source: str
     """SHA-256 of the weights as they were given, and of their activation where it is not OpenAI's."""
     config: EncoderConfig
+    """Its settings, with engine and dtype settled."""
+    engine: Engine
+    """What computes all blocks but the last."""
 
     def __init__(self, model: CLIP, *, source: str, config: EncoderConfig = _DEFAULT) -> None:
-        self.model, self.source, self.config = model, source, config
+        """Raises ConfigError: engine, dtype and device do not go together, or the extra `onnx` is missing."""
+        self.model, self.source = model, source
+        choice = choose(config, self.device.type)
+        self.config, self.chosen = choice.config, choice.why
+        self.engine = self._engine()
+
+    def _engine(self) -> Engine:
+        visual, config = self.model.visual, self.config
+        if config.engine != "onnx":
+            return TorchBlocks(visual)
+        arithmetic = "int8" if config.dtype == "int8" else "float32"
+        return OnnxBlocks(visual, arithmetic, (self.source, config.half_weights))
+
+    def to(self, device: str) -> Encoder:
+        """This encoder, moved to another device. Raises ConfigError: its engine does not compute there."""
+        choose(self.config, torch.device(device).type)
+        self.model.to(device)
+        return self
+
+    def in_float32(self) -> Encoder:
+        """The same weights in torch and float32, to compare with; itself where it computes so.
+
+        Raises ConfigError: its weights were narrowed, so that they must be read again.
+        """
+        if self.config.dtype == "bfloat16":
+            raise ConfigError("weights in bfloat16 cannot be widened again", next_step="Load them in float32.")
+        if self.config.engine == "torch":
+            return self
+        return Encoder(self.model, source=self.source, config=replace(self.config, engine="torch", dtype="float32"))
 
     @property
     def sizes(self) -> TowerSizes:
@@ -135,7 +172,8 @@ class Encoder:
         On the CPU the pictures go through one by one, so a batch of one gives the same bytes as a batch of many,
         unless `together` says how many may share a pass. A GPU takes all of them together, and its kernels may round
         differently for another batch size.
-        Raises ShapeError: pictures of several sizes, or not whole patches. ConfigError: no layer to average.
+        Raises ShapeError: pictures of several sizes, or not whole patches. ConfigError: no layer to average, or a tower
+        too large for the engine. WeightsError: weights that do not bear the engine's arithmetic.
         Source: CLIP-ES (CVPR 2023), section 3, and its published code. Differs: a grid of 76 patches is nothing
         special; on a GPU the arithmetic is float32, not float16.
         """
@@ -194,24 +232,13 @@ class Encoder:
 
         blocks = visual.transformer.blocks
         layers = min(attention_layers, len(blocks))
-        tokens = tokens.to(torch.bfloat16 if self.config.dtype == "bfloat16" and len(blocks) > 1 else torch.float32)
-        patch_count = grid_hw[0] * grid_hw[1]
-        attention = torch.zeros(len(pixels), patch_count, patch_count, device=self.device)
-        for index, block in enumerate(blocks[:-1]):
-            if index < len(blocks) - layers:
-                tokens = block(tokens)  # fused: this layer's attention is not used
-            else:
-                tokens, weights = block.forward_with_weights(tokens)
-                attention += weights.mean(1)[:, 1:, 1:]
-        tokens = tokens.float()
-
-        # The last block is the localizer's; only its attention is formed here.
-        last = blocks[-1]
-        queries, keys, _ = last.attn.project(last.ln_1(tokens))
-        last_attention = SelfAttention.weights(queries, keys)
+        seen = self.engine.passed(tokens, Wanted(len(blocks) - 1, averaged=layers - 1, last=True))
+        last_attention = seen.last_attention
+        assert last_attention is not None  # it was wanted
+        attention = seen.attention
         attention += last_attention.mean(1)[:, 1:, 1:]
         attention /= layers
-        return [EncodedImage(*parts, grid_hw) for parts in zip(tokens, attention, last_attention, strict=True)]
+        return [EncodedImage(*parts, grid_hw) for parts in zip(seen.tokens, attention, last_attention, strict=True)]
 
 
 def _round_to_half(model: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -67,7 +68,8 @@ class MaskMaker:
         """
         self.encoder = encoder
         self.vocabulary = vocabulary
-        self.config = config = config.resolved(encoder.device.type)
+        own = replace(config.encoder, engine=encoder.config.engine, dtype=encoder.config.dtype)
+        self.config = config = replace(config.resolved(encoder.device.type), encoder=own)
         # The published bits are those of a CPU; a GPU has its own.
         self.exact = config.arithmetic == "published" and encoder.device.type == "cpu"
         encode = partial(published.encode_text, encoder) if self.exact else None
@@ -155,8 +157,8 @@ class MaskMaker:
         )
 
     def to(self, device: str) -> MaskMaker:
-        """This maker, with its models on another device."""
-        self.encoder.model.to(device)
+        """This maker, with its models on another device. Raises ConfigError: its encoder does not compute there."""
+        self.encoder.to(device)
         for part in (self.localizer, *(refine for _, refine in (*self._grid_refiners, *self._looks))):
             if move := getattr(part, "to", None):
                 move(device)

@@ -15,8 +15,9 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from clip_es.config.methods import CliperConfig, LastAttention
-from clip_es.encoder.capture import enter, watch
+from clip_es.encoder.capture import enter
 from clip_es.encoder.encode import Encoder
+from clip_es.encoder.engines.base import Wanted
 from clip_es.encoder.vit import SelfAttention
 from clip_es.refine.affinity import attention_affinity
 from clip_es.refine.dino import Dino, DinoConfig, weights
@@ -52,24 +53,17 @@ class CliperSight(EncodedImage):
 @torch.no_grad()
 def see(encoder: Encoder, pixels: Float32[Tensor, "1 3 h w"], layers: int = 8) -> CliperSight:
     """One picture through all blocks but the last; `layers` as `Encoder.encode` has it. Pixels in CLIP's scale."""
-    *early, last = encoder.model.visual.transformer.blocks
+    blocks = encoder.model.visual.transformer.blocks
     grid_hw = (pixels.shape[-2] // encoder.patch, pixels.shape[-1] // encoder.patch)
-    tokens = enter(encoder, pixels)
-    inputs: list[Tensor] = []
-    total = tokens.new_zeros(last.attn.heads, tokens.shape[1], tokens.shape[1])
-    mean = tokens.new_zeros(tokens.shape[1] - 1, tokens.shape[1] - 1)
-    averaged = min(layers, len(early) + 1)
-    for index, block in enumerate(watch(early, tokens)):
-        inputs.append(block.normed[0].float())
-        total = total + block.attention[0]
-        if index > len(early) - averaged:
-            mean += block.attention[0].mean(0)[1:, 1:]
-        tokens = block.left
-    inputs.append(tokens[0].float())
-    queries, keys, _ = last.attn.project(last.ln_1(inputs[-1]))
-    own = SelfAttention.weights(queries, keys)
-    mean = (mean + own.mean(0)[1:, 1:]) / averaged
-    return CliperSight(inputs[-1], mean, own, grid_hw, torch.stack(inputs), total)
+    averaged = min(layers, len(blocks))
+    wanted = Wanted(len(blocks) - 1, averaged - 1, last=True, inputs=True, total=True)
+    seen = encoder.engine.passed(enter(encoder, pixels), wanted)
+    own, total = seen.last_attention, seen.total
+    assert own is not None  # it was wanted
+    assert total is not None  # likewise
+    mean = (seen.attention[0] + own[0].mean(0)[1:, 1:]) / averaged
+    inputs = torch.stack([one[0] for one in (*seen.inputs, seen.tokens)])
+    return CliperSight(seen.tokens[0], mean, own[0], grid_hw, inputs, total[0])
 
 
 @torch.no_grad()

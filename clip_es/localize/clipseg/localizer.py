@@ -17,6 +17,7 @@ from torch import Tensor
 from clip_es.config.methods import ClipSegConfig
 from clip_es.encoder.capture import watch
 from clip_es.encoder.encode import Encoder
+from clip_es.encoder.engines.base import Wanted
 from clip_es.errors import DataError, ShapeError
 from clip_es.localize.base import Localization, Settled
 from clip_es.localize.clipseg.decoder import Decoder, check_fits
@@ -87,22 +88,24 @@ class ClipSeg:
             size = (picture.patches.shape[0], picture.patches.shape[1])
             pixels = scaled(picture.rgb, size).to(self.encoder.device)
             grid_hw = (size[0] // self.encoder.patch, size[1] // self.encoder.patch)
-            blocks = self.encoder.model.visual.transformer.blocks
-            tokens = enter_bicubic(self.encoder, pixels)
-            entering, own = tokens, None
-            mean = tokens.new_zeros(tokens.shape[1] - 1, tokens.shape[1] - 1)
-            averaged = min(self.layers, len(blocks))
-            outputs = {}
-            for index, block in enumerate(watch(blocks, tokens)):
-                if index >= len(blocks) - averaged:
-                    mean += block.attention[0].mean(0)[1:, 1:]
-                if index in wanted:
-                    outputs[index] = block.left[0].float()
-                entering, tokens, own = tokens, block.left, block.attention[0]
-            assert own is not None  # a tower has at least one block
-            kept = tuple(outputs[layer] for layer in wanted)
-            found.append(ClipSegSight(entering[0].float(), mean / averaged, own, grid_hw, kept))
+            found.append(self._seen(enter_bicubic(self.encoder, pixels), grid_hw, wanted))
         return found
+
+    def _seen(
+        self, tokens: Float[Tensor, "1 token dim"], grid_hw: tuple[int, int], wanted: Sequence[int]
+    ) -> ClipSegSight:
+        """What the blocks make of tokens entering the first of them."""
+        blocks = self.encoder.model.visual.transformer.blocks
+        early = len(blocks) - 1
+        averaged = min(self.layers, len(blocks))
+        before = tuple(sorted({layer for layer in wanted if layer < early}))
+        asked = Wanted(early, averaged - 1, outputs=before, explicit=True)
+        seen = self.encoder.engine.passed(tokens, asked)
+        (last,) = watch(blocks[-1:], seen.tokens)
+        outputs = {**dict(zip(before, seen.outputs, strict=True)), early: last.left.float()}
+        mean = (seen.attention[0] + last.attention[0].mean(0)[1:, 1:]) / averaged
+        kept = tuple(outputs[layer][0] for layer in wanted)
+        return ClipSegSight(seen.tokens[0], mean, last.attention[0], grid_hw, kept)
 
     @torch.no_grad()
     def locate(self, picture: Picture, seen: EncodedImage, class_ids: Sequence[int] | None) -> Localization:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from clip_es.encoder.capture import enter
 from clip_es.encoder.encode import Encoder
+from clip_es.encoder.engines.base import Wanted
 from clip_es.encoder.vit import Block
 from clip_es.errors import ConfigError
 from clip_es.localize.cliper.maps import comparison_set
@@ -90,39 +91,40 @@ def look_at_all(
     if recipe.network and features is None:
         raise ConfigError(f"the reading {reading.read} compares patches by features of another network")
     grid_hw = (pixels.shape[-2] // encoder.patch, pixels.shape[-1] // encoder.patch)
-    x = enter(encoder, pixels, positions)
-    tokens = x.shape[1]
-    mean = x.new_zeros(len(x), tokens - 1, tokens - 1, dtype=torch.float32)
+    early = len(layers) - count
     averaged = min(reading.attention_layers, len(layers))
-    total = x.new_zeros(len(x), layers[0].attn.heads, tokens, tokens, dtype=torch.float32)
-    own, entering, attention, outputs = x, x, total, []
-    for index, block in enumerate(layers):
+    asked = Wanted(
+        early,
+        max(averaged - count, 0),
+        total=reading.read == "fused",
+        outputs=tuple(range(early)) if recipe.outputs else (),
+        explicit=True,
+    )
+    seen = encoder.engine.passed(enter(encoder, pixels, positions), asked)
+    x, mean, outputs = seen.tokens, seen.attention, seen.outputs
+    total = x.new_zeros(len(x), layers[0].attn.heads, 1, 1) if seen.total is None else seen.total
+    tokens = x.shape[1]
+    own = entering = x
+    attention = total
+    for left, block in zip(range(count, 0, -1), layers[early:], strict=True):
         x = x.to(block.ln_1.weight.dtype)
-        left = len(layers) - index
-        if left == count:
-            own = x.float()
         if left == 1:
             entering = x.float()
         heads = Heads(*block.attn.project(block.ln_1(x)), grid_hw, total)
         attention = similar(heads.q, heads.k)
-        read = left <= count and not recipe.outputs
-        if read and recipe.network:
+        if recipe.network:
             own = _by_features(block, heads, features)
-        elif read:
+        elif not recipe.outputs:
             own = _step(recipe, block, heads, own, recipe.attention(heads), reading.shared_heads)
         if left <= averaged:
             # As in ExCEL's code, where asked for, blocks that are read count as often as they have heads.
-            summed = read and recipe.own_path and reading.summed_heads
+            summed = recipe.own_path and reading.summed_heads
             mean += (attention.sum(1) if summed else attention.mean(1))[:, 1:, 1:]
-        if reading.read == "fused":
-            total = total + attention
         # Of the last block's output only the class token is asked for, and only by some.
         kept = tokens if left > 1 else int(recipe.own_path or recipe.network)
         if kept:
             x = x[:, :kept] + block.attn.merge(attention[..., :kept, :].to(heads.v.dtype) @ heads.v)
             x = x + block.mlp(block.ln_2(x))
-        if recipe.outputs and left > 1:
-            outputs.append(x.float())
     if recipe.own_path or recipe.network:
         own = torch.cat([x[:, :1].float(), own[:, 1:]], 1)  # the class token keeps to CLIP's own path
     elif recipe.outputs:

@@ -1,0 +1,1 @@
+"""What computes the blocks of the vision tower before the one that is taken apart: torch, or ONNX Runtime."""
