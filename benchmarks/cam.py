@@ -2,6 +2,10 @@
 
     python benchmarks/cam.py [--repeat 3] [--out runs/bench]
 
+Ours is measured with each engine of the encoder: torch and ONNX Runtime in float32, torch in bfloat16, ONNX Runtime in
+int8; their names are those of results.json. End to end is one picture with two labels, from its file to the mask with
+CRF; there larger is better: how many times the published way's seconds ours would fit into.
+
 Every figure is CPU seconds of this process with one thread, the best of some repeats taken in turn, so that other work
 on the machine disturbs all alike; ratios are the claim. The published way is written from its description: one picture
 at a time, attention weights in every block, the last block forward and backward once for each label, the affinity
@@ -30,13 +34,23 @@ from clip_es.config.run import DEFAULT, REFERENCE, EncoderConfig
 from clip_es.encoder import CLIP, Encoder, TowerSizes, build_encoder
 from clip_es.images import read_picture
 from clip_es.localize import localize
+from clip_es.masks import write_mask
+from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.prompts import build_bank, load_vocabulary
 from clip_es.refine import affinity
 from clip_es.refine.crf.dense import crf
 from clip_es.scaling import upsample
-from clip_es.types import EncodedImage, ImageRecord, Picture
+from clip_es.types import ClassMaps, EncodedImage, ImageRecord, Picture
 
 LABELS = (1, 2, 4)
+ENGINES = {
+    "torch float32": EncoderConfig(),
+    "onnx float32": EncoderConfig(engine="onnx"),
+    "bfloat16": EncoderConfig(dtype="bfloat16"),
+    "int8": EncoderConfig(dtype="int8"),
+}
+ENDS = 2
+"""Labels of the picture that goes from file to mask."""
 SIZE_HW = (375, 500)
 
 
@@ -127,9 +141,10 @@ def main() -> None:
 
     picture = photograph(arguments.out)
     vocabulary = load_vocabulary("voc12")
-    encoder = vit_b_16(EncoderConfig())
-    narrow = vit_b_16(EncoderConfig(dtype="bfloat16"))
+    encoders = {name: vit_b_16(config) for name, config in ENGINES.items()}
+    encoder, narrow = encoders["torch float32"], encoders["bfloat16"]
     bank = build_bank(encoder, vocabulary)
+    makers = {name: MaskMaker(one, vocabulary, bank, DEFAULT) for name, one in encoders.items()}
     pixels = encoder._pixels([picture.patches])
     grid = picture.grid_hw
 
@@ -147,15 +162,33 @@ def main() -> None:
         np.save(file, array)
         return file.getvalue()
 
+    record = ImageRecord("coffee", arguments.out / "coffee.png", tuple(range(ENDS)))
+
+    def end(maker: MaskMaker) -> None:
+        read = maker.read(record)
+        made = maker.mask_of(read, maker.encode([read])[0], record.class_ids)
+        write_mask(arguments.out / "ours.png", made.mask.labels)
+
+    def published_end() -> None:
+        read = read_picture(record, 16, REFERENCE.image)
+        array = np.load(io.BytesIO(theirs(list(record.class_ids))))
+        maps = ClassMaps(torch.from_numpy(array.astype(np.float32)).clamp(0, 1), record.class_ids)
+        decided = crf(read, maps, replace(DEFAULT.refiners.crf, backend="pydensecrf"))
+        scores = torch.cat([decided.background[None], decided.scores])
+        write_mask(arguments.out / "published.png", scores.argmax(0).numpy().astype(np.uint8))
+
     works: dict[str, Callable[[], object]] = {
         "floor": lambda: floor(encoder, pixels),
         "floor bfloat16": lambda: floor(narrow, pixels),
     }
     for count in LABELS:
         ids = list(range(count))
-        works[f"ours {count}"] = lambda ids=ids: ours(encoder, ids)
-        works[f"bfloat16 {count}"] = lambda ids=ids: ours(narrow, ids)
+        for name, model in encoders.items():
+            works[f"{name} {count}"] = lambda model=model, ids=ids: ours(model, ids)
         works[f"published {count}"] = lambda ids=ids: theirs(ids)
+    for name, maker in makers.items():
+        works[f"end to end, {name}"] = lambda maker=maker: end(maker)
+    works["end to end, published"] = published_end
     for work in works.values():
         work()
     times = best(works, arguments.repeat)
@@ -164,7 +197,10 @@ def main() -> None:
     maps = localize(encoder, seen, bank, [0, 1]).maps
     stages = best(
         {
-            "encode": lambda: encoder.encode([picture.patches]),
+            **{
+                f"encode, {name}": lambda model=model: model.encode([picture.patches])
+                for name, model in encoders.items()
+            },
             **{f"localize {c}": lambda c=c: localize(encoder, seen, bank, list(range(c))) for c in LABELS},
             "affinity 2": lambda: affinity.spread(maps, seen.attention, DEFAULT.refiners.affinity, 0.4),
             "upsample 2": lambda: upsample(maps, SIZE_HW),
@@ -185,9 +221,12 @@ def main() -> None:
 
     base = times["floor"]
     results = {
-        "cam_over_floor": {str(c): times[f"ours {c}"] / base for c in LABELS},
+        "cam_over_floor": {name: {str(c): times[f"{name} {c}"] / base for c in LABELS} for name in ENGINES},
         "published_over_floor": {str(c): times[f"published {c}"] / base for c in LABELS},
         "bf16_over_floor": {str(c): times[f"bfloat16 {c}"] / base for c in LABELS},
+        "end_to_end_over_published": {
+            name: times["end to end, published"] / times[f"end to end, {name}"] for name in ENGINES
+        },
         "crf_native_over_pydensecrf": crfs["native"] / crfs["pydensecrf"],
         "bytes_over_published": {
             str(c): len(ours(encoder, list(range(c)))) / len(theirs(list(range(c)))) for c in LABELS
@@ -201,9 +240,13 @@ def main() -> None:
     print(f"{'floor: plain forward, fused attention':42s}{base:8.3f}    1.00")
     print(f"{'floor in bfloat16':42s}{times['floor bfloat16']:8.3f}  {times['floor bfloat16'] / base:6.2f}")
     for c in LABELS:
-        for name in ("published", "ours", "bfloat16"):
+        for name in ("published", *ENGINES):
             value = times[f"{name} {c}"]
             print(f"{f'{name}, {c} labels':42s}{value:8.3f}  {value / base:6.2f}")
+    for name in ("published", *ENGINES):
+        value = times[f"end to end, {name}"]
+        title = f"end to end, {name}, {ENDS} labels"
+        print(f"{title:42s}{value:8.3f}  {times['end to end, published'] / value:6.2f} times")
     for name, value in {**stages, **{f"crf {name}": v for name, v in crfs.items()}}.items():
         print(f"  {name:40s}{value:8.4f}")
     print(f"native CRF / pydensecrf {results['crf_native_over_pydensecrf']:.2f}; peak {results['peak_mib']:.0f} MiB")

@@ -1,4 +1,4 @@
-"""Bring runs/bench/results.json to the six figures that others read; everything else goes to details.json.
+"""Bring runs/bench/results.json to the figures that others read; everything else goes to details.json.
 
     python benchmarks/collect.py [--out runs/bench]      # after cam.py and crf_agreement.py
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 KEYS = (
     "cam_over_floor",
+    "end_to_end_over_published",
     "published_over_floor",
     "crf_native_over_pydensecrf",
     "bytes_over_published",

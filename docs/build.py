@@ -114,6 +114,7 @@ def navigation(pages: Path, commands: list[Path], names: list[Path]) -> list:
                     "regions",
                     "annotation-tools",
                     "playground",
+                    "speed",
                     "cluster",
                 ),
             )

@@ -74,6 +74,7 @@ ALONE: dict[str, tuple[str, str, str]] = {
     "shards ls": ("shards", "ShardsLs", "list the shards of a run"),
     "shards verify": ("shards", "ShardsVerify", "compare the shards of a run with its manifest, and mend"),
     "shards merge": ("shards", "ShardsMerge", "join small shards to larger ones"),
+    "agree": ("agree", "Agree", "what a quicker encoder (--dtype int8, bfloat16) changes in your own pictures"),
     "calibrate": ("calibrate", "Calibrate", "suggest settings for your own pictures, without labels or ground truth"),
     "reproduce voc12": ("reproduce", "ReproduceVoc12", "the published protocol on VOC 2012, beside 70.8 and 75.0"),
     "reproduce coco14": ("reproduce", "ReproduceCoco14", "the published protocol on COCO 2014, beside 39.7"),

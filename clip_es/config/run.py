@@ -96,6 +96,12 @@ class RunConfig:
                 expected="--arithmetic fast, or no --localize flag and no other --method",
                 found=self.methods.localize if self.method == "clip-es" else self.method,
             )
+        if self.arithmetic == "published" and (self.encoder.engine == "onnx" or self.encoder.dtype in ("int8", "auto")):
+            raise ConfigError(
+                "the published arithmetic is that of torch",
+                expected="--arithmetic fast, or --encoder.engine torch --dtype float32",
+                found=f"--encoder.engine {self.encoder.engine} --dtype {self.encoder.dtype}",
+            )
         if self.arithmetic == "published" and self.views.count > 1:
             raise ConfigError(
                 "the published arithmetic knows one view",

@@ -108,8 +108,7 @@ class Encoder:
         visual, config = self.model.visual, self.config
         if config.engine != "onnx":
             return TorchBlocks(visual)
-        arithmetic = "int8" if config.dtype == "int8" else "float32"
-        return OnnxBlocks(visual, arithmetic, (self.source, config.half_weights))
+        return OnnxBlocks(visual, "int8" if config.dtype == "int8" else "float32", (self.source, config.half_weights))
 
     def to(self, device: str) -> Encoder:
         """This encoder, moved to another device. Raises ConfigError: its engine does not compute there."""

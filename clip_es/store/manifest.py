@@ -25,6 +25,9 @@ SHARDS = "shards"
 _ABOUT, _DIGEST = "about", "settings_sha256"
 _HEAD = "# A run of clip-es. The same call with the same settings continues it; `about` may differ.\n"
 
+_IMPLIED = {"config.encoder.engine": '"torch"'}
+"""What runs had, as JSON, from before a setting stood in run.yaml: they can still be continued."""
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -118,7 +121,7 @@ class Manifest:
         return {
             name: (ours.get(name, "not set"), theirs.get(name, "not set"))
             for name in names
-            if ours.get(name) != theirs.get(name)
+            if ours.get(name, _IMPLIED.get(name)) != theirs.get(name, _IMPLIED.get(name))
         }
 
     @property

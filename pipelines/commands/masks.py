@@ -19,8 +19,9 @@ from clip_es.config.presets import find_preset
 from clip_es.config.run import RunConfig
 from clip_es.config.stages import LabelSource
 from clip_es.encoder import load_encoder
-from clip_es.errors import ConfigError
+from clip_es.errors import ClipEsError, ConfigError
 from clip_es.localize.methods import weakly_supervised
+from clip_es.pipelines.agree import Agreement, compare, exact_encoder, is_exact
 from clip_es.pipelines.commands.data_source import OnSource, S, first
 from clip_es.pipelines.commands.flags import DataVocabularyFlag, FormFlag, LimitFlag, TemplateFlag, WeightsFlag
 from clip_es.pipelines.commands.sources import ScenesSource
@@ -29,7 +30,7 @@ from clip_es.pipelines.evaluate import Evaluation, evaluate
 from clip_es.pipelines.exchange.import_masks import imported_ids
 from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.pipelines.masks.ray import run_on_ray, shards_on_ray
-from clip_es.pipelines.masks.report import write_run_report
+from clip_es.pipelines.masks.report import evenly, write_run_report
 from clip_es.pipelines.masks.run import make_masks, make_shards
 from clip_es.prompts import Synonyms, Vocabulary
 from clip_es.prompts.templates import load_templates, sentences
@@ -161,6 +162,8 @@ class Masks(OnPresets[S]):
         dataset = first(self.source.dataset(vocabulary, self.on_bad_label, need_size, labels == "given"), self.limit)
         maker = self._maker(vocabulary, dataset, labels)
         settings, about = self._settings(maker), self._about(maker, dataset)
+        if not is_exact(maker.encoder):
+            say(f"Encoder: {maker.encoder.chosen}")
         if form != "folder":
             return self._run_shards(form, dataset, maker, settings, about)
         with RunStore.open(self.out, settings, about=about, keep=self.keep_cams, shard=part) as store:
@@ -180,7 +183,8 @@ class Masks(OnPresets[S]):
             scores = score_run(self.out, dataset, vocabulary)
             summary = store.finish(seconds, figures(scores))
             failed = store.failed_here
-        write_run_report(self.out, dataset, maker, scores, self.report_pictures)
+        agreement = self._agreement(maker, dataset) if self.report_pictures else None
+        write_run_report(self.out, dataset, maker, scores, self.report_pictures, agreement)
         tell(self.out, summary.done, failed, seconds, scores, vocabulary)
         return 1 if failed else 0
 
@@ -269,6 +273,24 @@ class Masks(OnPresets[S]):
             # The machines of a cluster do not see this folder, and object storage is none.
             cache=None if self.engine == "ray" or self._form() != "folder" else self.out / "regions",
         )
+
+    def _agreement(self, maker: MaskMaker, dataset: Dataset) -> Agreement | None:
+        """With torch's float32 on a few finished pictures; None where that is what was computed."""
+        if is_exact(maker.encoder):
+            return None
+        done = [one for one in dataset.records if (self.out / "masks" / f"{one.image_id}.png").is_file()]
+        try:
+            slow = MaskMaker(
+                exact_encoder(maker.encoder, self.weights), maker.vocabulary, maker.bank, maker.config,
+                templates=sentences(self.template) or None, synonyms=self.synonyms, labels=maker.labels,
+            )  # fmt: skip
+            found = compare(maker, slow, evenly(done, self.report_pictures))
+        except ClipEsError as error:
+            say(f"Not compared with float32 by torch: {error}")
+            return None
+        share = f"{100 * found.equal_pixels:.2f} %"
+        say(f"{found.how}: {share} of the pixels of {counted(found.pictures, 'picture')} are as in float32 by torch")
+        return found
 
     @property
     def _drawings_only(self) -> bool:
@@ -379,7 +401,7 @@ def figures(scores: Evaluation | None) -> Mapping[str, object]:
 def versions() -> dict[str, str]:
     """Of this package and of those whose arithmetic the masks depend on."""
     found = {"python": platform.python_version()}
-    for name in ("clip-es", "torch", "numpy", "pillow", "scipy", "pydensecrf2", "opencv-python"):
+    for name in ("clip-es", "torch", "numpy", "pillow", "scipy", "pydensecrf2", "opencv-python", "onnxruntime"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -12,6 +12,7 @@ from clip_es.errors import ClipEsError
 from clip_es.masks import read_confidence, read_mask
 from clip_es.metrics.certainty import ScoreName, certainty
 from clip_es.metrics.masks import ConfusionMatrix
+from clip_es.pipelines.agree import Agreement
 from clip_es.pipelines.console import by_reason, examples
 from clip_es.pipelines.evaluate import Evaluation
 from clip_es.pipelines.masks.method import Maker
@@ -26,9 +27,23 @@ _SHOWN: dict[ScoreName, str] = {"mean-confidence": "mean confidence", "expected-
 """The certainties that stand over a picture, with their names there."""
 
 
-def write_run_report(out: Path, dataset: Dataset, maker: Maker, scores: Evaluation | None, pictures: int) -> None:
-    """Write OUT/report.html from what the folder holds; the maps of the gallery are made once more for it."""
+def write_run_report(
+    out: Path,
+    dataset: Dataset,
+    maker: Maker,
+    scores: Evaluation | None,
+    pictures: int,
+    agreement: Agreement | None = None,
+) -> None:
+    """Write OUT/report.html from what the folder holds; the maps of the gallery are made once more for it.
+
+    `agreement`: with torch's float32, where the encoder was computed in another way.
+    """
     page = run_page(out, dataset, maker, scores, pictures)
+    if agreement:
+        page.heading(f"Agreement of {agreement.how} with float32 by torch")
+        page.paragraph("The same pictures both ways; `clip-es agree` does this with more of them.")
+        page.table(("", ""), agreement.rows)
     page.write(out / "report.html")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
-from clip_es.config.stages import EncoderConfig
+from clip_es.config.stages import DType, EncoderConfig
 from clip_es.encoder.engines.processor import BFLOAT16, INT8, instructions
 from clip_es.errors import ConfigError
 
@@ -42,7 +42,7 @@ def choose(config: EncoderConfig, device: str) -> Choice:
     return Choice(replace(config, engine=engine, dtype=dtype), f"{dtype} by {engine}: {why}")
 
 
-def _dtype(engine: str, device: str) -> tuple[str, str]:
+def _dtype(engine: str, device: str) -> tuple[DType, str]:
     """The narrowest arithmetic that this place has instructions for, and why."""
     if device != "cpu":
         return "float32", f"on {device}, where nothing else is chosen unasked"

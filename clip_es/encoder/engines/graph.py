@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Float32
 from torch import Tensor, nn
 
 from clip_es.encoder.engines.base import Wanted
@@ -47,11 +48,11 @@ def output_names(wanted: Wanted) -> list[str]:
 def graph_bytes(visual: VisionTower, wanted: Wanted, arithmetic: Arithmetic, *, reduced: bool = False) -> bytes:
     """The first blocks of a tower as an ONNX file.
 
-    int8: weights by channel, inputs of the products by ONNX Runtime's dynamic quantization. `reduced`: weights of seven
-    bits, for processors without VNNI, where sums of eight bits overflow.
-    Raises ConfigError: the file would be larger than ONNX allows.
+    int8: weights by channel, inputs of the products by ONNX Runtime's dynamic quantization, once the channels that a
+    norm makes large were made even, see `evened`. `reduced`: weights of seven bits, for processors without VNNI, where
+    sums of eight bits overflow. Raises ConfigError: the file would be larger than ONNX allows.
     """
-    model = _Builder(visual, wanted).model()
+    model = _Builder(visual, wanted, even=arithmetic == "int8").model()
     if arithmetic == "float32":
         return model.SerializeToString()
     from onnx import TensorProto
@@ -75,11 +76,11 @@ def graph_bytes(visual: VisionTower, wanted: Wanted, arithmetic: Arithmetic, *, 
 class _Builder:
     """Writes down the nodes of some blocks."""
 
-    def __init__(self, visual: VisionTower, wanted: Wanted) -> None:
+    def __init__(self, visual: VisionTower, wanted: Wanted, even: bool) -> None:
         from onnx import TensorProto, helper, numpy_helper
 
         self.helper, self.float, self.array = helper, TensorProto.FLOAT, numpy_helper.from_array
-        self.visual, self.wanted = visual, wanted
+        self.visual, self.wanted, self.even = visual, wanted, even
         self.nodes: list[Any] = []
         self.weights: dict[str, Any] = {}
         size = sum(p.numel() for block in visual.transformer.blocks[: wanted.blocks] for p in block.parameters())
@@ -125,15 +126,16 @@ class _Builder:
     def _block(self, index: int, block: Block, x: str) -> tuple[str, str]:
         """Tokens leaving a block, and its attention [head token token]."""
         attn, mlp = block.attn, block.mlp
-        normed = self._norm(f"input.{index}", block.ln_1, x)
-        q, k, v = self.add("Split", self._linear(f"{index}.qkv", *_scaled(block), normed), outputs=3, axis=1)
+        weight, bias = _scaled(block)
+        qkv = self._normed_linear(f"{index}.qkv", block.ln_1, weight, bias, x, f"input.{index}")
+        q, k, v = self.add("Split", qkv, outputs=3, axis=1)
         weights = self._attention(q, k, attn.heads)
         mixed = self.add(
             "Transpose", self.add("MatMul", weights, self._heads(v, attn.heads, (1, 0, 2))), perm=[1, 0, 2]
         )
         mixed = self.add("Reshape", mixed, self.const("flat", np.array([0, -1])))
         x = self.add("Add", x, self._linear(f"{index}.out", attn.out_proj.weight, attn.out_proj.bias, mixed))
-        hidden = self._linear(f"{index}.fc", mlp.c_fc.weight, mlp.c_fc.bias, self._norm(f"{index}.ln_2", block.ln_2, x))
+        hidden = self._normed_linear(f"{index}.fc", block.ln_2, mlp.c_fc.weight, mlp.c_fc.bias, x)
         quick = isinstance(mlp.gelu, QuickGELU)
         hidden = self.add(
             *(("QuickGelu", hidden) if quick else ("Gelu", hidden)),
@@ -160,9 +162,22 @@ class _Builder:
         shape = self.const("heads", np.array([0, heads, -1]))
         return self.add("Transpose", self.add("Reshape", x, shape), perm=list(order))
 
-    def _norm(self, name: str, norm: nn.LayerNorm, x: str) -> str:
-        parts = self.const(f"{name}.weight", norm.weight), self.const(f"{name}.bias", norm.bias)
-        return self.add("LayerNormalization", x, *parts, name=name, axis=-1, epsilon=norm.eps)
+    def _normed_linear(
+        self, name: str, norm: nn.LayerNorm, weight: Tensor, bias: Tensor, x: str, normed: str | None = None
+    ) -> str:
+        """A linear layer of normed tokens; `normed`: the name of these, where they may be wanted themselves."""
+        if not self.even:
+            return self._linear(name, weight, bias, self._norm(normed or f"{name}.norm", norm, x))
+        factor = evened(norm, weight)
+        even = self._norm(f"{name}.norm", norm, x, 1 / factor)
+        if normed and self.wanted.inputs:
+            self.add("Mul", even, self.const(f"{name}.factor", factor), name=normed)
+        return self._linear(name, weight * factor, bias, even)
+
+    def _norm(self, name: str, norm: nn.LayerNorm, x: str, factor: Tensor | float = 1.0) -> str:
+        parts = (("weight", norm.weight), ("bias", norm.bias))
+        given = [self.const(f"{name}.{part}", value * factor) for part, value in parts]
+        return self.add("LayerNormalization", x, *given, name=name, axis=-1, epsilon=norm.eps)
 
     def _linear(self, name: str, weight: Tensor, bias: Tensor, x: str, exact: bool = False) -> str:
         name = f"{'exact' if exact else PRODUCT}.{name}"
@@ -182,6 +197,18 @@ class _Builder:
             array = value.detach().float().cpu().numpy() if isinstance(value, Tensor) else value
             self.weights[name] = self.array(np.ascontiguousarray(array), name)
         return name
+
+
+def evened(norm: nn.LayerNorm, weight: Float32[Tensor, "out dim"]) -> Float32[Tensor, " dim"]:
+    """A factor for each channel between a norm and a linear layer: the norm is divided by it, the weights multiplied.
+
+    What they compute stays the same, but one range then fits all channels of either. Source: SmoothQuant (ICML 2023)
+    with an exponent of 1/2. Differs: how large a channel becomes is told by the norm itself, three deviations and the
+    bias, so that no pictures are needed.
+    """
+    reach = 3 * norm.weight.abs() + norm.bias.abs()
+    factor = (reach.clamp(min=1e-5) / weight.abs().amax(0).clamp(min=1e-5)).sqrt()
+    return factor / factor.log().mean().exp()
 
 
 def _scaled(block: Block) -> tuple[Tensor, Tensor]:

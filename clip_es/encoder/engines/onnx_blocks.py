@@ -42,8 +42,8 @@ class OnnxBlocks:
         """`told`: whatever the graph depends on besides what is wanted of it, such as the hash of the weights.
         `folder`: where graphs are kept; None: in the cache folder.
         """
-        self.visual, self.arithmetic, self.told = visual, arithmetic, tuple(told)
-        self.folder = folder
+        self.arithmetic: Arithmetic = arithmetic
+        self.visual, self.told, self.folder = visual, tuple(told), folder
         self._sessions: dict[Wanted, tuple[int, Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:

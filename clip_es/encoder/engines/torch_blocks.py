@@ -23,7 +23,7 @@ class TorchBlocks:
         """As `Engine.passed`, on whatever device."""
         blocks = self.visual.transformer.blocks
         own = blocks[0].ln_1.weight.dtype
-        look = _look_narrow if own == torch.bfloat16 and tokens.device.type == "cpu" else _look
+        narrow = own == torch.bfloat16 and tokens.device.type == "cpu"
         patches = tokens.shape[1] - 1
         attention = tokens.new_zeros(len(tokens), patches, patches)
         total, inputs, outputs = None, [], []
@@ -32,14 +32,11 @@ class TorchBlocks:
         x = tokens.to(own) if wanted.blocks else tokens
         for index, block in enumerate(blocks[: wanted.blocks]):
             averaged = index >= wanted.blocks - wanted.averaged
-            seen = averaged or wanted.total or wanted.explicit
-            normed = block.ln_1(x) if seen or wanted.inputs else None
-            if wanted.inputs and normed is not None:
-                inputs.append(normed.float())
-            if seen and normed is not None:
-                x = look(block, x, normed, attention if averaged else None, total)
-            elif look is _look_narrow:
-                x = look(block, x, block.ln_1(x), None, None)
+            if narrow or averaged or wanted.total or wanted.inputs or wanted.explicit:
+                normed = block.ln_1(x)
+                if wanted.inputs:
+                    inputs.append(normed.float())
+                x = (_look_narrow if narrow else _look)(block, x, normed, attention if averaged else None, total)
             else:
                 x = block(x)  # fused: nobody looks at this layer's attention
             if index in wanted.outputs:

@@ -291,3 +291,23 @@ def test_every_method_sees_the_same_by_either_engine(method):
         made.append(maker(scene.picture, names).refined.maps.scores)
         assert maker.config.encoder.engine == engine
     torch.testing.assert_close(made[1], made[0], atol=1e-3, rtol=0)
+
+
+@torch.no_grad()
+def test_channels_that_a_norm_makes_large_do_not_spoil_int8():
+    """The same function twice: in one, three channels of each norm are 30 times as large and their weights as small."""
+    from clip_es.encoder import load_encoder
+
+    visual = load_encoder("scenes", device="cpu").model.visual
+    tokens = visual.embed(
+        torch.randn(1, 3, 96, 64, generator=torch.Generator().manual_seed(0)), visual.positions((6, 4))
+    )
+    wanted = Wanted(3, 2)
+    exact = TorchBlocks(visual).passed(tokens, wanted).tokens
+    for block in visual.transformer.blocks[:3]:
+        for norm, weight in ((block.ln_1, block.attn.in_proj_weight), (block.ln_2, block.mlp.c_fc.weight)):
+            for values in (norm.weight, norm.bias):
+                values[[3, 50, 100]] *= 30
+            weight[:, [3, 50, 100]] /= 30
+    assert far(TorchBlocks(visual).passed(tokens, wanted).tokens, exact) < 1e-5
+    assert far(OnnxBlocks(visual, "int8", ()).passed(tokens, wanted).tokens, exact) < 0.05
