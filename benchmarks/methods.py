@@ -2,14 +2,17 @@
 
 python benchmarks/methods.py --out runs/bench [--scenes 300] [--others 100] [--seed 2026]
                              [--weights scenes scenes-plain] [--rows NAME ...] [--conditions clean rough harmed]
+                             [--harmed 300]
 
 Writes OUT/methods.json, {row: {"clean": .., "rough": .., ...}}, in per cent with background, and prints the tables.
 clean: the pictures as drawn. rough: the refiners of pixels see shading, texture and grain. harmed: all see these, and
 blur, noise and JPEG as well. The three other sets hold one label, objects below two patches, and objects that fill 80 %
 of the picture and more, --others of each. Labels are given. Errors are of the bootstrap over pictures, 1,000 draws.
 
-Each picture is encoded once for all rows. What is counted is kept in OUT/methods, a file for each picture; calling
-again, with more scenes or rows too, continues. Costs: benchmarks/method_costs.py.
+Each picture is encoded once for all rows; rows that differ in the refiners of pixels alone share their maps, and all
+share the segments of a picture and the lattice of its CRF. What is counted is kept in OUT/methods, a file for each
+picture; calling again, with more scenes, rows or conditions too, continues. The CPU seconds a picture are printed.
+Costs of the rows by themselves: benchmarks/method_costs.py.
 """
 
 from __future__ import annotations
@@ -36,10 +39,14 @@ from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.pipelines.masks.method import Refined
 from clip_es.prompts import load_vocabulary
 from clip_es.refine import segments
+from clip_es.refine.crf import native
 from clip_es.refine.registry import REFINERS
 from clip_es.scenes.draw import CLASSES, Scene
 from clip_es.store.tables import write_json
 from clip_es.types import Picture
+
+MAIN = ("main", "harmed")
+"""Sets of the same scenes, whose columns are conditions."""
 
 MATRICES = dict[tuple[str, str], ConfusionMatrix]
 """One picture: by row and condition."""
@@ -88,19 +95,23 @@ class Bench:
             # Thresholds of the joint and CLIPer's rule are applied to what was located, and are part of the settings.
             self.memo.share(maker.localizer, sha256(told.encode()).hexdigest() if row.config.method == "cliper" else "")
             self.makers[row.name] = maker
-        divide = segments.divide
+        divide, lattice_of = segments.divide, native.lattice_of
         segments.divide = lambda rgb, config: self.memo.once(
             ("segments", rgb.tobytes(), repr(config)), lambda: divide(rgb, config)
         )
+        native.lattice_of = lambda pixels, config: self.memo.once(
+            ("lattice", pixels.tobytes(), repr(config)), lambda: lattice_of(pixels, config)
+        )
 
-    def picture(self, scene: Scene, number: int, conditions: Sequence[str]) -> MATRICES:
-        """One picture with every row under every condition."""
+    def picture(self, scene: Scene, number: int, wanted: Sequence[tuple[str, str]]) -> MATRICES:
+        """One picture, for each pair of row and condition."""
         clean, found = as_file(scene.picture), {}
         ids = scene.class_ids
-        for condition in conditions:
+        for condition in dict.fromkeys(condition for _, condition in wanted):
             seen = harmed(clean, number) if condition == "harmed" else clean
             shown = rough(clean, number) if condition == "rough" else seen
-            for name, maker in self.makers.items():
+            for name in [name for name, of in wanted if of == condition]:
+                maker = self.makers[name]
                 refined = self.memo.once(
                     ("refined", _before_pixels(maker), seen.tobytes()),
                     lambda maker=maker, seen=seen: self._refined(maker, seen, ids),
@@ -145,22 +156,17 @@ def _counted(
     keys = {
         (row.name, condition): f"{row.name}|{condition}|{_digest(row)}" for row in wanted for condition in conditions
     }
-    told, start, every = time.time(), time.time(), []
+    told, start, every, done, spent = time.time(), time.time(), [], 0, time.process_time()
     for number, (name, scene) in enumerate(scenes(which, count, seed)):
         path = folder / f"{name}.npz"
         known: dict[str, np.ndarray] = {}
         if path.is_file():
             with np.load(path) as file:
                 known = {key: file[key] for key in file.files}
-        missing = [row for row in wanted if any(keys[row.name, c] not in known for c in conditions)]
-        if missing:
-            made = bench()
-            all_makers, made.makers = made.makers, {row.name: made.makers[row.name] for row in missing}
-            try:
-                for key, matrix in made.picture(scene, number, conditions).items():
-                    known[keys[key]] = matrix.counts
-            finally:
-                made.makers = all_makers
+        if missing := [key for key, text in keys.items() if text not in known]:
+            done += 1
+            for key, matrix in bench().picture(scene, number, missing).items():
+                known[keys[key]] = matrix.counts
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(".part.npz")
             np.savez_compressed(part, **known)
@@ -168,7 +174,11 @@ def _counted(
         every.append({key: _matrix(known[text]) for key, text in keys.items()})
         if time.time() - told > 30:
             told = time.time()
-            print(f"  {which}: {number + 1} of {count}, {told - start:.0f} s", flush=True)
+            cost = (time.process_time() - spent) / max(1, done)
+            print(f"  {which}: {number + 1} of {count}, {told - start:.0f} s, {cost:.2f} CPU s a picture", flush=True)
+    if done:
+        cost = (time.process_time() - spent) / done
+        print(f"  {which}, {', '.join(conditions)}: {done} pictures made, {cost:.2f} CPU seconds each", flush=True)
     return every
 
 
@@ -181,7 +191,7 @@ def _matrix(counts: np.ndarray) -> ConfusionMatrix:
 def told(sets: dict[str, list[MATRICES]], wanted: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """Figures by row: mIoU of each condition and set, standard errors, gains over the row's base with theirs."""
     draws = {
-        (name, condition if which == "main" else which): (
+        (name, condition if which in MAIN else which): (
             _miou([picture[name, condition] for picture in pictures]),
             100 * resampled_miou([picture[name, condition] for picture in pictures]),
         )
@@ -235,6 +245,7 @@ def main() -> None:
     parser.add_argument("--weights", nargs="+", default=["scenes", "scenes-plain"])
     parser.add_argument("--rows", nargs="+", help="only these rows")
     parser.add_argument("--conditions", nargs="+", default=["clean", "rough", "harmed"])
+    parser.add_argument("--harmed", type=int, help="scenes of that condition; default: as many as --scenes")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -258,16 +269,20 @@ def main() -> None:
         world = sha256(json.dumps([list(CLASSES), encoder.source]).encode()).hexdigest()[:8]
         folder = args.out / "methods" / f"{weights}-{world}-{args.seed}"
         sets: dict[str, list[MATRICES]] = {}
-        for which in SETS:
-            count = args.scenes if which == "main" else args.others
+        cheap = [condition for condition in args.conditions if condition != "harmed"]
+        many = args.scenes if args.harmed is None else args.harmed
+        plan = [("main", "main", args.scenes if cheap else 0, cheap)]
+        plan += [(which, which, args.others, ["clean"]) for which in SETS[1:]]
+        plan += [("harmed", "main", many if "harmed" in args.conditions else 0, ["harmed"])]
+        for column, which, count, conditions in plan:
             if count:
-                conditions = args.conditions if which == "main" else ["clean"]
-                sets[which] = _counted(folder, which, count, args.seed, bench, mine, conditions)
+                sets[column] = _counted(folder, which, count, args.seed, bench, mine, conditions)
                 found = told(sets, mine)
                 for name, one in found.items():
                     figures[name] = {**figures.get(name, {}), **(one if place == 0 else {weights: one})}
                 write_json(args.out / "methods.json", figures)
-        print(f"\n{weights}: {args.scenes} scenes of seed {args.seed}, {args.others} of each other set\n")
+        told_of = f"{args.scenes} scenes of seed {args.seed}, {many} harmed, {args.others} of each other set"
+        print(f"\n{weights}: {told_of}\n")
         print(table(found), flush=True)
 
 

@@ -117,18 +117,18 @@ def measure(folder: Path, weights: str, methods: Sequence[str], count: int, seed
         (folder / kind).mkdir(parents=True, exist_ok=True)
     wanted = [row for method in methods for row in rows(method, folder)]
     bench = Bench(encoder, wanted)
-    makers, found, start = bench.makers, {row.name: [] for row in wanted}, time.time()
+    found, start, spent, done = {row.name: [] for row in wanted}, time.time(), time.process_time(), 0
     for number, (name, scene) in enumerate(scenes("main", count, seed)):
         path = kept / f"{name}.npz"
         known: dict[str, np.ndarray] = {}
         if path.is_file():
             with np.load(path) as file:
                 known = {key: file[key] for key in file.files}
-        bench.makers = {row.name: makers[row.name] for row in wanted if row.name not in known}
-        if bench.makers:
+        if missing := [(row.name, "clean") for row in wanted if row.name not in known]:
+            done += 1
             for kind, regions in drawn_regions(scene, number).items():
                 write_regions(folder / kind / "scene.json", regions)  # what `Bench` calls every picture
-            for (row, _), matrix in bench.picture(scene, number, ("clean",)).items():
+            for (row, _), matrix in bench.picture(scene, number, missing).items():
                 known[row] = matrix.counts
             kept.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(".part.npz")
@@ -137,7 +137,8 @@ def measure(folder: Path, weights: str, methods: Sequence[str], count: int, seed
         for row in wanted:
             found[row.name].append(known[row.name])
         if (number + 1) % 10 == 0:
-            print(f"  {number + 1} of {count}, {time.time() - start:.0f} s", flush=True)
+            cost = (time.process_time() - spent) / max(1, done)
+            print(f"  {number + 1} of {count}, {time.time() - start:.0f} s, {cost:.2f} CPU s a picture", flush=True)
     return found
 
 
