@@ -66,6 +66,12 @@ class Regions:
         groups = np.split(order, np.cumsum(np.bincount(owners, minlength=count))[:-1])
         return cls.of(size_hw, [_runs_between(edges[group], edges[group + 1], flat.size) for group in groups])
 
+    def only(self, kept: Int64[np.ndarray, " kept"]) -> Regions:
+        """Some of them, by number."""
+        levels = None if self.levels is None else self.levels[kept]
+        runs = tuple(self.runs[number] for number in kept.tolist())
+        return Regions(self.size_hw, runs, self.quality[kept], self.stability[kept], levels)
+
     def __len__(self) -> int:
         return len(self.runs)
 

@@ -15,7 +15,7 @@ from clip_es.errors import ShapeError
 from clip_es.refine.base import Ahead, FullSizeRefiner, Surroundings
 from clip_es.refine.regions.settings import RegionsConfig
 from clip_es.refine.regions.sources import SOURCES, Find
-from clip_es.refine.regions.vote import hard_labels, painted, soft_scores
+from clip_es.refine.regions.vote import hard_labels, outermost, painted, soft_scores
 from clip_es.regions import Regions
 from clip_es.scaling import upsample
 from clip_es.types import ClassMaps, Picture
@@ -70,18 +70,14 @@ def refine(picture: Picture, maps: ClassMaps, config: RegionsConfig) -> ClassMap
 
 
 def chosen(regions: Regions, config: RegionsConfig) -> Regions:
-    """Those that may vote."""
+    """Those that may vote. Raises DataError: their levels are asked for and not known."""
     fine = (
         (regions.areas >= config.least_area)
         & (regions.quality >= config.least_quality)
         & (regions.stability >= config.least_stability)
     )
-    if fine.all():
-        return regions
-    kept = np.flatnonzero(fine)
-    levels = None if regions.levels is None else regions.levels[kept]
-    runs = tuple(regions.runs[number] for number in kept.tolist())
-    return Regions(regions.size_hw, runs, regions.quality[kept], regions.stability[kept], levels)
+    some = regions if fine.all() else regions.only(np.flatnonzero(fine))
+    return some if config.most_inside is None else some.only(outermost(some, config.most_inside))
 
 
 def voted(maps: ClassMaps, regions: Regions, config: RegionsConfig) -> ClassMaps:

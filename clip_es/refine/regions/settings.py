@@ -54,6 +54,9 @@ class RegionsConfig:
     """Regions whose predicted IoU is lower do not vote."""
     least_stability: float = 0.0
     """Regions whose stability is lower do not vote."""
+    most_inside: float | None = None
+    """Regions of which at least this share lies in one region of a higher level do not vote. FMA-WSSS's later settings
+    ("rock, sand, water"): .3. None: off."""
     superpixels: SuperpixelConfig = field(default_factory=SuperpixelConfig)
     sam: SamConfig = field(default_factory=SamConfig)
 
@@ -68,6 +71,8 @@ class RegionsConfig:
         check_within("background_power", self.background_power, 0.01, 100, "exponent")
         if self.covered is not None:
             check_within("covered", self.covered, 0, 1, "share of a label")
+        if self.most_inside is not None:
+            check_within("most_inside", self.most_inside, 0, 1, "share of a region")
         check_within("least_area", self.least_area, 0, 10**9, "pixels")
         for name in ("least_quality", "least_stability"):
             check_within(name, getattr(self, name), 0, 1, "share")

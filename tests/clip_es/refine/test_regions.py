@@ -17,7 +17,7 @@ from clip_es.pipelines.cli import main
 from clip_es.refine.pool import averaged, region_means
 from clip_es.refine.regions.refiner import chosen, refine, voted
 from clip_es.refine.regions.settings import RegionsConfig
-from clip_es.refine.regions.vote import hard_labels, means, painted, soft_scores
+from clip_es.refine.regions.vote import greatest_share, hard_labels, means, outermost, painted, soft_scores
 from clip_es.regions import Regions
 from clip_es.scenes.dataset import ScenesConfig, make
 from clip_es.store.failures import read_failures
@@ -195,6 +195,32 @@ def test_small_and_unsure_regions_do_not_vote():
     assert len(chosen(regions, RegionsConfig(least_quality=0.8))) == 1
     assert len(chosen(regions, RegionsConfig(least_area=5))) == 0
     assert chosen(regions, RegionsConfig()) is regions
+
+
+def test_parts_of_larger_regions_leave_where_they_lie_inside_one_of_them():
+    whole, half = np.zeros((4, 10), bool), np.zeros((4, 10), bool)
+    whole[:, :5] = True
+    half[:, 3:9] = True  # two of its six columns lie in the whole
+    inside, beside = np.zeros((4, 10), bool), np.zeros((4, 10), bool)
+    inside[:2, 6:8] = True  # in the half alone
+    beside[:, 9:] = True
+    regions = replace(
+        Regions.from_masks(np.stack([inside, beside, half, whole])), levels=np.array([0, 0, 1, 2]), quality=np.ones(4)
+    )
+    assert outermost(regions, 0.3).tolist() == [0, 1, 3]  # the half has left, so nothing holds what is inside it
+    assert outermost(regions, 0.5).tolist() == [1, 2, 3]
+    assert len(chosen(regions, RegionsConfig(most_inside=0.3))) == 3
+    with pytest.raises(DataError, match=r"do not tell their level.*most-inside"):
+        outermost(replace(regions, levels=None), 0.3)
+
+
+def test_the_share_inside_one_region_is_that_of_the_formula():
+    masks = np.random.default_rng(4).random((12, 9, 11)) < np.linspace(0.05, 0.9, 12)[:, None, None]
+    inner, outer = masks[:7], masks[7:]
+    both = (inner[:, None] & outer[None]).sum((2, 3)) / inner.sum((1, 2))[:, None]
+    found = greatest_share(Regions.from_masks(inner), Regions.from_masks(outer))
+    np.testing.assert_allclose(found, both.max(1))
+    assert greatest_share(Regions.from_masks(inner), Regions.of((9, 11), [])).tolist() == [0.0] * 7
 
 
 # ---------------------------------------------------------------- files
