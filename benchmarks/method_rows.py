@@ -67,6 +67,7 @@ def rows() -> list[Row]:
         Row("best + flip", replace(best, views=FLIPPED), "best"),
         Row("best, fixed threshold", best.using(joint=JointConfig(calibration="fixed")), "best"),
         Row("best + words", best.using(affinity=_WORDS), "best"),
+        Row("best + flip + words", replace(best.using(affinity=_WORDS), views=FLIPPED), "best + flip"),
     ]
 
 

@@ -44,8 +44,14 @@ class View:
         return np.ascontiguousarray(np.pad(seen, [*pads, (0, 0)], mode=mode))
 
     def of(self, picture: Picture) -> Picture:
-        """The picture as this view shows it to the encoder."""
-        return replace(picture, patches=self.apply(picture.patches, picture.patch))
+        """The picture as this view shows it, to the encoder and to what reads `rgb`: CLIPSeg, DINO, Stable Diffusion.
+
+        A view that is moved has the encoder's copy for `rgb` too: pixels of another size would be moved by fractions.
+        """
+        patches = self.apply(picture.patches, picture.patch)
+        still = np.ascontiguousarray(picture.rgb[:, ::-1]) if self.flip else picture.rgb
+        rgb = patches if any(self.shift) else still
+        return replace(picture, patches=patches, rgb=rgb)
 
     def undo(
         self, maps: Float32[Tensor, "class gh gw"], patches_hw: tuple[int, int], patch: int, size_hw: tuple[int, int]

@@ -169,7 +169,7 @@ class PatchTextConfig:
     square: int | None = None
     """The picture is shown as a square of this side, pixels, whatever its shape (ExCEL: 320)."""
     with_affinity: bool = False
-    """Let refiners of the patch grid work on these maps. They never helped: attention costs 13 points on scenes."""
+    """Let the refiner affinity work on these maps. It never helped: attention costs 13 points on scenes."""
     attributes: Path | None = None
     """A text file of sentences about the classes, one a line, which enrich their texts (ExCEL)."""
     score_threshold: float = 0.5

@@ -24,7 +24,7 @@ from clip_es.refine.crf.settings import Backend, CrfConfig
 from clip_es.refine.diffusion import DiffusionConfig
 from clip_es.refine.dino import DinoConfig
 from clip_es.refine.par import ParConfig
-from clip_es.refine.registry import REFINERS, in_order, on_patches, settings_for
+from clip_es.refine.registry import REFINERS, in_order, settings_for
 from clip_es.refine.spectral import SpectralConfig
 
 __all__ = [
@@ -83,12 +83,12 @@ class RunConfig:
             METHODS.find(name, f"--{method.flag}")
         for row in (row for rows in in_order(self.refine) for row in rows):
             row.check(settings_for(self, row))
-        if on_patches(self) and not method.on_grid(getattr(self.methods, method.flag)):
+        for name in set(method.refuses(getattr(self.methods, method.flag))) & set(self.refine):
             raise ConfigError(
-                f"refiners of the patch grid make the maps of {self.method} worse",
+                f"the refiner {name} makes the maps of {self.method} worse",
                 expected="--refine crf, or --refine segments crf",
                 found=f"--refine {' '.join(self.refine)}",
-                next_step="Pass --patch-text.with-affinity to have them work on its maps all the same.",
+                next_step=f"Pass --{method.flag.replace('_', '-')}.with-{name} to have it work on them all the same.",
             )
         if self.arithmetic == "published" and (self.methods.localize != LocalizeConfig() or self.method != "clip-es"):
             raise ConfigError(

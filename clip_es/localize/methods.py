@@ -85,8 +85,8 @@ class Method:
     made_of: Callable[[Any], tuple[str, ...]] = lambda _: ()
     """The other methods that it is made of under these settings; it then cares for views and refiners on the grid
     itself."""
-    on_grid: Callable[[Any], bool] = lambda _: True
-    """Whether, under these settings, refiners of the patch grid may work on its maps."""
+    refuses: Callable[[Any], tuple[str, ...]] = lambda _: ()
+    """Refiners that, under these settings, are known to make its maps worse."""
     undecided_below: float | None = None
     """Where no refiner follows and nothing else is asked for: confidence below which a pixel is left undecided."""
 
@@ -235,7 +235,7 @@ METHODS: Table[Method] = Table(
             _patch_text,
             finds_classes=True,
             undecided_below=0.0,
-            on_grid=lambda settings: settings.with_affinity or settings.score == "surgery",
+            refuses=lambda settings: () if settings.with_affinity or settings.score == "surgery" else ("affinity",),
         ),
         Method(
             "sam3",

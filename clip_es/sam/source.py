@@ -17,6 +17,7 @@ from clip_es.regions import Regions
 from clip_es.sam.masks import Prompt, grid_masks, prompted_masks, prompts_of
 from clip_es.sam.networks import Network, load
 from clip_es.sam.settings import SamConfig
+from clip_es.store.disk import names_in
 from clip_es.store.regions import read_regions, read_tree, write_regions
 from clip_es.types import ClassMaps, Picture
 
@@ -33,6 +34,8 @@ class SamRegions:
     def __init__(self, config: SamConfig, folder: Path | None = None, device: str | torch.device = "cpu") -> None:
         """Raises ConfigError: transformers is missing or too old. WeightsError: the model cannot be loaded."""
         self.config, self.folder, self._device = config, folder, device
+        if folder is not None:
+            names_in(folder)  # removes what a killed run has left half written
         self._network: Network | None = load(config.model, "prompted", device, config.dtype)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -296,6 +296,7 @@ class RunStore:
         finished = {name[:-4] for name in names_in(self.folder / "masks") if name.endswith(".png")}
         for part, suffix in parts.items():
             finished &= {name[: -len(suffix)] for name in names_in(self.folder / part) if name.endswith(suffix)}
+        names_in(self.folder / "instances")
         return finished
 
     def _merge(self) -> list[Problem]:

@@ -8,6 +8,7 @@ import torch
 
 from clip_es.config.views import ViewsConfig
 from clip_es.errors import ConfigError
+from clip_es.types import Picture
 from clip_es.views import Mean, View, views
 
 
@@ -80,3 +81,13 @@ def test_settings_that_mean_nothing_are_refused():
     for scales in ((), (0.0,), (1.0, 1.0)):
         with pytest.raises(ConfigError):
             ViewsConfig(scales=scales)
+
+
+def test_whoever_reads_the_picture_itself_sees_the_view_too():
+    rgb = np.random.default_rng(0).integers(0, 256, (30, 41, 3), dtype=np.uint8)
+    picture = Picture("one", rgb, np.random.default_rng(1).integers(0, 256, (32, 48, 3), dtype=np.uint8), 16)
+    assert View().of(picture).rgb is rgb
+    np.testing.assert_array_equal(View(flip=True).of(picture).rgb, rgb[:, ::-1])
+    moved = View((8, 0), flip=True).of(picture)
+    np.testing.assert_array_equal(moved.rgb, moved.patches)
+    assert moved.patches.shape == (48, 48, 3)

@@ -8,6 +8,7 @@ from a matrix to a vector each. Derivation: closed_form.md beside this file; its
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -90,6 +91,11 @@ class LastBlock:
         """Number of patches n."""
         return len(self.hat1)
 
+    @cached_property
+    def hat2_into(self) -> Float[Tensor, "patch hidden"]:
+        """What step 3 takes through the second layer of the MLP for all labels at once."""
+        return self.hat2 @ self.block.mlp.c_proj.weight
+
     def weights(self, gradient: Float[Tensor, "label embed"]) -> Float[Tensor, "label dim"]:
         """Mean over patches of the gradient at Y, from the gradient at the unit embedding."""
         per_group = max(1, _LARGEST_FIELD // self.hidden.numel())
@@ -106,7 +112,7 @@ class LastBlock:
         c = (u @ self.hat2.T / channels)[..., None]
         d_z2 = self.scale2 * (u[:, None] - c * self.hat2)
         into = block.mlp.c_proj.weight
-        d_hidden = self.scale2 * ((u @ into)[:, None] - c * (self.hat2 @ into))
+        d_hidden = self.scale2 * ((u @ into)[:, None] - c * self.hat2_into)
         # 4. The MLP, ln_2, and the residual path past both.
         d_hidden = d_hidden * block.mlp.gelu.slope(self.hidden)
         d_y2 = d_hidden @ block.mlp.c_fc.weight * block.ln_2.weight

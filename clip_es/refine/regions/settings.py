@@ -39,9 +39,9 @@ class RegionsConfig:
     order: Order = "auto"
     """soft: what lies on top. level (published): parts first, then whole objects, the surest last. confidence: the
     surest. area: the smallest. auto: level where all regions tell theirs, else area."""
-    stretch: Stretch = "auto"
+    stretch: Stretch = "regions"
     """soft: region scores of each label are brought to 0..1 over the regions of the picture (regions), its map over the
-    pixels before (both, published), or neither. auto: none where the maps know their background, else regions."""
+    pixels before (both, published), or neither."""
     background_power: float = 0.7
     """soft, where the maps know no background: it is (1 - best score) to this power. FMA: 0.7."""
     covered: float | None = 0.85

@@ -19,7 +19,7 @@ from clip_es.refine.pool import region_means
 from clip_es.regions import Regions
 
 Order = Literal["auto", "level", "confidence", "area"]
-Stretch = Literal["auto", "both", "regions", "none"]
+Stretch = Literal["both", "regions", "none"]
 
 
 def means(values: Float32[Tensor, "label h w"], regions: Regions) -> Float32[Tensor, "label region"]:
@@ -37,25 +37,25 @@ def soft_scores(
     regions: Regions,
     background: Float32[Tensor, "h w"] | None = None,
     power: float = 0.7,
-    stretch: Stretch = "auto",
+    stretch: Stretch = "regions",
 ) -> Float32[Tensor, "label region"]:
     """Background and class scores of each region, each in [0, 1].
 
     Class scores are means over the region. `stretch` "regions" brings those of each class to 0..1 over the regions of
-    the picture, "both" does so with the map over its pixels first, "none" leaves them; "auto" is "none" where the maps
-    know their background, else "regions". Background is its own mean where the maps know it, else (1 - best)^power.
-    Source: FMA-WSSS (WACV 2024), `gather_norm_bg_argmax`. Differs: maps that know their background are taken as they
-    are.
+    the picture, so that every label has a region, however low its map; "both" does so with the map over its pixels
+    first, "none" leaves them. Background is (1 - best)^power; where the maps know it, it is a class like the others.
+    Source: FMA-WSSS (WACV 2024), `gather_norm_bg_argmax`. Differs: the background of maps that know theirs, in which a
+    label that is the same in all regions stays as it is.
     """
-    how = stretch if stretch != "auto" else "regions" if background is None else "none"
-    values = _stretched(maps.flatten(1)).view_as(maps) if how == "both" else maps
+    values = _stretched(maps.flatten(1)).view_as(maps) if stretch == "both" else maps
     if background is not None:
-        values = torch.cat([background[None], values])
-    found = means(values, regions)
-    classes = found if background is None else found[1:]
-    if how != "none":
+        found = means(torch.cat([background[None], values]), regions)
+        even = found.numel() == 0 or stretch == "none"
+        return (found if even else torch.where(_flat(found), found, _stretched(found))).clamp(0, 1)
+    classes = means(values, regions)
+    if stretch != "none":
         classes = _stretched(classes)
-    first = found[0] if background is not None else (1 - classes.amax(0)).clamp(min=0) ** power
+    first = (1 - classes.amax(0)).clamp(min=0) ** power
     return torch.cat([first[None], classes]).clamp(0, 1)
 
 
@@ -155,6 +155,11 @@ def hard_labels(
 
 _KEPT = 1000
 """Up to so many regions their pixels are kept between the classes of a picture; more are found again each time."""
+
+
+def _flat(x: Float32[Tensor, "label region"]) -> Bool[Tensor, "label 1"]:
+    """Which rows are the same everywhere."""
+    return x.amax(1, keepdim=True) - x.amin(1, keepdim=True) < 1e-6
 
 
 def _stretched(x: Float32[Tensor, "class sample"]) -> Float32[Tensor, "class sample"]:

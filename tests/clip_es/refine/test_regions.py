@@ -183,11 +183,15 @@ def test_what_lies_on_top():
     assert painted(regions, sure).tolist() == [[0, 0, 1, 1]] * 2
 
 
-def test_maps_that_know_their_background_are_taken_as_they_are():
+def test_where_the_maps_know_their_background_it_is_stretched_as_a_label_is():
     maps = ClassMaps(torch.tensor([[[0.4, 0.4, 0.1, 0.1]] * 2]), (3,), torch.tensor([[0.6, 0.6, 0.9, 0.9]] * 2))
-    out = voted(maps, two_halves(), RegionsConfig())
-    torch.testing.assert_close(out.scores, maps.scores)
-    torch.testing.assert_close(out.background, maps.background)
+    as_they_are = voted(maps, two_halves(), RegionsConfig(stretch="none"))
+    torch.testing.assert_close(as_they_are.scores, maps.scores)
+    torch.testing.assert_close(as_they_are.background, maps.background)
+    out = voted(maps, two_halves(), RegionsConfig())  # the label is given, so its best region is it, low as it is
+    torch.testing.assert_close(out.scores[0], torch.tensor([[1.0, 1.0, 0.0, 0.0]] * 2))
+    one = Regions.from_masks(np.ones((1, 2, 4), bool))  # nothing to stretch over
+    torch.testing.assert_close(voted(maps, one, RegionsConfig()).scores[0], torch.full((2, 4), 0.25))
 
 
 def test_small_and_unsure_regions_do_not_vote():

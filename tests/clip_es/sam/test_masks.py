@@ -6,6 +6,9 @@ No accuracy is claimed here: weights that were trained cannot be shipped. What i
 import json
 import pickle
 import shutil
+import signal
+import subprocess
+import sys
 import types
 
 import numpy as np
@@ -321,11 +324,15 @@ def scenes(tmp_path_factory):
     return make(tmp_path_factory.mktemp("scenes") / "scenes", ScenesConfig(train=0, val=3, side=(64, 64)))
 
 
-def run(scenes, model, out):
+def command_of(scenes, model, out):
     flags = ["--refine.regions.source", "sam", "--refine.regions.sam.model", str(model)]
     flags += ["--refine.regions.sam.points-per-side", "3", "--refine.regions.sam.predicted-iou", "0"]
     flags += ["--refine.regions.sam.stability", "0", "--workers", "0", "--report-pictures", "0"]
-    return main(["masks", "scenes", "--root", str(scenes), "--out", str(out), "--refine", "regions", *flags])
+    return ["masks", "scenes", "--root", str(scenes), "--out", str(out), "--refine", "regions", *flags]
+
+
+def run(scenes, model, out):
+    return main(command_of(scenes, model, out))
 
 
 def test_a_run_that_was_stopped_continues_to_the_same_bytes(scenes, tmp_path):
@@ -345,3 +352,38 @@ def test_a_run_that_was_stopped_continues_to_the_same_bytes(scenes, tmp_path):
     assert "masks without classes (SA-1B)" in told
     assert "weakly_supervised: 'no'" in told
     assert DEFAULT.refiners.regions.sam.model == "sam-vit-huge"
+
+
+FATAL = """
+import os, pathlib, signal, sys
+from clip_es.pipelines.cli import main
+moment, replace = sys.argv.pop(1), pathlib.Path.replace
+def fatal(self, target):
+    if str(target).endswith(moment):
+        os.kill(os.getpid(), signal.SIGKILL)  # the file is written under its temporary name, and not yet in place
+    return replace(self, target)
+pathlib.Path.replace = fatal
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(scenes, tmp_path):
+    model = save_prompted("sam", tmp_path / "sam")
+    assert run(scenes, model, tmp_path / "whole") == 0
+    for moment in ("regions/val_000001.json", "masks/val_000001.png", "masks/val_000002.png"):
+        command = [sys.executable, "-c", FATAL, moment, *command_of(scenes, model, tmp_path / "killed")]
+        assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed/masks/val_000002.png").exists()
+    assert run(scenes, model, tmp_path / "killed") == 0
+    trees = [
+        {
+            path.relative_to(tmp_path / name): path.read_bytes()
+            for path in (tmp_path / name).rglob("*")
+            if path.is_file()
+        }
+        for name in ("whole", "killed")
+    ]
+    assert trees[0].keys() == trees[1].keys()
+    times = {"run.yaml", "summary.json", "report.html"}
+    assert not [path for path in trees[0] if path.name not in times and trees[0][path] != trees[1][path]]

@@ -20,6 +20,7 @@ from clip_es.localize.clipseg.weights import build_decoder, load_decoder, save_d
 from clip_es.pipelines.clipseg.zero_shot import multilabel
 from clip_es.scaling import upsample
 from clip_es.types import Picture
+from clip_es.views import View
 
 GOLDEN = Path(__file__).parents[3] / "golden/clipseg"
 LAYERS = (1, 3, 4)
@@ -312,6 +313,19 @@ def test_pictures_of_any_shape_get_a_map_for_each_prompt(encoder, decoder):
     torch.testing.assert_close(grid.maps.scores[0, 0, 0], whole.maps.scores[0, :16, :16].mean())
     nothing = asked(encoder, decoder, picture(50, 90), prompts[:0], (), wide)
     assert nothing.maps.scores.shape == (0, 64, 96)
+
+
+@pytest.mark.parametrize("view", [View(flip=True), View((8, 0)), View((0, 8), flip=True)])
+def test_clipseg_is_shown_the_view_and_not_the_picture(encoder, decoder, view):
+    """What it sees of a view is what it sees of a picture that was mirrored and moved beforehand."""
+    method = ClipSeg(encoder, decoder, {0: torch.ones(24)}, ClipSegConfig(side=64))
+    rgb = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    plain = Picture("one", rgb, rgb, 16)
+    by_hand = view.apply(rgb, 16)
+    (seen,), (expected,) = (method.encode([one]) for one in (view.of(plain), Picture("one", by_hand, by_hand, 16)))
+    close(seen.tokens, expected.tokens, 1e-6)
+    (before,) = method.encode([plain])
+    assert before.tokens.shape != seen.tokens.shape or not torch.allclose(before.tokens, seen.tokens)
 
 
 def test_the_threshold_is_set_at_full_size(encoder, decoder):
