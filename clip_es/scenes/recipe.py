@@ -45,31 +45,32 @@ class Phase:
     """Share of the pictures that pass the last block without its residual, 0..1; the other blocks: a fifth of it."""
 
 
-_TRUNK = (
+_LARGE = Phase(steps=1300, lr=(0.75, 0.75), size=192, objects=(1, 5), scale=(0.1, 0.75), batch=96)
+"""Pictures as large as those of the dataset: a thing covers more patches, and more is learned from each."""
+
+_PLAIN = (
     Phase(steps=100, lr=(0.02, 1.0), objects=(1, 1), scale=(0.4, 0.95), extremes=0.0, background_rate=0.5),
     Phase(steps=150, objects=(1, 1), scale=(0.4, 0.95), extremes=0.0, background_rate=0.5),
     Phase(steps=900, objects=(1, 3), scale=(0.25, 0.85), extremes=0.3),
     Phase(steps=850, objects=(1, 4), scale=(0.2, 0.8), extremes=0.6),
     # Once something is known, twice the steps with half the pairs find more labels in the same time.
     Phase(steps=1900, lr=(0.75, 0.75), objects=(1, 4), scale=(0.2, 0.8), extremes=0.6, batch=128),
+    _LARGE,
+    replace(_LARGE, steps=500, lr=(0.75, 0.02)),
 )
-"""What both recipes begin with: simple scenes first, then crowded ones."""
+"""Simple scenes first, then crowded ones, then large pictures; in the last phase the learning rate falls."""
 
-_LARGE = Phase(steps=900, lr=(0.75, 0.02), size=192, objects=(1, 5), scale=(0.1, 0.75), batch=96)
-"""At last, pictures as large as those of the dataset: a thing covers more patches, and more is learned from each."""
-
-_ALL_TERMS = Phase(steps=400, lr=(0.75, 0.75), batch=128, filip=0.0, explain=1.0, agree=0.3, bare=0.5)
+_ALL_TERMS = replace(_LARGE, filip=0.0, explain=1.0, agree=2.0, cam=1.0, bare=0.5)
 
 PHASES: dict[Recipe, tuple[Phase, ...]] = {
-    "plain": (*_TRUNK, replace(_LARGE, steps=1300, lr=(0.75, 0.75)), replace(_LARGE, steps=500)),
+    "plain": _PLAIN,
     "dense": (
-        *_TRUNK,
-        _ALL_TERMS,
-        replace(_ALL_TERMS, steps=500, cam=1.0),
-        replace(_LARGE, filip=0.0, explain=1.0, agree=1.0, cam=1.0, bare=0.5),
+        *_PLAIN,
+        replace(_ALL_TERMS, steps=100, lr=(0.05, 0.6)),
+        replace(_ALL_TERMS, steps=650, lr=(0.6, 0.02)),
     ),
 }
-"""The phases of each recipe. The first five are the same."""
+"""The phases of each recipe. Dense goes on where plain ends."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,8 @@ class TrainConfig:
     @property
     def trunk_steps(self) -> int:
         """Steps of the phases that the recipes share; 0 where this config has others."""
-        shared = self.phases[: len(_TRUNK)]
-        return sum(phase.steps for phase in shared) if shared == _TRUNK else 0
+        shared = self.phases[: len(_PLAIN)]
+        return sum(phase.steps for phase in shared) if shared == _PLAIN else 0
 
     def phase_at(self, step: int) -> tuple[int, int]:
         """Number of the phase of a step, and how many steps into it."""
