@@ -123,7 +123,7 @@ def spread(
             attention = attention / torch.sum(attention, dim=0, keepdim=True)
             attention = attention / torch.sum(attention, dim=1, keepdim=True)
         attention = (attention + attention.transpose(1, 0)) / 2
-        for _ in range(config.squarings):
+        for _ in range(config.for_tower(None).squarings or 0):
             attention = torch.matmul(attention, attention)
         carried = [
             torch.matmul(attention * mask.reshape(1, -1).float(), score.reshape(-1, 1)).reshape(rows, columns).numpy()

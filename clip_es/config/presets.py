@@ -53,7 +53,7 @@ def _excel(box_threshold: float) -> RunConfig:
     """ExCEL without its training: its reading, its scores, affinity along them, PAR."""
     settings = DEFAULT.using(
         patch_text=PatchTextConfig(score="surgery", square=320),
-        affinity=AffinityConfig(layers=6, border="drop", box_threshold=box_threshold),
+        affinity=AffinityConfig(layers=6, squarings=1, border="drop", box_threshold=box_threshold),
         par=ParConfig(iterations=20, shares=False),
     )
     return replace(settings, method="patch-text", refine=("affinity", "par"))

@@ -8,7 +8,7 @@ for all labels of a picture at once.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -36,8 +36,9 @@ class AffinityConfig:
     """How many of the last transformer layers are averaged; all where the tower has fewer."""
     iterations: int = 3
     """Sinkhorn rounds: columns to sum one, then rows."""
-    squarings: int = 1
-    """How often the symmetrised matrix is squared: the power is 2 to this number."""
+    squarings: int | None = None
+    """How often the symmetrised matrix is squared: the power is 2 to this number. None: once, as published; not at all
+    for a tower of fewer than eight blocks, whose attention is so even that two steps along it reach the whole picture."""
     box_threshold: float | None = None
     """Share of a map's maximum above which a patch opens a box. None: the vocabulary's (VOC 0.4, COCO 0.7)."""
     border: Literal["keep", "drop"] = "keep"
@@ -48,10 +49,21 @@ class AffinityConfig:
     def __post_init__(self) -> None:
         check_within("layers", self.layers, 1, 64, "transformer layers")
         check_within("iterations", self.iterations, 0, 1000, "Sinkhorn rounds")
-        check_within("squarings", self.squarings, 0, 6, "squarings")
+        if self.squarings is not None:
+            check_within("squarings", self.squarings, 0, 6, "squarings")
         if self.box_threshold is not None:
             check_within("box_threshold", self.box_threshold, 0.0, 1.0, "share of the maximum")
         check_within("words_temperature", self.words_temperature, 1e-4, 100, "nats")
+
+    def for_tower(self, blocks: int | None) -> AffinityConfig:
+        """These settings with `squarings` settled for a vision tower of so many blocks; None: not known."""
+        if self.squarings is not None:
+            return self
+        return replace(self, squarings=0 if blocks is not None and blocks < _DEEP else 1)
+
+
+_DEEP = 8
+"""Blocks of a tower from which on the published power is right: as many as it takes the mean of."""
 
 
 Border = Literal["keep", "drop"]
@@ -78,7 +90,7 @@ def spread(
     mask = box_mask(maps.scores, threshold, config.border)
     values = (maps.scores * mask).reshape(classes, rows * columns).T  # [patch class]
     r, c = (vector[:, None] for vector in balance(attention, config.iterations))
-    for _ in range(2**config.squarings):
+    for _ in range(2 ** (config.for_tower(None).squarings or 0)):
         values = (r * (attention @ (c * values)) + c * (attention.T @ (r * values))) / 2
     unscaled = values.T.reshape(classes, rows, columns)
     return ClassMaps(scores=min_max(unscaled), class_ids=maps.class_ids, unscaled=unscaled)
@@ -106,6 +118,7 @@ def refine(
 
 def make(config: AffinityConfig, around: Surroundings) -> partial[ClassMaps]:
     """The refiner of the table."""
+    config = config.for_tower(None if around.exact else around.blocks)
     how = spread
     if config.kind == "words":
         return partial(_refine_by_words, config=config, words=around.words)

@@ -37,5 +37,7 @@ class Surroundings:
     """Whether the order of operations of the published code is wanted."""
     words: Callable[[EncodedImage], Float32[Tensor, "patch text"]] | None = None
     """What each patch of an encoded picture says: the share of every class and background word."""
+    blocks: int | None = None
+    """How many blocks the vision tower has, where one is there."""
     cache: Path | None = None
     """A folder in which a refiner may keep what is dear to make; None: nowhere."""

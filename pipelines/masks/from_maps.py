@@ -54,7 +54,12 @@ class MapMaker:
         if needs_encoder(config) and encoder is None:
             raise ConfigError("refiners on a grid need the frozen CLIP", found=" ".join(config.refine))
         self.stopwatch = stopwatch or Stopwatch()
-        around = Surroundings(vocabulary.box_threshold, "cpu" if encoder is None else encoder.device, cache=cache)
+        around = Surroundings(
+            vocabulary.box_threshold,
+            "cpu" if encoder is None else encoder.device,
+            blocks=None if encoder is None else encoder.sizes.layers,
+            cache=cache,
+        )
         self._grid_refiners = on_grid(config, around)
         self._looks = looks_ahead(config, around)
         self.decide = Decide(config, self.stopwatch, vocabulary.names)

@@ -80,6 +80,7 @@ class MaskMaker:
             encoder.device,
             self.exact,
             words=partial(words_of, encoder, self.bank),
+            blocks=encoder.sizes.layers,
             cache=cache,
         )
         refiners = on_grid(config, around)

@@ -38,7 +38,7 @@ def by_matrices(maps, attention, config, threshold):
         affinity = affinity / affinity.sum(0, keepdim=True)
         affinity = affinity / affinity.sum(1, keepdim=True)
     affinity = (affinity + affinity.T) / 2
-    for _ in range(config.squarings):
+    for _ in range(config.for_tower(None).squarings):
         affinity = affinity @ affinity
     mask = box_mask(maps, threshold, config.border)
     out = [(affinity * m.flatten()) @ one.double().flatten() for one, m in zip(maps, mask, strict=True)]
@@ -213,3 +213,16 @@ def test_the_refiner_uses_the_attention_of_the_encoded_picture():
     )
     with pytest.raises(ShapeError, match="--refine affinity crf"):
         refine(picture, seen, ClassMaps(torch.rand(1, 30, 30), (0,)), AffinityConfig(), VOC)
+
+
+def test_a_shallow_tower_takes_one_step_and_a_deep_one_the_published_two():
+    maps, attention = torch.rand(1, 2, 3, generator=torch.Generator().manual_seed(1)), attention_of(6)
+    found = ClassMaps(scores=maps, class_ids=(0,))
+    unknown = spread(found, attention, AffinityConfig(), 0.0).unscaled
+    shallow = spread(found, attention, AffinityConfig().for_tower(4), 0.0).unscaled
+    deep = spread(found, attention, AffinityConfig().for_tower(12), 0.0).unscaled
+    once = attention_affinity(attention)
+    torch.testing.assert_close(shallow.flatten(), once @ maps.flatten())
+    torch.testing.assert_close(deep.flatten(), once @ once @ maps.flatten())
+    assert torch.equal(unknown, deep)
+    assert AffinityConfig(squarings=2).for_tower(4).squarings == 2
