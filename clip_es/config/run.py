@@ -167,5 +167,7 @@ REFERENCE = replace(
     image=ImageConfig(exif=False, resize="own-mode", size_from="annotation", crf_decoder="opencv", max_patches=None),
     mask=MaskConfig(half=True),
     arithmetic="published",
-).using(affinity=AffinityConfig(border="drop", squarings=1), crf=CrfConfig(image="wrapped", half=True, backend="pydensecrf"))
+).using(
+    affinity=AffinityConfig(border="drop", squarings=1), crf=CrfConfig(image="wrapped", half=True, backend="pydensecrf")
+)
 """What the published code of CLIP-ES computes, quirks included; README.md lists the differences from `DEFAULT`."""
