@@ -38,7 +38,7 @@ class AffinityConfig:
     """Sinkhorn rounds: columns to sum one, then rows."""
     squarings: int | None = None
     """How often the symmetrised matrix is squared: the power is 2 to this number. None: once, as published; not at all
-    for a tower of fewer than eight blocks, whose attention is so even that two steps along it reach the whole picture."""
+    for a tower of fewer than eight blocks: its attention is so even that two steps reach the whole picture."""
     box_threshold: float | None = None
     """Share of a map's maximum above which a patch opens a box. None: the vocabulary's (VOC 0.4, COCO 0.7)."""
     border: Literal["keep", "drop"] = "keep"

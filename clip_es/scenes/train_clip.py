@@ -5,7 +5,7 @@
 
 Nothing but (picture, sentence) pairs reaches the model: no mask, no box, no class head. `recipe` has the settings,
 `pairs` what is seen, `losses` what is asked. Every step follows from (seed, step), so a run that was stopped ends with
-the weights of one that was not. Dense goes on where plain ends: a run leaves trunk.pt there, and dense may continue from
+the weights of one that was not. Dense goes on where plain ends: a run leaves trunk.pt there, and dense may begin with
 it instead of taking the same steps again.
 
 Source: Radford et al. 2021 (loss, temperature); GroupViT, Xu et al. 2022 (nouns of captions in prompts); FILIP, Yao et

@@ -34,13 +34,13 @@ class ScenesTrainClip:
     """Train a scenes CLIP from scratch on drawn pictures and their captions; continues from its last checkpoint.
 
     Two recipes: plain has contrastive terms alone, as public CLIPs have them; dense goes on with terms of our own that
-    make its maps sharp. Their first phases are the same, and a run leaves trunk.pt after them.
+    make its maps sharp. Dense goes on where plain ends, and a run leaves trunk.pt there.
     """
 
     out: Path = Path("runs/scenes-clip")
     """Folder of checkpoints and of the finished scenes_clip.safetensors."""
     trunk: Path | None = None
-    """trunk.pt of a run of either recipe, to begin from instead of taking the shared steps again."""
+    """trunk.pt of a run of either recipe, to begin with instead of taking the steps of plain again."""
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
     def run(self) -> int:
