@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from zero_shot_data import DEVELOPMENT_SEED, VOCABULARY, Cache, Drawn, cpu_seconds, held_out, pseudo_masks
-from zero_shot_model import HeadTask, Lesson, Row, shares_of
+from zero_shot_model import CLOSED_STEPS, STEPS, HeadTask, Lesson, Row, shares_of
 
 from clip_es.metrics.boundaries import BoundaryMeter
 from clip_es.metrics.zero_shot import ZeroShotMeter
@@ -36,13 +36,13 @@ from clip_es.segmentor.models.text_table import TextTable
 from clip_es.store.tables import read_json, write_json
 from clip_es.training import Plan, train
 
-SHARE = 0.7
+SHARE = 0.3
 """Of training-free CLIPer in the mixed rows."""
 AMOUNT = 0.5
 """Of soft voting over segments."""
 
 ROWS: dict[str, Row] = {
-    "plain head": Row("closed"),
+    "plain head": Row("closed", steps=CLOSED_STEPS),
     "text head": Row("text"),
     "clip head": Row("clip", fused=True),
     "clip head + edge": Row("clip", edge=0.3),
@@ -134,6 +134,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--train", type=int, default=120)
     parser.add_argument("--val", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=STEPS, help="of the heads that are compared with text")
     parser.add_argument("--rows", nargs="*", default=list(ROWS))
     parser.add_argument("--finished", action="store_true", help="the table of what earlier calls have trained")
     parser.add_argument("--development", action="store_true", help="other pictures and other unseen classes")
@@ -156,14 +157,15 @@ def main() -> None:
     fusions = FUSIONS | TRIED if args.development else FUSIONS
     lessons: dict[tuple[int, str], tuple[list[int], Lesson]] = {}
     for number, left, split, name in order(args.seeds, len(splits), args.rows):
-        place = drawn.work / "head" / f"{split}-{number}-{name}{left}".replace(" ", "_").replace(",", "")
-        if args.finished and not figures_file(place, exam).is_file():
+        row = ROWS[name] if ROWS[name].embedding == "closed" else replace(ROWS[name], steps=args.steps)
+        place = drawn.work / "head" / f"{split}-{number}-{row.steps}-{name}{left}".replace(" ", "_").replace(",", "")
+        if args.finished and not figures_file(place, row, exam).is_file():
             continue
         if (split, left) not in lessons:
             start = cpu_seconds()
             lessons |= taught(drawn, split, splits[split], args.weights)
             print(f"pseudo masks, split {split}: {cpu_seconds() - start:.0f} s of processor time", flush=True)
-        row, (seen, lesson) = ROWS[name], lessons[split, left]
+        seen, lesson = lessons[split, left]
         start = cpu_seconds()
         figures = trained_figures(fusions, row, lesson, number, place, (seen, splits[split], every), exam)
         about = {"trained_pictures": len(lesson.index), "unseen_pictures": "kept in" if left else "left out"}
@@ -201,9 +203,9 @@ def taught(
     }
 
 
-def figures_file(place: Path, exam: Exam) -> Path:
+def figures_file(place: Path, row: Row, exam: Exam) -> Path:
     """Where the figures of a training stand once it is evaluated."""
-    return place / f"figures-{len(exam.cache.ids)}-{SHARE}-{AMOUNT}.json"
+    return place / f"figures-{len(exam.cache.ids)}{f'-{SHARE}-{AMOUNT}' if row.fused else ''}.json"
 
 
 def trained_figures(
@@ -217,12 +219,13 @@ def trained_figures(
 ) -> dict[str, dict[str, float]]:
     """Train a row and evaluate it with its fusions, or read what an earlier call found. `asked`: seen and unseen mask
     values, and the rows of all classes."""
-    kept = figures_file(place, exam)
+    kept = figures_file(place, row, exam)
     if kept.is_file():
         return read_json(kept)
     values, unseen, every = asked
     task = HeadTask(row, lesson, seed)
-    config = {"row": vars(row), "steps": row.steps, "train": len(lesson.cache.ids)}
+    told = {name: value for name, value in vars(row).items() if name != "steps"}
+    config = {"row": told, "steps": row.steps, "train": len(lesson.cache.ids)}
     train(task, place, Plan(row.steps, row.steps, seed, config))
     values = [0, *values]
     if isinstance(task.model.head, PixelText):

@@ -35,11 +35,9 @@ class Row:
     edge: float = 0.0
     shape: float = 0.0
     fused: bool = False
-
-    @property
-    def steps(self) -> int:
-        """Of the optimiser."""
-        return CLOSED_STEPS if self.embedding == "closed" else STEPS
+    """Evaluated with what follows the prediction as well."""
+    steps: int = STEPS
+    """Of the optimiser."""
 
 
 class Model(nn.Module):
