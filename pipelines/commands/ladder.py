@@ -24,10 +24,10 @@ from clip_es.store.tables import write_json
 
 @dataclass(frozen=True, kw_only=True)
 class Ladder:
-    """Print mIoU after each step: logits, softmax, background words, template, synonyms, affinity, CRF.
+    """Print mIoU after each step: logits, softmax, background words, templates, synonyms, affinity, CRF.
 
-    The template is chosen by sharpness on the split `train`, from labels alone; mIoU is that of the split `val`.
-    With --preset best the steps are those that lead from CLIP-ES to that preset, and no template is chosen.
+    Templates are chosen by sharpness on the split `train`, from labels alone: the lower half, fused; mIoU is that of
+    the split `val`. With --preset best the steps lead from CLIP-ES to that preset, and no template is chosen.
     """
 
     preset: str = "default"
@@ -54,7 +54,7 @@ class Ladder:
         return {"default": cls(preset=names[-1], config=preset_for_scenes(names[-1]).config)} if names else {}
 
     def run(self) -> int:
-        """Draw what is missing, choose the template, print the rows with their standard errors."""
+        """Draw what is missing, choose the templates, print the rows with their standard errors."""
         make(self.root, self.scenes)
         vocabulary = load_vocabulary(self.vocabulary)
         encoder = load_encoder(self.weights, config=self.config.encoder)
@@ -72,10 +72,10 @@ class Ladder:
         if ladder.ranked:
             (lowest, score), (highest, most) = ladder.ranked[0], ladder.ranked[-1]
             say(
-                f"Sharpness of {len(ladder.ranked)} templates (lower is better): lowest {score:.4f}, {lowest!r}, used "
-                f"here\nhighest {most:.4f}, {highest!r}"
+                f"Sharpness of {len(ladder.ranked)} templates (lower is better): lowest {score:.4f}, {lowest!r}\n"
+                f"highest {most:.4f}, {highest!r}\nUsed here: the {len(ladder.chosen)} of lower sharpness, fused"
             )
-            record["template"] = lowest
+            record["templates"] = ladder.chosen
         if self.out:
             record |= {
                 "ladder": {rung.name: rung.miou for rung in ladder.rungs},

@@ -65,8 +65,7 @@ def run_demo(out: Path, scenes: ScenesConfig, iterations: int = 300) -> DemoResu
     train, val = (voc(data, split, class_id=vocabulary.class_id) for split in ("train", "val"))
     ladder = measure(encoder, vocabulary, replace(train, records=train.records[:RANKED_ON]), val, DEFAULT, track)
     show_table("Ladder (mIoU, per cent)", ("step", "mIoU", "gain"), ladder.rows())
-    template = ladder.ranked[0][0]
-    say(f"Template of the lowest sharpness of {len(ladder.ranked)}, chosen without ground truth: {template!r}")
+    say(f"Templates: the {len(ladder.chosen)} of lower sharpness of {len(ladder.ranked)}, without ground truth")
 
     say("4. The same command on photographs that scikit-image ships")
     pictures = copy_photographs(photographs)
@@ -84,13 +83,13 @@ def run_demo(out: Path, scenes: ScenesConfig, iterations: int = 300) -> DemoResu
     maker = MaskMaker(encoder, vocabulary)
     scores = score_run(out, val, vocabulary)
     miou = 100 * scores.scores.miou if scores else float("nan")
-    _add_to_summary(out / "summary.json", miou, ladder.rungs, template, trained)
+    _add_to_summary(out / "summary.json", miou, ladder.rungs, ladder.chosen, trained)
     label_names = ("background", *vocabulary.names)
     page = run_page(out, replace(val, name="scenes"), maker, scores, pictures=10, title="Demo")
     page.heading("The ladder: what each step adds")
     page.paragraph(
-        f"mIoU over {len(val.records)} scenes the model never saw. The template {template!r} has the lowest sharpness "
-        f"of {len(ladder.ranked)}, measured on other scenes and from labels alone. "
+        f"mIoU over {len(val.records)} scenes the model never saw. The templates are the {len(ladder.chosen)} of lower "
+        f"sharpness of {len(ladder.ranked)}, measured on other scenes and from labels alone. "
         "The model saw pictures and sentences only, but its training also draws its attention and its GradCAM maps to "
         "its own readings of the patches (clip_es/scenes/data/CARD.md): the rows show what each step adds here, "
         "not for a CLIP of photographs."
@@ -132,10 +131,10 @@ def _photograph_dataset(pictures: Path, class_id) -> Dataset:
 
 
 def _add_to_summary(
-    path: Path, miou: float, ladder: list[Rung], template: str, trained: TrainedSegmenter | None
+    path: Path, miou: float, ladder: list[Rung], templates: list[str], trained: TrainedSegmenter | None
 ) -> None:
     summary = read_json(path)
-    summary |= {"miou": miou, "ladder": {row.name: row.miou for row in ladder}, "template": template}
+    summary |= {"miou": miou, "ladder": {row.name: row.miou for row in ladder}, "templates": templates}
     if trained:
         summary |= {"segmenter_miou": trained.miou, "segmenter_trained_on_miou": trained.masks_miou}
     write_json(path, summary)

@@ -1,9 +1,9 @@
 """What each step of CLIP-ES adds: the same pictures, one step more in each row.
 
-GradCAM on plain logits, + softmax over the labels, + background words, + the template of the lowest sharpness,
-+ synonyms, + affinity, + CRF. No row uses the ground truth to choose anything: the template is chosen by sharpness on
-pictures with labels alone, and the background score has the same fixed power in all rows. `climb_best` has the steps
-of the preset `best` instead.
+GradCAM on plain logits, + softmax over the labels, + background words, + the templates of low sharpness, + synonyms,
++ affinity, + CRF. No row uses the ground truth to choose anything: templates are chosen by sharpness on pictures with
+labels alone, and the background score has the same fixed power in all rows. `climb_best` has the steps of the preset
+`best` instead.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from clip_es.records import Dataset
 from clip_es.refine.registry import REFINERS
 
 PLAIN_TEMPLATE = "a photo of a {}."
-"""What the rows before `+ template of lowest sharpness` use."""
+"""What the rows before `+ templates of low sharpness` use."""
 
 TEMPLATE_LISTS = ("imagenet80", "drawn24")
-"""The packaged lists among which the template of the lowest sharpness is looked for."""
+"""The packaged lists among which templates of low sharpness are looked for."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,16 @@ class Rung:
 
 @dataclass(frozen=True)
 class Ladder:
-    """The rows, and the template that `+ template of lowest sharpness` took."""
+    """The rows, and the templates that `+ templates of low sharpness` chose from."""
 
     rungs: list[Rung]
     ranked: list[tuple[str, float]]
     """Every template with its sharpness, the lowest first."""
+
+    @property
+    def chosen(self) -> list[str]:
+        """The templates whose mean vectors were used: the half of lower sharpness."""
+        return lower_half(self.ranked)
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Step, mIoU and gain over the step before, both with their standard errors."""
@@ -75,14 +80,21 @@ def measure(
     config: RunConfig,
     track: Callable[[Iterable, str, int], Iterable] = lambda items, what, total: items,
 ) -> Ladder:
-    """Choose the packaged template of the lowest sharpness on `train`, from labels alone, and climb on `val`.
+    """Choose packaged templates by sharpness on `train`, from labels alone, and climb on `val`.
 
+    The half of lower sharpness is fused: sharpness orders templates rightly on the whole, while the very lowest are
+    those under which every label scores alike because none is found ("a photo of the hard to see {}.").
     Templates with a word the CLIP never read are left out: what they say is noise, and noise can be of low sharpness.
     """
     every = dict.fromkeys(t for name in TEMPLATE_LISTS for t in load_templates(name))
     templates = [template for template in every if encoder.reads(template.format(""))]
     ranked = templates_by_sharpness(encoder, vocabulary, train, templates, track)
-    return Ladder(climb(encoder, vocabulary, val, ranked[0][0], config, track), ranked)
+    return Ladder(climb(encoder, vocabulary, val, lower_half(ranked), config, track), ranked)
+
+
+def lower_half(ranked: Sequence[tuple[str, float]]) -> list[str]:
+    """The half of lower sharpness of templates in the order of their sharpness; one of one."""
+    return [template for template, _ in ranked[: (len(ranked) + 1) // 2]]
 
 
 def templates_by_sharpness(
@@ -113,12 +125,12 @@ def climb(
     encoder: Encoder,
     vocabulary: Vocabulary,
     dataset: Dataset,
-    template: str,
+    templates: Sequence[str],
     config: RunConfig,
     track: Callable[[Iterable, str, int], Iterable] = lambda items, what, total: items,
 ) -> list[Rung]:
     """mIoU of each row over the pictures of a data set that have a truth."""
-    return _climbed(rungs(encoder, vocabulary, template, config), dataset, track, one_encoding=True)
+    return _climbed(rungs(encoder, vocabulary, templates, config), dataset, track, one_encoding=True)
 
 
 def climb_best(
@@ -174,11 +186,13 @@ def _with_errors(matrices: dict[str, list[ConfusionMatrix]]) -> list[Rung]:
     return found
 
 
-def rungs(encoder: Encoder, vocabulary: Vocabulary, template: str, config: RunConfig) -> dict[str, MaskMaker]:
+def rungs(
+    encoder: Encoder, vocabulary: Vocabulary, templates: Sequence[str], config: RunConfig
+) -> dict[str, MaskMaker]:
     """The makers of all rows, each with one step more than the one before."""
     plain = build_bank(encoder, vocabulary, templates=[PLAIN_TEMPLATE], synonyms="none")
-    sharp = build_bank(encoder, vocabulary, templates=[template], synonyms="none")
-    fused = build_bank(encoder, vocabulary, templates=[template])
+    sharp = build_bank(encoder, vocabulary, templates=templates, synonyms="none")
+    fused = build_bank(encoder, vocabulary, templates=templates)
     bare = replace(config, refine=())
     return {
         name: MaskMaker(encoder, vocabulary, bank, settings)
@@ -186,7 +200,7 @@ def rungs(encoder: Encoder, vocabulary: Vocabulary, template: str, config: RunCo
             ("GradCAM on logits", plain, bare.using(localize=LocalizeConfig(softmax=False))),
             ("+ softmax over the labels", plain, bare.using(localize=LocalizeConfig(background=False))),
             ("+ background words", plain, bare),
-            ("+ template of lowest sharpness", sharp, bare),
+            ("+ templates of low sharpness", sharp, bare),
             ("+ synonyms", fused, bare),
             ("+ affinity", fused, replace(config, refine=("affinity",))),
             ("+ CRF", fused, replace(config, refine=("affinity", "crf"))),

@@ -17,7 +17,7 @@ ROWS = [
     "GradCAM on logits",
     "+ softmax over the labels",
     "+ background words",
-    "+ template of lowest sharpness",
+    "+ templates of low sharpness",
     "+ synonyms",
     "+ affinity",
     "+ CRF",

@@ -12,7 +12,7 @@ from clip_es.config.run import DEFAULT
 from clip_es.encoder import load_encoder
 from clip_es.errors import ConfigError
 from clip_es.pipelines.cli import main
-from clip_es.pipelines.studies.ladder import best_rungs
+from clip_es.pipelines.studies.ladder import best_rungs, lower_half
 from clip_es.prompts import load_vocabulary
 
 ROWS = [
@@ -53,3 +53,8 @@ def test_the_ladder_to_best_runs_from_the_command_line(tmp_path, capsys):
     told = json.loads(out.read_text())
     assert list(told["ladder"]) == ROWS
     assert all(0 <= value <= 100 for value in told["ladder"].values())
+
+
+def test_the_half_of_lower_sharpness_is_taken():
+    assert lower_half([("a {}", 0.1), ("b {}", 0.2), ("c {}", 0.3)]) == ["a {}", "b {}"]
+    assert lower_half([("a {}", 0.1)]) == ["a {}"]
