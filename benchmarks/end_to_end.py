@@ -60,14 +60,15 @@ def main() -> None:
     parser.add_argument("--published", type=int, default=8, help="pictures that go the published way; it is slow")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--workers", type=int, default=None)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "int8"), default="float32")
+    parser.add_argument("--engine", choices=("auto", "torch", "onnx"), default="auto", help="of the encoder")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     arguments = parser.parse_args()
     folder = arguments.out / "end_to_end"
     shutil.rmtree(folder, ignore_errors=True)
     records = photographs(folder / "pictures", arguments.pictures)
 
-    encoder = vit_b_16(arguments.device, EncoderConfig(dtype=arguments.dtype))
+    encoder = vit_b_16(arguments.device, EncoderConfig(dtype=arguments.dtype, engine=arguments.engine))
     maker = MaskMaker(encoder, load_vocabulary("voc12"), config=DEFAULT)
     theirs = MaskMaker(vit_b_16(arguments.device, EncoderConfig()), maker.vocabulary, maker.bank, DEFAULT)
     warm = [replace(record, image_id=f"warm-{record.image_id}") for record in records[: 2 * arguments.batch_size]]
@@ -89,7 +90,8 @@ def main() -> None:
     results = {
         "device": torch.cuda.get_device_name(encoder.device) if encoder.device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
-        "dtype": arguments.dtype,
+        "dtype": encoder.config.dtype,
+        "engine": encoder.config.engine,
         "images_per_second": 1 / ours,
         "published_images_per_second": 1 / slow,
         "times_faster": slow / ours,
@@ -97,7 +99,8 @@ def main() -> None:
         "stage_seconds_per_picture": stages,
         "gpu_use_per_cent": float(np.mean(use)) if use else None,
     }
-    print(f"{results['device']}, {arguments.dtype}, {results['threads']} threads, {len(records)} pictures")
+    how = f"{encoder.config.dtype} by {encoder.config.engine}, {results['threads']} threads"
+    print(f"{results['device']}, {how}, {len(records)} pictures")
     print(f"published way   {1 / slow:9.2f} images a second")
     print(f"ours            {1 / ours:9.2f} images a second, {slow / ours:.1f} times")
     for name, seconds in results["seconds_for"].items():
