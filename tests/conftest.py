@@ -47,7 +47,7 @@ def made_up_coco() -> Callable:
 
 @pytest.fixture
 def made_up_run() -> Callable:
-    """tests/support/made_up_run.py's make_run(root, count=8, *, side=48, seed=0, vocabulary=None) -> MadeUpRun."""
+    """tests/support/made_up_run.py's make_run(root, count=8, *, side=48, seed=0, ...) -> MadeUpRun."""
     from made_up_run import make_run
 
     return make_run

@@ -72,8 +72,12 @@ def run_page(
         known = [(n, 100 * v) for n, v in zip(names, scores.scores.iou.tolist(), strict=True) if v == v]
         page.bars([name for name, _ in known], [value for _, value in known], "IoU, per cent")
     page.heading("Pictures")
-    page.paragraph("Picture, map of each label before and after the refiners on the patch grid, mask, ground truth.")
-    page.gallery(gallery(out, dataset, maker, pictures), ("background", *maker.vocabulary.names))
+    rows = gallery(out, dataset, maker, pictures)
+    page.paragraph(
+        f"{len(rows)} of {summary['images']['done']} pictures, evenly spread: picture, mask, map of each label before "
+        "and after the refiners on the patch grid, ground truth. `clip-es ui` with this folder shows all of them."
+    )
+    page.gallery(rows, ("background", *maker.vocabulary.names))
     seconds = summary.get("seconds", {})
     if seconds:
         page.heading("Time")

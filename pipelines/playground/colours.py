@@ -113,6 +113,13 @@ def shrunk(picture: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, 
     return np.array(image)
 
 
+def grown(picture: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "vh vw 3"]:
+    """The picture as often enlarged, by a whole number, as its longer side fits into `side` pixels."""
+    times = max(1, side // max(picture.shape[:2]))
+    height, width = picture.shape[:2]
+    return np.array(Image.fromarray(picture).resize((times * width, times * height), Image.Resampling.BILINEAR))
+
+
 def at_size(labels: UInt8[np.ndarray, "h w"], size_hw: tuple[int, int]) -> UInt8[np.ndarray, "vh vw"]:
     """Labels at another size, the nearest pixel's."""
     return np.array(Image.fromarray(labels).resize((size_hw[1], size_hw[0]), Image.Resampling.NEAREST))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from clip_es.errors import ClipEsError
 from clip_es.metrics.certainty import ScoreName
@@ -27,6 +28,9 @@ from clip_es.pipelines.playground.uploads import Photo
 from clip_es.pipelines.playground.words import Words
 from clip_es.prompts import Synonyms
 from clip_es.refine.registry import REFINERS
+from clip_es.scenes.dataset import ScenesConfig, scene_of
+from clip_es.scenes.draw import CLASSES
+from clip_es.store.disk import make_folder
 from clip_es.types import UNDECIDED
 
 _BRUSH_SIDE = 900
@@ -82,6 +86,25 @@ class Handlers:
     view: RunView | None
     weights: str
 
+    @property
+    def draws(self) -> bool:
+        """Whether a drawn scene is something that these weights and these words know."""
+        return self.weights.startswith("scenes") and set(CLASSES) <= set(self.playground.vocabulary.names)
+
+    def draw(self) -> tuple[Photo, list[str], str]:
+        """A new scene as if it had been brought, its labels, and what is to be said of it."""
+        scene = scene_of(ScenesConfig(), "val", secrets.randbelow(1_000_000))
+        names = [CLASSES[k] for k in scene.class_ids]
+        file = self.playground.uploads.folder / f"{secrets.token_hex(8)}.png"
+        make_folder(file.parent)
+        Image.fromarray(scene.picture).save(file)
+        try:
+            photo = self.playground.uploads.take(file, "scene.png")
+        finally:
+            file.unlink()
+        height, width = photo.size_hw
+        return photo, names, show.message(f"A drawn scene: {width} x {height} pixels.")
+
     def upload(self, path: str | None) -> tuple[Photo | None, str]:
         """A file that was brought, and what is to be said of it."""
         if not path:
@@ -124,7 +147,11 @@ class Handlers:
         found = list(self.playground.compare(asked, methods))
         if not found:
             return show.message("Choose the methods to compare.")
-        return show.comparison(found, self.playground.picture(asked.photo).rgb, threshold)
+        without = {
+            method: [name for name in asked.refine if name not in self.playground.taken(method, asked.refine)]
+            for method, _ in found
+        }
+        return show.comparison(found, self.playground.picture(asked.photo).rgb, threshold, without)
 
     def find_labels(self, fields: Fields) -> tuple[list[str], str]:
         """The labels that CLIP itself sees, and what is to be said of them."""

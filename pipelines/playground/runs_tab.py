@@ -30,11 +30,13 @@ def run_tab(gr: Any, blocks: Any, handlers: Handlers) -> None:
             if (button) trigger("pick", { picture: button.dataset.picture });
         });""",
     )
-    with gr.Row():
-        back = gr.Button("Previous page", size="sm", elem_id="back")
-        number = gr.Number(1, label="Page", minimum=1, precision=0, elem_id="page")
-        onward = gr.Button("Next page", size="sm", elem_id="onward")
-        again = gr.Button("Read the run again", size="sm", elem_id="again")
+    with gr.Row(elem_classes="pager"):
+        back = gr.Button("Previous page", size="sm", scale=0, min_width=130, elem_id="back")
+        number = gr.Number(
+            1, label="Page", minimum=1, precision=0, container=False, scale=0, min_width=70, elem_id="page"
+        )
+        onward = gr.Button("Next page", size="sm", scale=0, min_width=130, elem_id="onward")
+        again = gr.Button("Read the run again", size="sm", scale=0, min_width=170, elem_id="again")
     told = gr.HTML(elem_classes="piece", elem_id="run-told")
     mender = gr.HTML(
         "",

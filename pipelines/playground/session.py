@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -40,9 +40,9 @@ class Asked:
     method: str = "clip-es"
     refine: tuple[str, ...] = ("affinity", "crf")
 
-    def with_method(self, method: str) -> Asked:
+    def with_method(self, method: str, refine: tuple[str, ...]) -> Asked:
         """The same of another method."""
-        return replace(self, method=method)
+        return replace(self, method=method, refine=refine)
 
 
 class Playground:
@@ -84,12 +84,22 @@ class Playground:
                 return self._looks.put(asked, look(maker, located, before))
 
     def compare(self, asked: Asked, methods: Iterable[str]) -> Iterator[tuple[str, Look | ClipEsError]]:
-        """The same question to several methods; one that cannot answer does not stop the others."""
+        """The same question to several methods, each with the refiners it takes; one that cannot answer does not stop
+        the others."""
         for method in methods:
+            taken = self.taken(method, asked.refine)
             try:
-                yield method, self.look(asked.with_method(method))
+                yield method, self.look(asked.with_method(method, taken))
             except ClipEsError as error:
                 yield method, error
+
+    def taken(self, method: str, refine: Sequence[str]) -> tuple[str, ...]:
+        """The refiners without those that make the maps of this method worse, which a run would refuse."""
+        row = METHODS.find(method, "the methods")
+        if row.on_grid(getattr(self.config.methods, row.flag)):
+            return tuple(refine)
+        on_patches = _grid_refiners(refine)
+        return tuple(name for name in refine if name not in on_patches)
 
     def find_labels(self, photo_key: str, words: Words) -> Mapping[str, float]:
         """The labels that CLIP itself sees, each with its confidence, the surest first."""
@@ -145,7 +155,7 @@ class Playground:
         return self._makers.put(key, maker)
 
 
-def _grid_refiners(names: tuple[str, ...]) -> tuple[str, ...]:
+def _grid_refiners(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in names if REFINERS.find(name, "the refiners").grid != "pixels")
 
 

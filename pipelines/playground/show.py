@@ -19,6 +19,7 @@ from clip_es.pipelines.playground.colours import (
     at_size,
     change,
     data_uri,
+    grown,
     heat,
     heat_css,
     marks,
@@ -70,9 +71,13 @@ def steps(look: Look, rgb: UInt8[np.ndarray, "h w 3"]) -> str:
 
 
 def comparison(
-    found: Sequence[tuple[str, Look | ClipEsError]], rgb: UInt8[np.ndarray, "h w 3"], threshold: float | None
+    found: Sequence[tuple[str, Look | ClipEsError]],
+    rgb: UInt8[np.ndarray, "h w 3"],
+    threshold: float | None,
+    without: Mapping[str, Sequence[str]],
 ) -> str:
-    """The masks of several methods side by side, each compared with the first."""
+    """The masks of several methods side by side, each compared with the first; `without`: the refiners that were left
+    out for a method because it does not take them."""
     first = next((look for _, look in found if isinstance(look, Look)), None)
     columns: list[dict[str, Any]] = []
     for name, look in found:
@@ -82,6 +87,7 @@ def comparison(
         used = look.threshold if threshold is None else threshold
         alike = None if first in (None, look) else float((look.decided == first.decided).mean())
         told = {"title": METHODS[name].title, "error": "", "alike": alike, "stages": _told_seconds(look)}
+        told["without"] = ", ".join(without.get(name, ()))
         columns.append(told | _mask(look, rgb, used, _SMALL))
     return _piece("comparison", columns=columns)
 
@@ -136,14 +142,15 @@ def legend(labels: Sequence[int], names: Mapping[int, str], shown: Mapping[int, 
 def _mask(look: Look, rgb: np.ndarray, threshold: float, side: int) -> dict[str, Any]:
     labels = look.labels(threshold)
     small = shrunk(rgb, side)
+    large = grown(small, side)  # a border one pixel wide would be as coarse as the picture
     shown = marks([k + 1 for k in look.class_ids])
-    view = at_size(labels, (small.shape[0], small.shape[1]))
+    view = at_size(labels, (large.shape[0], large.shape[1]))
     counts = np.bincount(labels.ravel(), minlength=256) / labels.size
     order = [0, *(k + 1 for k in look.class_ids), UNDECIDED]
     rows = legend(order, dict(zip((k + 1 for k in look.class_ids), look.names, strict=True)), shown)
     for row in rows:
         row["share"] = float(counts[row["label"]])
-    return {"mask": data_uri(overlay(small, view, shown)), "picture": data_uri(small), "legend": rows}
+    return {"mask": data_uri(overlay(large, view, shown)), "picture": data_uri(small), "legend": rows}
 
 
 def _told_seconds(look: Look) -> list[tuple[str, float]]:

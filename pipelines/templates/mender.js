@@ -108,6 +108,7 @@ async function load(text) {
   labels = base.slice();
   const board = canvas();
   board.width = task.width; board.height = task.height;
+  find(".board").style.maxWidth = `min(960px, calc(85vh * ${task.width / task.height}))`;  // all of it in the window
   cursor = [task.width / 2, task.height / 2];
   const select = find("select.label"), before = select.value;
   select.replaceChildren(...task.labels.map(([label, name]) => new Option(name, label)));

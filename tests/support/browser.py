@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -13,18 +14,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import pytest
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None)
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next((found for name in _NAMES if (found := shutil.which(name))), None)
 DRIVER = shutil.which("chromedriver")
 
+_INSTALLED = None not in (CHROMIUM, DRIVER, importlib.util.find_spec("selenium"))
+
 needs_browser = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None,
-    reason="Chromium and its driver are not installed (Debian: apt-get install chromium chromium-driver)",
+    not _INSTALLED,
+    reason="Chromium, its driver or selenium is not installed (Debian: apt-get install chromium chromium-driver)",
 )
 
 _ARGUMENTS = (
@@ -38,17 +43,26 @@ _ARGUMENTS = (
     "--disable-sync",
     "--disable-dev-shm-usage",
     "--disable-extensions",
+    # A page that was left would keep its connections to the server, of which a browser has six.
+    "--disable-features=BackForwardCache",
     "--force-color-profile=srgb",
+    # A window behind another one works on as if it were looked at; otherwise its timers and pictures stand still.
+    "--disable-background-timer-throttling",
+    "--disable-backgrounding-occluded-windows",
+    "--disable-renderer-backgrounding",
 )
 
-_FOUND_BUSY = 300
-"""Seconds that something may take on a machine with many tests at once."""
+_FOUND_BUSY = 90
+"""Seconds that something may take on a machine with many tests at once; a server, which is a program of its own, has
+longer."""
 
 
 @contextlib.contextmanager
 def chromium(size: tuple[int, int] = (1280, 1500)) -> Iterator[Any]:
-    """A window with a fresh profile; closed at the end."""
+    """A window with a fresh profile; closed at the end. A test is skipped where a Chromium is installed but cannot be
+    started: one of another version than its driver, or one that is a stand-in for a snap."""
     from selenium import webdriver
+    from selenium.common.exceptions import WebDriverException
     from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()
@@ -56,9 +70,13 @@ def chromium(size: tuple[int, int] = (1280, 1500)) -> Iterator[Any]:
     for argument in (*_ARGUMENTS, f"--window-size={size[0]},{size[1]}"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    options.add_experimental_option("perfLoggingPrefs", {"enableNetwork": True, "enablePage": False})
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options.add_argument(f"--user-data-dir={profile}")
-        driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+        try:
+            driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+        except WebDriverException as error:
+            pytest.skip(f"Chromium cannot be started here: {str(error).splitlines()[0]}")
         driver.set_page_load_timeout(_FOUND_BUSY)
         try:
             yield driver
@@ -77,7 +95,7 @@ def until(condition: Callable[[], Any], seconds: float = _FOUND_BUSY, what: str 
                 return found
         except (WebDriverException, AssertionError, IndexError) as error:
             last = f": {error}"
-        time.sleep(0.1)
+        time.sleep(0.2)
     raise AssertionError(f"{what} did not come within {seconds} seconds{last}")
 
 
@@ -93,18 +111,38 @@ def requests(driver: Any) -> list[str]:
     return [url for url in found if urlparse(url).scheme not in {"data", "blob", "about", "chrome"}]
 
 
+def violations(driver: Any) -> list[list]:
+    """What axe-core finds in the page against WCAG 2 A and AA: the rule, and the elements that break it."""
+    if not driver.execute_script("return Boolean(window.axe)"):
+        driver.execute_script((files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8"))
+    driver.set_script_timeout(_FOUND_BUSY)
+    return driver.execute_async_script(
+        """const done = arguments[0];
+        axe.run(document, { runOnly: ["wcag2a", "wcag2aa"] }).then(found => done(found.violations.map(one =>
+            [one.id, one.nodes.map(node => node.html.slice(0, 200))])), error => done([[String(error), []]]));"""
+    )
+
+
 class Server:
     """`clip-es ui` in a process of its own."""
 
-    def __init__(self, *words: str, port: int | None = None, log: Path) -> None:
-        self.port, self.log = port or _free_port(), log
-        code = "import sys; from clip_es.pipelines.cli import main; sys.exit(main())"
-        command = [sys.executable, "-c", code, "ui", *words, "--port", str(self.port)]
-        around = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        with log.open("ab") as file:
-            self.process = subprocess.Popen(command, stdout=file, stderr=file, env=around)
+    def __init__(self, *words: str, log: Path) -> None:
+        self.words, self.port, self.log = words, _free_port(), log
         self.address = f"http://127.0.0.1:{self.port}/"
-        until(self._answers, what="the server")
+        self.start()
+
+    def start(self) -> None:
+        """Start it, or start it again under the same address, and wait until it answers."""
+        code = "import sys; from clip_es.pipelines.cli import main; sys.exit(main())"
+        command = [sys.executable, "-c", code, "ui", *self.words, "--port", str(self.port)]
+        around = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        with self.log.open("ab") as file:
+            self.process = subprocess.Popen(command, stdout=file, stderr=file, env=around)
+        try:
+            until(self._answers, 3 * _FOUND_BUSY, "the server")
+        except BaseException:
+            self.kill()
+            raise
 
     def _answers(self) -> bool:
         if self.process.poll() is not None:
@@ -118,9 +156,14 @@ class Server:
         self.process.kill()
         self.process.wait()
 
+    @property
+    def runs(self) -> bool:
+        """Whether the process is there."""
+        return self.process.poll() is None
+
     def stop(self) -> int:
         """As Ctrl-C would; returns the exit code."""
-        if self.process.poll() is None:
+        if self.runs:
             self.process.send_signal(signal.SIGINT)
             try:
                 self.process.wait(60)

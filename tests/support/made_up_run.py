@@ -28,12 +28,20 @@ class MadeUpRun:
     confidence: dict[str, np.ndarray]
 
 
-def make_run(root: Path, count: int = 8, *, side: int = 48, seed: int = 0, vocabulary: str | None = None) -> MadeUpRun:
+def make_run(
+    root: Path,
+    count: int = 8,
+    *,
+    side: int = 48,
+    seed: int = 0,
+    vocabulary: str | None = None,
+    classes: tuple[str, str, str] = CLASSES,
+) -> MadeUpRun:
     """Pictures `0.plain`, `1.plain`, ... with masks of blobs, holes, single pixels, and 255 at their borders."""
     rng = np.random.default_rng(seed)
     made = MadeUpRun(root / "run", root / "images", {}, {}, {})
     made.images.mkdir(parents=True)
-    about = {"vocabulary": vocabulary} if vocabulary else {"classes": CLASSES}
+    about = {"vocabulary": vocabulary} if vocabulary else {"classes": classes}
     with RunStore.open(made.run, {"made": "up"}, about={**about, "images": [str(made.images)]}) as store:
         for number in range(count):
             kind, _, suffix = (KINDS[number] if number < len(KINDS) else "plain.jpg").partition(".")

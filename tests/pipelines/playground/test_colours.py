@@ -7,7 +7,17 @@ import itertools
 import numpy as np
 import pytest
 
-from clip_es.pipelines.playground.colours import OKABE_ITO, Mark, at_size, borders, change, heat, marks, overlay
+from clip_es.pipelines.playground.colours import (
+    OKABE_ITO,
+    Mark,
+    at_size,
+    borders,
+    change,
+    grown,
+    heat,
+    marks,
+    overlay,
+)
 
 # Machado, Oliveira and Fernandes (2009), severity 1.0, for linear RGB.
 SEEN_BY = {
@@ -53,6 +63,12 @@ def test_an_overlay_darkens_background_and_draws_borders():
     assert out[0, 0].tolist() == [45, 45, 45]
     assert out[0, 2].tolist() == [24, 24, 28]
     assert out[0, 4].tolist() == [int(35 + 0.65 * part) for part in OKABE_ITO[0]]
+
+
+def test_a_small_picture_grows_by_a_whole_number_and_a_large_one_stays():
+    assert grown(np.zeros((40, 100, 3), np.uint8), 720).shape == (280, 700, 3)
+    assert grown(np.zeros((700, 500, 3), np.uint8), 720).shape == (700, 500, 3)
+    assert grown(np.zeros((900, 500, 3), np.uint8), 720).shape == (900, 500, 3)
 
 
 def test_labels_keep_their_values_at_another_size():

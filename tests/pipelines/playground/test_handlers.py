@@ -56,6 +56,25 @@ def test_an_upload_that_is_no_picture_gets_a_message(handlers, tmp_path):
     assert handlers.upload(None)[0] is None
 
 
+def test_a_scene_is_drawn_for_weights_that_know_scenes(handlers):
+    assert handlers.draws
+    photo, names, told = handlers.draw()
+    assert f"{photo.size_hw[1]} x {photo.size_hw[0]} pixels" in told
+    assert 2 <= len(names) == len(set(names))
+    assert handlers.look(fields(photo.key, names)).mask
+    assert [path.name for path in handlers.playground.uploads.folder.iterdir()] == [photo.path.name]
+    handlers.weights = "ViT-B/16"
+    assert not handlers.draws
+
+
+def test_a_method_that_does_not_take_a_refiner_is_compared_without_it(handlers, bring):
+    key, names = bring(1)
+    found = handlers.compare(fields(key, names, ("affinity", "par")), ["clip-es", "patch-text"], None)
+    assert found.count("<figure") == 2
+    assert found.count("Without affinity, which it does not take.") == 1
+    assert handlers.playground.taken("clip-es", ("affinity", "par")) == ("affinity", "par")
+
+
 def test_clipseg_is_asked_in_words(handlers, bring):
     key, names = bring(2)
     told = handlers.ask(key, f"{names[0]}\n{HOSTILE}\n", None, None, 0.0, 0.3)
