@@ -52,7 +52,7 @@ _ARGUMENTS = (
     "--disable-renderer-backgrounding",
 )
 
-_FOUND_BUSY = 90
+_FOUND_BUSY = 180
 """Seconds that something may take on a machine with many tests at once; a server, which is a program of its own, has
 longer."""
 
