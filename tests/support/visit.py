@@ -75,6 +75,10 @@ class Visit:
         """Drop a file on a field."""
         until(lambda: self.all(f"#{field} input[type=file]"), what=f"the field {field}")[0].send_keys(str(path))
 
+    def has(self, field: str, name: str) -> None:
+        """Until a field shows the name of the file it was given; the suffix stands in a piece of its own."""
+        until(lambda: name in "".join(self.text(f"#{field}").split()), what=f"{name} in {field}")
+
     def label(self, *names: str) -> None:
         """Type labels, each with Enter."""
         from selenium.webdriver.common.keys import Keys
