@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from io import BufferedWriter, BytesIO
 from pathlib import Path
 
@@ -87,13 +88,18 @@ def palette() -> UInt8[np.ndarray, "256 3"]:
     return colours
 
 
+@cache
+def _palette_bytes() -> bytes:
+    return palette().tobytes()
+
+
 def write_mask(
     file: str | Path | BytesIO | BufferedWriter, labels: UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]
 ) -> None:
     """Save labels as a PNG of mode P with the VOC palette; 16-bit labels as 16 bits of grey."""
     image = Image.fromarray(labels)
     if labels.dtype == np.uint8:
-        image.putpalette(palette().tobytes())
+        image.putpalette(_palette_bytes())
     image.save(file, format="PNG")
 
 

@@ -88,6 +88,10 @@ class Place:
         """A file to be read from bit by bit, from any position. Raises DataError."""
         raise NotImplementedError
 
+    def arrow_file(self, name: str) -> Any:
+        """The same as pyarrow's own kind of file. Raises DataError, ConfigError: pyarrow is missing."""
+        return self.opened(name)
+
     def write(self, name: str, data: bytes, *, replace: bool = True) -> bool:
         """Write a file: whoever reads sees all of it or none. Without `replace` one that is there stays.
 
@@ -168,6 +172,20 @@ class Folder(Place):
         except OSError as error:
             raise _unreadable(self.at(name), error) from error
 
+    def arrow_file(self, name: str) -> Any:
+        """A file to be read from by pyarrow."""
+        self.size(name)
+        try:
+            import pyarrow
+
+            return pyarrow.OSFile(self.at(name))
+        except ImportError as error:
+            raise ConfigError(
+                "Parquet needs the extra `storage`", where=self.at(name), next_step="pip install 'clip-es[storage]'"
+            ) from error
+        except OSError as error:
+            raise _unreadable(self.at(name), error) from error
+
     def write(self, name: str, data: bytes, *, replace: bool = True) -> bool:
         """Write a file, and its folder where there is none."""
         path = self._path(name)
@@ -202,8 +220,9 @@ class Remote(Place):
         """As `Place.files`."""
         from pyarrow import fs
 
+        inner = _inner(below, self.address) if below else ""
         system, top = _connected(self.address)
-        where = f"{top}/{_inner(below, self.address)}" if below else top
+        where = f"{top}/{inner}" if inner else top
         try:
             found = system.get_file_info(fs.FileSelector(where, recursive=True, allow_not_found=True))
         except _TROUBLES as error:
@@ -211,15 +230,15 @@ class Remote(Place):
         if len(found) > _MANY:
             raise DataError("holds too many files", where=self.address, expected=f"at most {_MANY:,}")
         # Some systems begin a path with a slash that the top does not have.
-        inner = len(top.strip("/")) + 1
-        files = (Stored(info.path.strip("/")[inner:], info.size or 0) for info in found if info.is_file)
+        start = len(top.strip("/")) + 1
+        files = (Stored(info.path.strip("/")[start:], info.size or 0) for info in found if info.is_file)
         yield from sorted(file for file in files if file.name)
 
     def size(self, name: str) -> int:
         """Bytes of a file."""
-        system, top = _connected(self.address)
+        system, path = self._found(name)
         try:
-            info = system.get_file_info(f"{top}/{_inner(name, self.address)}")
+            info = system.get_file_info(path)
         except _TROUBLES as error:
             raise _unreadable(self.at(name), error) from error
         if not info.is_file:
@@ -237,18 +256,17 @@ class Remote(Place):
 
     def opened(self, name: str) -> Any:
         """A file to be read from."""
-        system, top = _connected(self.address)
+        system, path = self._found(name)
         try:
-            return system.open_input_file(f"{top}/{_inner(name, self.address)}")
+            return system.open_input_file(path)
         except _TROUBLES as error:
             raise _unreadable(self.at(name), error) from error
 
     def write(self, name: str, data: bytes, *, replace: bool = True) -> bool:
         """Write a file: object storage shows it once it has all of it."""
+        system, path = self._found(name)
         if not replace and self.has(name):
             return False
-        system, top = _connected(self.address)
-        path = f"{top}/{_inner(name, self.address)}"
         try:
             if system.type_name not in ("s3", "gcs"):  # these know no folders
                 system.create_dir(str(PurePosixPath(path).parent), recursive=True)
@@ -265,13 +283,19 @@ class Remote(Place):
 
     def remove(self, name: str) -> None:
         """Remove a file."""
-        system, top = _connected(self.address)
+        system, path = self._found(name)
         try:
-            system.delete_file(f"{top}/{_inner(name, self.address)}")
+            system.delete_file(path)
         except FileNotFoundError:
             return
         except _TROUBLES as error:
             raise StoreError("cannot be removed", where=self.at(name), found=_told(error)) from error
+
+    def _found(self, name: str) -> tuple[Any, str]:
+        """The file system, and the path of a file there. Raises DataError, ConfigError."""
+        inner = _inner(name, self.address)
+        system, top = _connected(self.address)
+        return system, f"{top}/{inner}"
 
 
 _TROUBLES = (OSError, ValueError, NotImplementedError, RuntimeError)

@@ -34,6 +34,7 @@ SOURCES: dict[str, tuple[str, str]] = {
     "cityscapes": ("CityscapesSource", "Cityscapes, an evaluation set of 19 classes"),
     "context": ("ContextSource", "Pascal Context, an evaluation set of 59 classes"),
     "folder": ("FolderSource", "your own pictures: a table of labels, sub-folders, or no labels"),
+    "shards": ("ShardsSource", "pictures in tars (webdataset) or Parquet, on a disk or on object storage"),
     "huggingface": ("HuggingFaceSource", "a data set that `datasets` loads, from a folder or the Hub"),
     "scenes": ("ScenesSource", "the drawn world that ships with the package"),
 }

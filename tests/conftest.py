@@ -86,3 +86,12 @@ def tiny_cliper() -> Callable:
     from tiny_tower import tiny
 
     return tiny
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """The address of a bucket on a server of this machine that answers as S3 does."""
+    from s3 import s3_server
+
+    with s3_server() as address:
+        yield address

@@ -9,6 +9,7 @@ from clip_es.records.dataset import ClassId, Dataset, OnBadLabel, Problem, Use
 from clip_es.records.evaluation_sets import ade20k, cityscapes, context
 from clip_es.records.folder import folder
 from clip_es.records.packed_records import Records
+from clip_es.records.stored.shards import shards
 from clip_es.records.voc import voc
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "coco_instances",
     "context",
     "folder",
+    "shards",
     "voc",
 ]

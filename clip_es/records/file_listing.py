@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -30,6 +30,14 @@ SEPARATOR = "__"
 """Stands in an image id for the / of a sub-folder."""
 
 
+class Origin(Protocol):
+    """Where pictures come from that are no files of this machine."""
+
+    def picture(self, name: str) -> Any:
+        """The picture of a row (`clip_es.given.Elsewhere`), from what the row says of its file."""
+        ...
+
+
 class Place(NamedTuple):
     """Where files lie, and how they end."""
 
@@ -37,6 +45,8 @@ class Place(NamedTuple):
     suffix: str
     prefix: int = 0
     """Characters of the id that name the sub-folder."""
+    origin: Origin | None = None
+    """What fetches the pictures, where `folder` is not one of this machine."""
 
     def path(self, image_id: str) -> Path:
         """The file of an id."""

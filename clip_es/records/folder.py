@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from clip_es.errors import DataError
 from clip_es.records.dataset import At, ClassId, Dataset, Entry, Labels, LeftOut, OnBadLabel, check_id, collect, refuse
 from clip_es.records.elsewhere import tails
-from clip_es.records.file_listing import MASKS, PICTURES, SEPARATOR, Listing, Place, Tree, picture_names
+from clip_es.records.file_listing import MASKS, PICTURES, SEPARATOR, Listing, Place, Tree
 from clip_es.records.labels.formats import open_labels
 from clip_es.records.labels.lines import Asked, LabelTable, Line, Lines
 from clip_es.records.packed_records import Records, Row
+from clip_es.records.stored.pictures import FilesOf, StoredTree, names_below
 from clip_es.records.text_files import check_inside, printable
+from clip_es.storage import address_of
 
 WORDS = ("subfolders", "auto", "none")
 """What may stand in place of a table: labels from the names of the sub-folders; no labels at all (the last two)."""
@@ -31,7 +33,7 @@ def folder(
     labels_format: str | None = None,
     label_field: str | None = None,
 ) -> Dataset:
-    """Read pictures and labels.
+    """Read pictures and labels. `images` is a folder, or an address on object storage.
 
     `labels` is a file, a folder or a zip archive of any format of `LABEL_FORMATS` (`labels_format` names it where it
     is not to be found out, `label_field` the column or field with the labels), `subfolders` (the first folder below
@@ -46,24 +48,26 @@ def folder(
     Raises DataError: a folder or the file is missing, its format is not known, or nothing is listed. What is wrong
     with one entry becomes a row of `Dataset.problems`.
     """
-    images = Path(images)
-    for path in filter(None, (images, Path(truth) if truth is not None else None)):
+    images, address = Path(images), address_of(images)
+    tree = StoredTree(address) if address else None
+    for path in filter(None, (None if tree else images, Path(truth) if truth is not None else None)):
         if not path.is_dir():
             raise DataError("is not a folder", where=path, next_step="Check the path.")
     word = str(labels) if str(labels) in WORDS else None
     labelled = labelled and word not in {"auto", "none"}
     table = images if word else Path(labels)
     file = (
-        LabelTable(_pictures(images, word), class_id, partial(At, table.name, "picture"))
+        LabelTable(_pictures(images, word, names_below(images, tree)), class_id, partial(At, table.name, "picture"))
         if word
         else open_labels(
-            table, Asked(class_id, class_count, partial(picture_names, images), label_field), labels_format
+            table, Asked(class_id, class_count, partial(names_below, images, tree), label_field), labels_format
         )
     )
     lookup = Labels(file.class_id, on_bad_label, labelled)
     records = Records()
     masks = Listing(Path(truth), suffixes=MASKS, nested=True) if truth is not None else None
-    finder = _Finder(images)
+    finder = _Finder(images, tree)
+    origin = FilesOf(tree.place) if tree else None
     find = (lambda inner: inner) if word else finder.anywhere if file.anywhere else finder
     where = file.where
     places: dict[str, int] = {}
@@ -94,8 +98,9 @@ def folder(
         check_id(image_id, where(number))
         place = places.get(suffix)
         if place is None:
-            place = places[suffix] = records.place(Place(images, suffix))
-        return Row(image_id, place, lookup.ids(line.labels, where(number)), None, "" if stem == image_id else stem)
+            place = places[suffix] = records.place(Place(images, suffix, 0, origin))
+        name = inner if origin else "" if stem == image_id else stem
+        return Row(image_id, place, lookup.ids(line.labels, where(number)), None, name)
 
     def entries() -> Iterator[Entry]:
         for number, line in file.lines:
@@ -111,9 +116,9 @@ def folder(
     return collect(f"folder {images.name}", entries(), lookup, records, find_truth, table, where)
 
 
-def _pictures(images: Path, word: str) -> Lines:
+def _pictures(images: Path, word: str, names: Iterable[str]) -> Lines:
     """Every picture of the folder, numbered."""
-    for number, name in enumerate(picture_names(images), start=1):
+    for number, name in enumerate(names, start=1):
         first, slash, _ = name.partition("/")
         if word == "subfolders" and not slash:
             yield (
@@ -132,9 +137,10 @@ def _pictures(images: Path, word: str) -> Lines:
 class _Finder:
     """From a tidy name in a table to a path below the folder: a file of that name, or a picture of that id."""
 
-    def __init__(self, images: Path) -> None:
-        self._tree = Tree(images)
-        self._by_id: Callable[[str], str | None] | None = None
+    def __init__(self, images: Path, stored: StoredTree | None = None) -> None:
+        self._images = images
+        self._tree = Tree(images) if stored is None else stored
+        self._by_id: Callable[[str], str | None] | None = None if stored is None else stored.by_id
 
     def anywhere(self, stated: str) -> str | None:
         """The picture whose path below the folder is what a stated path ends with, the longest such end."""
@@ -146,7 +152,7 @@ class _Finder:
         if PurePosixPath(name).suffix.lower() in PICTURES:
             return None
         if self._by_id is None:
-            self._by_id = _ids_below(self._tree.top)
+            self._by_id = _ids_below(self._images)
         return self._by_id(name.replace("/", SEPARATOR))
 
 

@@ -97,6 +97,9 @@ class Records(Sequence[ImageRecord]):
             raise IndexError(f"record {index} of {len(self)}")
         row = self.row(index % len(self))
         place = self.places[row.place]
+        if place.origin is not None:
+            picture = place.origin.picture(row.name)
+            return ImageRecord(row.image_id, place.path(row.image_id), row.class_ids, row.size_hw, picture)
         path = place.folder / (row.name + place.suffix) if row.name else place.path(row.image_id)
         return ImageRecord(row.image_id, path, row.class_ids, row.size_hw)
 

@@ -383,6 +383,8 @@ def score_run(out: Path, dataset: Dataset, vocabulary: Vocabulary) -> Evaluation
 
 def picture_folder(dataset: Dataset) -> str | None:
     """The folder that holds all pictures, for `clip-es train`; None where there are none."""
+    if dataset.records and dataset.records[0].image is not None:
+        return None  # They are on object storage or in shards.
     folders = {str(record.path.parent) for record in dataset.records}
     return str(Path(os.path.commonpath(folders)).resolve()) if folders else None
 

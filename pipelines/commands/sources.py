@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -26,6 +27,8 @@ from clip_es.records.file_listing import picture_names
 from clip_es.records.folder import image_id_of
 from clip_es.records.labels.names import label_names
 from clip_es.records.labels.rows import Unpacked, unpack
+from clip_es.records.stored.pictures import StoredTree
+from clip_es.storage import address_of
 from clip_es.types import UNDECIDED
 
 
@@ -321,7 +324,8 @@ class FolderSource(DataSource):
     vocabulary: ClassVar[str | None] = None
 
     images: Path
-    """Folder of the pictures; those of its sub-folders count too."""
+    """Folder of the pictures, or an address such as s3://bucket/pictures (extra `storage`); those of its sub-folders
+    count too."""
     labels: str = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
     """A file, folder or zip of labels in any known format, subfolders (named after the classes), auto or none: no
     labels are given."""
@@ -343,7 +347,7 @@ class FolderSource(DataSource):
         if vocabulary is not None:
             return load_vocabulary(vocabulary)
         if self.labels == "subfolders":
-            where, names = self.images, {name.split("/")[0] for name in picture_names(self.images) if "/" in name}
+            where, names = self.images, {name.split("/")[0] for name in self._picture_names() if "/" in name}
         elif self.label_source == "given":
             where = Path(self.labels)
             names = label_names(where, self.labels_format, self.label_field)
@@ -364,7 +368,11 @@ class FolderSource(DataSource):
         if self.labels in ("subfolders", "auto", "none"):
             return []
         listed = {record.image_id for record in dataset.records} | {problem.image_id for problem in dataset.problems}
-        return [name for name in picture_names(self.images) if image_id_of(name) not in listed]
+        return [name for name in self._picture_names() if image_id_of(name) not in listed]
+
+    def _picture_names(self) -> Iterable[str]:
+        address = address_of(self.images)
+        return StoredTree(address).names() if address else picture_names(self.images)
 
     def read(self, vocabulary: Vocabulary, reading: Reading) -> Dataset:
         """The records, with no class known where no labels are given; no size is stated."""
@@ -377,6 +385,41 @@ class FolderSource(DataSource):
             on_bad_label=reading.on_bad_label,
             labelled=reading.labelled,
             labels_format=self.labels_format,
+            label_field=self.label_field,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardsSource(DataSource):
+    """Pictures in tar files as webdataset reads them, or in Parquet, with or without labels beside them."""
+
+    vocabulary: ClassVar[str | None] = None
+
+    shards: tuple[str, ...]
+    """Files or addresses (extra `storage`), with * and {000..099} for several: s3://bucket/train-{0000..0099}.tar."""
+    image_field: str | None = None
+    """Column of Parquet with the bytes of the pictures; None: the only one."""
+    label_field: str | None = None
+    """Column, or key of the JSON beside a picture, with the labels; None: labels, label, classes, class or the like."""
+
+    def words(self, vocabulary: str | None) -> Vocabulary:
+        """The vocabulary that is named."""
+        if vocabulary is None:
+            raise ConfigError(
+                "which classes are to be looked for?",
+                expected="--vocabulary with a name, a file, or names such as cat,dog",
+            )
+        return load_vocabulary(vocabulary)
+
+    def read(self, vocabulary: Vocabulary, reading: Reading) -> Dataset:
+        """The records; no size is stated."""
+        return records.shards(
+            self.shards,
+            class_id=vocabulary.class_id,
+            class_count=len(vocabulary.classes),
+            on_bad_label=reading.on_bad_label,
+            labelled=reading.labelled,
+            image_field=self.image_field,
             label_field=self.label_field,
         )
 

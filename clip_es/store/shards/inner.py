@@ -65,7 +65,7 @@ def _row(file: str, start: int, length: int, process: int) -> ShardRow:
 def _table(file: str, process: int) -> tuple[Any, tuple[int, ...]]:
     """An opened Parquet file, and the first row of each of its groups, then the number of all."""
     place, name = place_and_name(file)
-    opened = tables.opened(place.opened(name), file)
+    opened = tables.opened(place.arrow_file(name), file)
     firsts = [0]
     for group in range(opened.num_row_groups):
         firsts.append(firsts[-1] + opened.metadata.row_group(group).num_rows)

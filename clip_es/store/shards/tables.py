@@ -45,15 +45,22 @@ def decode(data: bytes, where: str) -> Iterator[ShardRow]:
         yield from group_rows(file, group, where)
 
 
-def opened(file: Any, where: str) -> Any:
-    """A Parquet file with the columns of a shard. Raises DataError: none, or other columns."""
-    pyarrow, parquet = _libraries()
+def opened_file(file: Any, where: str) -> Any:
+    """Any Parquet file. Raises DataError: it is none, or damaged. ConfigError: pyarrow is missing."""
+    _, parquet = _libraries()
     try:
         found = parquet.ParquetFile(file)
-        kinds = dict(zip(found.schema_arrow.names, found.schema_arrow.types, strict=True))
+        _ = found.schema_arrow
     except Exception as error:  # pyarrow raises many kinds for damaged files.
         raise DataError("is no Parquet file", where=where, found=_told(error)) from error
-    wanted = _schema(pyarrow)
+    return found
+
+
+def opened(file: Any, where: str) -> Any:
+    """A Parquet file with the columns of a shard. Raises DataError: none, or other columns."""
+    found = opened_file(file, where)
+    kinds = dict(zip(found.schema_arrow.names, found.schema_arrow.types, strict=True))
+    wanted = _schema(_libraries()[0])
     wrong = [f"{each.name} {kinds.get(each.name, 'missing')}" for each in wanted if kinds.get(each.name) != each.type]
     if wrong:
         raise DataError(

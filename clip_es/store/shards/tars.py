@@ -73,6 +73,7 @@ def places(file: Any, size: int, where: str, whole: bool = True) -> Iterator[tup
     Without `whole` the zeros at its end may be missing, as in a part that is cut out between two members.
     Raises DataError: no tar, damaged, cut off, or a file larger than `LARGEST_PART`.
     """
+    file.seek(0)
     try:
         # Compression would have to be undone from the start for every picture.
         with tarfile.open(fileobj=_Headers(file), mode="r:") as archive:
