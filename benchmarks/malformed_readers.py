@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import malformed_mutations as spoilt
+import malformed_shards
 import numpy as np
 import torch
 from PIL import Image, features
@@ -741,6 +742,21 @@ READERS = (
     Reader("edited COCO JSON", "edited.json", coco_edit_seeds, edited("coco-rle"), spoilt.below_json),
     Reader("edited labelme JSON", "a.json", labelme_edit_seeds, edited("labelme"), spoilt.below_json),
     Reader("edited Label Studio", "a.json", label_studio_edit_seeds, edited("label-studio"), spoilt.below_json),
+    Reader(
+        "picture tar", "t.tar", malformed_shards.picture_tars, malformed_shards.pictures, malformed_shards.below_tar
+    ),
+    Reader("picture Parquet", "t.parquet", malformed_shards.picture_tables, malformed_shards.pictures),
+    Reader(
+        "result tar",
+        "t.tar",
+        malformed_shards.result_seeds("webdataset"),
+        malformed_shards.results("webdataset"),
+        malformed_shards.below_tar,
+    ),
+    Reader(
+        "result Parquet", "t.parquet", malformed_shards.result_seeds("parquet"), malformed_shards.results("parquet")
+    ),
+    Reader("shard entry", "e.json", malformed_shards.entry_seeds, malformed_shards.entry, spoilt.below_json),
     Reader("CLIP safetensors", "clip.safetensors", safetensors_seeds, weights, spoilt.below_safetensors),
     Reader("CLIP torch file", "clip.pt", torch_seeds, weights, spoilt.below_zip),
     Reader("CLIP TorchScript", "clip.pt", script_seeds, weights, spoilt.below_zip),
