@@ -3,7 +3,8 @@
 python benchmarks/chains.py [--scenes 300] [--seed 2026] [--methods clip-es cliper clipseg] [--out FILE.json]
 
 The default scenes are those of `clip-es ladder`, which no training saw. Nothing here is chosen on their truth: CLIPer's
-settings for scenes (`--preset cliper-scenes`) were chosen on 28 others, of seeds 77 and 78. Seconds are CPU time of one thread.
+settings for scenes (`--preset cliper-scenes`) were chosen on 28 others, of seeds 77 and 78. Seconds are CPU time of one
+thread.
 """
 
 from __future__ import annotations
