@@ -412,6 +412,6 @@ def test_each_step_is_worth_its_place_on_drawn_scenes(scenes):
     found = {name: label_scores(np.stack(row), present).mean_average_precision for name, row in rows.items()}
     assert found["patch"] < found["carried"]
     assert found["patch"] < found["whole"]
-    assert found["whole"] > 0.8
-    assert label_scores(np.stack(told), present).f1 > 0.7
+    assert found["whole"] > 0.85
+    assert label_scores(np.stack(told), present).f1 > 0.75
     assert reliability(np.stack(told), present).error < 0.05

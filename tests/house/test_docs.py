@@ -167,8 +167,8 @@ def test_the_tutorial_runs(tmp_path):
     printed = "".join(o.get("text", "") for cell in notebook.cells for o in cell.get("outputs", []))
     good = re.search(r"([\d.]+)% of the decided pixels are correct", printed)
     assert good
-    assert float(good.group(1)) > 97
+    assert float(good.group(1)) > 95
     miou = re.search(r"miou\D+([\d.]+)", printed)
     assert miou
-    assert float(miou.group(1)) > 40
+    assert float(miou.group(1)) > 55
     assert (tmp_path / "tutorial/run/report.html").stat().st_size > 10_000

@@ -290,7 +290,7 @@ def test_the_shipped_models_find_the_labels_of_fresh_scenes(shipped):
         best = (text @ image).topk(len(scene.class_ids)).indices.tolist()
         found.append(len({*best} & {*scene.class_ids}) / len(scene.class_ids))
     # Guessing finds about one label in thirteen.
-    assert np.mean(found) > 0.5
+    assert np.mean(found) > 0.6
 
 
 def test_the_untrained_model_follows_from_the_seed():

@@ -403,7 +403,7 @@ def test_the_shipped_decoder_finds_what_it_was_never_told(shipped):
     for part in ("names", "synonyms", "places"):
         data = ScenePhrases(ScenePhrasesConfig(24, 2026, part=part, split="val"))
         found[part] = score_phrases(*shipped, data, prompt="{}").best("miou")[0]
-    assert min(found.values()) > 0.15, found
+    assert min(found.values()) > 0.3, found
 
 
 def test_an_example_is_asked_for_with_its_mask(shipped, tmp_path, capsys):
