@@ -96,10 +96,8 @@ class Playground:
     def taken(self, method: str, refine: Sequence[str]) -> tuple[str, ...]:
         """The refiners without those that make the maps of this method worse, which a run would refuse."""
         row = METHODS.find(method, "the methods")
-        if row.on_grid(getattr(self.config.methods, row.flag)):
-            return tuple(refine)
-        on_patches = _grid_refiners(refine)
-        return tuple(name for name in refine if name not in on_patches)
+        refused = row.refuses(getattr(self.config.methods, row.flag))
+        return tuple(name for name in refine if name not in refused)
 
     def find_labels(self, photo_key: str, words: Words) -> Mapping[str, float]:
         """The labels that CLIP itself sees, each with its confidence, the surest first."""
@@ -155,7 +153,7 @@ class Playground:
         return self._makers.put(key, maker)
 
 
-def _grid_refiners(names: Sequence[str]) -> tuple[str, ...]:
+def _grid_refiners(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in names if REFINERS.find(name, "the refiners").grid != "pixels")
 
 
