@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from http.client import HTTPConnection, HTTPException
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -147,8 +149,10 @@ class Server:
     def _answers(self) -> bool:
         if self.process.poll() is not None:
             raise RuntimeError(f"the server has ended: {self.log.read_text()}")
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
-            return True
+        with contextlib.suppress(OSError, HTTPException):
+            asked = HTTPConnection("127.0.0.1", self.port, timeout=5)
+            asked.request("GET", "/alive")
+            return asked.getresponse().status == 204
         return False
 
     def kill(self) -> None:
@@ -179,6 +183,10 @@ class Server:
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    """Below those that the system gives to connections: one that asks for a port again and again, before anything
+    listens there, would sooner or later be given that port and be connected with itself."""
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no free port")
