@@ -149,8 +149,8 @@ class Server:
     def _answers(self) -> bool:
         if self.process.poll() is not None:
             raise RuntimeError(f"the server has ended: {self.log.read_text()}")
-        with contextlib.suppress(OSError, HTTPException):
-            asked = HTTPConnection("127.0.0.1", self.port, timeout=5)
+        asked = HTTPConnection("127.0.0.1", self.port, timeout=5)
+        with contextlib.closing(asked), contextlib.suppress(OSError, HTTPException):
             asked.request("GET", "/alive")
             return asked.getresponse().status == 204
         return False
