@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--iterations", type=int, default=300, help="of the segmenter that is extended")
     parser.add_argument("--steps", type=int, default=80, help="of a phase; the last takes half as many")
+    parser.add_argument("--choices", type=int, nargs="+", default=[0, 1], help="of the unseen classes")
     parser.add_argument("--rows", nargs="+", help="only these, and those they begin with")
     parser.add_argument("--development", action="store_true", help="other pictures and other unseen classes")
     args = parser.parse_args()
@@ -132,6 +133,7 @@ def main() -> None:
     stages = [
         Stage(drawn, work, choice, unseen, args.iterations)
         for choice, unseen in enumerate(held_out(len(CLASSES), args.development))
+        if choice in args.choices
     ]
     for seed, name in order(args.seeds, chosen):
         for stage in stages:
