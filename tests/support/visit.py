@@ -59,6 +59,7 @@ class Visit:
         def gone() -> bool:
             found = [one for one in self.all("button[role=tab]") if one.text.strip() == name]
             for one in found:
+                self.run("arguments[0].scrollIntoView({ block: 'center' })", one)  # a banner may cover the edge
                 one.click()
                 return one.get_attribute("aria-selected") == "true"
             return False
