@@ -208,9 +208,7 @@ def test_parts_of_larger_regions_leave_where_they_lie_inside_one_of_them():
     inside, beside = np.zeros((4, 10), bool), np.zeros((4, 10), bool)
     inside[:2, 6:8] = True  # in the half alone
     beside[:, 9:] = True
-    regions = replace(
-        Regions.from_masks(np.stack([inside, beside, half, whole])), levels=np.array([0, 0, 1, 2]), quality=np.ones(4)
-    )
+    regions = replace(Regions.from_masks(np.stack([inside, beside, half, whole])), levels=np.array([0, 0, 1, 2]))
     assert outermost(regions, 0.3).tolist() == [0, 1, 3]  # the half has left, so nothing holds what is inside it
     assert outermost(regions, 0.5).tolist() == [1, 2, 3]
     assert len(chosen(regions, RegionsConfig(most_inside=0.3))) == 3
