@@ -12,6 +12,8 @@ _FLAGS = {
     "prompts.synonyms": "--synonyms",
     "config.refine": "--refine",
     "config.method": "--method",
+    "config.encoder.dtype": "--dtype",
+    "config.encoder.activation": "--activation",
 }
 _FOLLOWS = ("supervision", "weakly_supervised")
 """Settings that others decide."""

@@ -86,6 +86,7 @@ def _differences(value: Any, default: Any, path: tuple[str, ...]) -> Iterator[tu
 
 
 def _words(path: tuple[str, ...], value: Any) -> list[str]:
+    path = ("encoder", "engine") if path == ("engine",) else path  # --engine is what runs a whole job
     *groups, name = (part.replace("_", "-") for part in path)
     flag = ".".join([*groups, name])
     if isinstance(value, bool):

@@ -112,7 +112,7 @@ def test_a_run_carries_engine_and_dtype_and_reports_the_agreement(pictures, tmp_
     page = (out / "report.html").read_text()
     assert "Agreement of int8 by onnx with float32 by torch" in page
     assert main([*asked, "--dtype", "float32"]) == 2  # another arithmetic is another run
-    assert "--encoder.dtype" in capsys.readouterr().err
+    assert "--dtype" in capsys.readouterr().err
 
 
 def test_a_run_from_before_engines_can_be_continued(pictures, tmp_path):
@@ -137,6 +137,13 @@ def test_a_run_from_before_engines_can_be_continued(pictures, tmp_path):
     (out / "run.yaml").write_text(text.replace("    engine: torch\n", ""))
     assert main(asked) == 0
     assert main([*asked, "--encoder.engine", "onnx"]) == 2
+
+
+def test_the_command_line_of_the_playground_names_the_engine_of_the_encoder():
+    from clip_es.pipelines.playground.export import flags
+
+    config = replace(DEFAULT, encoder=EncoderConfig(engine="onnx", dtype="int8"))
+    assert flags(config) == ["--encoder.engine", "onnx", "--dtype", "int8"]
 
 
 def test_the_published_arithmetic_is_not_computed_by_onnx():

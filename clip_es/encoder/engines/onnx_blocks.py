@@ -25,7 +25,7 @@ from clip_es.encoder.engines.torch_blocks import TorchBlocks
 from clip_es.encoder.vit import VisionTower
 from clip_es.errors import WeightsError
 
-_WRITTEN = 1
+_WRITTEN = 2
 """Raised when `graph.py` writes other nodes for the same blocks."""
 
 TOLERANCE: dict[Arithmetic, float] = {"float32": 1e-3, "int8": 0.2}
