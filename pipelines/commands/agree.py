@@ -66,9 +66,9 @@ class Agree:
             return {}
         preset = find_preset(name)
         config = replace(preset.config, encoder=replace(preset.config.encoder, dtype="auto"))
-        given = {"weights": preset.weights, "vocabulary": preset.vocabulary}
-        given = {key: value for key, value in given.items() if value}
-        return {"default": cls(source=FolderSource(**required(FolderSource)), preset=name, config=config, **given)}
+        default = cls(source=FolderSource(**required(FolderSource)), preset=name, config=config)
+        default = replace(default, weights=preset.weights or default.weights)
+        return {"default": replace(default, vocabulary=preset.vocabulary or default.vocabulary)}
 
     def run(self) -> int:
         """Compare, print the figures; 1 where pictures failed or fewer pixels agree than asked for."""

@@ -140,12 +140,10 @@ class _Builder:
         x = self.add("Add", x, self._linear(f"{index}.out", attn.out_proj.weight, attn.out_proj.bias, mixed))
         exact = index < EXACT_MLPS
         hidden = self._normed_linear(f"{index}.fc", block.ln_2, mlp.c_fc.weight, mlp.c_fc.bias, x, exact=exact)
-        quick = isinstance(mlp.gelu, QuickGELU)
-        hidden = self.add(
-            *(("QuickGelu", hidden) if quick else ("Gelu", hidden)),
-            domain=_MICROSOFT,
-            **({"alpha": 1.702} if quick else {}),
-        )
+        if isinstance(mlp.gelu, QuickGELU):
+            hidden = self.add("QuickGelu", hidden, domain=_MICROSOFT, alpha=1.702)
+        else:
+            hidden = self.add("Gelu", hidden, domain=_MICROSOFT)
         left = self._linear(f"{index}.proj", mlp.c_proj.weight, mlp.c_proj.bias, hidden, exact)
         return self.add("Add", x, left, name=f"output.{index}"), weights
 
