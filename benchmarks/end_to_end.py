@@ -33,7 +33,7 @@ from skimage import data
 from clip_es.config.run import DEFAULT, EncoderConfig
 from clip_es.encoder import CLIP, Encoder, TowerSizes, build_encoder
 from clip_es.localize.gradcam.closed_form import Question, explain_autograd
-from clip_es.localize.gradcam.localizer import scale_twice
+from clip_es.scaling import scale_twice
 from clip_es.masks import write_mask
 from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.pipelines.masks.run import make_masks

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from functools import cache
 from io import BufferedWriter, BytesIO
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float, Float32, UInt8, UInt16
 from PIL import Image
+from torch import Tensor
 
 from clip_es.config.stages import MaskConfig
 from clip_es.errors import DataError, ShapeError
@@ -31,11 +34,10 @@ def decide(size_hw: tuple[int, int], maps: ClassMaps, config: MaskConfig) -> Pse
     without any class stays background. Raises ShapeError: a class id that an 8-bit mask cannot hold.
     Source: CLIP-ES, `eval_cam.py` and `eval_cam_with_crf.py`. Differs: confidence without a CRF is our addition.
     """
-    if any(k >= MAX_CLASSES for k in maps.class_ids):
-        raise ShapeError(
-            "an 8-bit mask cannot hold this class", expected=f"ids 0..{MAX_CLASSES - 1}", found=max(maps.class_ids)
-        )
+    _check_classes(maps.class_ids)
     scores = label_scores(upsample(maps, size_hw), config.background_power, config.half)
+    if maps.scores.device.type != "cpu":  # There `ClassMaps` does not look.
+        _check_probabilities(scores)
     names = np.array([0, *(k + 1 for k in maps.class_ids)], dtype=np.uint8)
     if not config.background and maps.class_ids:
         names, scores = names[1:], scores[1:]
@@ -48,6 +50,39 @@ def decide(size_hw: tuple[int, int], maps: ClassMaps, config: MaskConfig) -> Pse
         confidence /= scores.sum(axis=0, dtype=np.float32)
     labels = leave_open(decided, confidence, undecided_below(maps, config))
     return PseudoMask(labels=labels, confidence=confidence, class_ids=maps.class_ids, decided=decided)
+
+
+def decide_together(
+    probabilities: Float32[Tensor, "picture label h w"], class_ids: Sequence[tuple[int, ...]], config: MaskConfig
+) -> list[PseudoMask]:
+    """`decide` for the probabilities of several pictures, background first, on any device, from which is read once.
+
+    A picture with fewer labels than the most has zeros behind them. `config.background` must be on.
+    Raises ShapeError: a class id that an 8-bit mask cannot hold; probabilities outside 0..1.
+    """
+    _check_classes(k for ids in class_ids for k in ids)
+    pictures, labels, height, width = probabilities.shape
+    rows = [[0, *(k + 1 for k in ids), *[0] * (labels - 1 - len(ids))] for ids in class_ids]
+    names = torch.tensor(rows, dtype=torch.uint8).to(probabilities.device)
+    highest, at = probabilities.flatten(2).max(1)
+    packed = torch.cat([highest.flatten().view(torch.uint8), names.gather(1, at).flatten()]).cpu().numpy()
+    confidence, decided = np.split(packed, [4 * pictures * height * width])
+    confidence = confidence.view(np.float32).reshape(pictures, height, width)
+    _check_probabilities(confidence)
+    threshold = CRF_THRESHOLD if config.threshold is None else config.threshold
+    each = zip(class_ids, confidence, decided.reshape(confidence.shape), strict=True)
+    return [PseudoMask(leave_open(label, sure, threshold), sure, ids, decided=label) for ids, sure, label in each]
+
+
+def _check_classes(class_ids: Iterable[int]) -> None:
+    largest = max(class_ids, default=0)
+    if largest >= MAX_CLASSES:
+        raise ShapeError("an 8-bit mask cannot hold this class", expected=f"ids 0..{MAX_CLASSES - 1}", found=largest)
+
+
+def _check_probabilities(scores: np.ndarray) -> None:
+    if not ((scores >= 0) & (scores <= 1)).all():
+        raise ShapeError("class maps must lie in [0, 1]", found=f"{scores.min():.6g} .. {scores.max():.6g}")
 
 
 def undecided_below(maps: ClassMaps, config: MaskConfig) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -21,6 +22,14 @@ def min_max(x: Float[Tensor, "class gh gw"]) -> Float[Tensor, "class gh gw"]:
         return x
     x = x - x.amin(dim=(-2, -1), keepdim=True)
     return x / (1e-7 + x.amax(dim=(-2, -1), keepdim=True))
+
+
+def scale_twice(raw: Float[Tensor, "class gh gw"]) -> Float[Tensor, "class gh gw"]:
+    """ReLU, then twice (x - min) / (1e-7 + max(x - min)); zeros where nothing is positive.
+
+    Twice, because a raw map around 1e-7 has a maximum well below 1 after the first pass.
+    """
+    return min_max(min_max(raw.clamp(min=0)))
 
 
 def even_at(x: Float[Tensor, "*class gh gw"], threshold: float) -> Float[Tensor, "*class gh gw"]:
@@ -61,12 +70,13 @@ def resized(x: Float[Tensor, "class gh gw"], size_hw: tuple[int, int]) -> Float[
     """Maps in [0, 1] at another height and width: bilinear, half-pixel centres, edges repeated."""
     if len(x) == 0:
         return x.new_zeros((0, *size_hw))
-    rows, columns = (_weights(old, new).to(x) for old, new in zip(x.shape[1:], size_hw, strict=True))
+    rows, columns = (_weights(old, new, x.dtype, x.device) for old, new in zip(x.shape[1:], size_hw, strict=True))
     return (rows @ (x @ columns.T)).clamp(0, 1)
 
 
-def _weights(old: int, new: int) -> Float[Tensor, "new old"]:
-    """What each old sample gives to each new one. In float64: torch's own resize places samples in float32, which
+@lru_cache(maxsize=64)
+def _weights(old: int, new: int, kind: torch.dtype, device: torch.device) -> Float[Tensor, "new old"]:
+    """What each old sample gives to each new one. Made in float64: torch's own resize places samples in float32, which
     moves values by up to 2e-6 against OpenCV."""
     place = ((torch.arange(new, dtype=torch.float64) + 0.5) * (old / new) - 0.5).clamp(0, old - 1)
-    return (1 - (place[:, None] - torch.arange(old)).abs()).clamp(min=0)
+    return (1 - (place[:, None] - torch.arange(old)).abs()).clamp(min=0).to(device, kind)

@@ -204,7 +204,13 @@ class ClassMaps:
                 expected=list(self.scores.shape[1:]),
                 found=list(self.background.shape),
             )
-        if self.scores.numel() and not bool(((self.scores >= 0) & (self.scores <= 1)).all()):
+        # A look at the values would wait for the GPU, at every step of every picture: there they are looked at when
+        # they come to the CPU.
+        if (
+            self.scores.device.type == "cpu"
+            and self.scores.numel()
+            and not bool(((self.scores >= 0) & (self.scores <= 1)).all())
+        ):
             low, high = self.scores.aminmax()
             raise ShapeError("class maps must lie in [0, 1]", found=f"{float(low):.6g} .. {float(high):.6g}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -142,9 +143,10 @@ class Encoder:
         """Where the weights are, and all that is encoded."""
         return self.model.logit_scale.device
 
-    @property
+    @cached_property
     def logit_scale(self) -> float:
-        """Factor between a cosine and a logit; 100 in OpenAI's weights."""
+        """Factor between a cosine and a logit; 100 in OpenAI's weights. Read from the device once: a read waits for
+        all that was asked before."""
         return float(self.model.logit_scale.exp())
 
     @torch.no_grad()

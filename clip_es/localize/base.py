@@ -72,7 +72,8 @@ class Localizer(Protocol):
 
     One whose maps are each stretched to [0, 1], so that their heights say nothing, may say so by `stretches = True`:
     a threshold can then be found for each map from its own values. One that reads what another method has seen may say
-    so by `reads = EncodedImage`; two methods joined then share one pass of the encoder.
+    so by `reads = EncodedImage`; two methods joined then share one pass of the encoder. One that can look at several
+    pictures of one grid at once has `locate_together(seen, class_ids)`, a list of each, which a GPU is asked instead.
     """
 
     @property

@@ -7,7 +7,7 @@ for all labels of a picture at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from clip_es.config.bounds import check_within
 from clip_es.errors import ConfigError, ShapeError
-from clip_es.refine.base import Surroundings
+from clip_es.refine.base import GridRefinerTogether, Surroundings
+from clip_es.refine.box_masks import box_mask_on_device
 from clip_es.refine.words import carry
 from clip_es.scaling import min_max
 from clip_es.types import ClassMaps, EncodedImage, Picture
@@ -80,20 +81,66 @@ def spread(
     Source: CLIP-ES (CVPR 2023), section 3.3. Differs by default: boxes reach the border (`border="keep"`).
     """
     classes, rows, columns = maps.scores.shape
+    _check_grid(maps, attention)
+    values = _inside_boxes(maps.scores, config, box_threshold).reshape(classes, rows * columns).T  # [patch class]
+    unscaled = _carried(values, attention, config).T.reshape(classes, rows, columns)
+    return ClassMaps(scores=min_max(unscaled), class_ids=maps.class_ids, unscaled=unscaled)
+
+
+def spread_together(
+    maps: Sequence[ClassMaps],
+    attention: Float32[Tensor, "picture patch patch"],
+    config: AffinityConfig,
+    box_threshold: float,
+) -> list[ClassMaps]:
+    """`spread` for several pictures of one grid at once, in the same few operations as for one; no value is looked at.
+
+    Sums run in another order than for one picture. Raises ShapeError: maps and attention come from different grids.
+    """
+    for one, own in zip(maps, attention, strict=True):
+        _check_grid(one, own)
+    counts = [len(one.class_ids) for one in maps]
+    if not (most := max(counts, default=0)):
+        return list(maps)
+    scores = torch.cat([one.scores for one in maps])
+    # A row for each label, at the place of its picture; pictures with fewer labels carry zeros.
+    places = torch.tensor([most * picture + k for picture, count in enumerate(counts) for k in range(count)])
+    places = places.to(scores.device)
+    values = _inside_boxes(scores, config, box_threshold).flatten(1)
+    padded = values.new_zeros(most * len(maps), values.shape[1]).index_copy_(0, places, values)
+    carried = _carried(padded.unflatten(0, (len(maps), most)).mT, attention, config).mT.flatten(0, 1)
+    unscaled = carried.index_select(0, places).reshape(scores.shape)
+    each = zip(maps, min_max(unscaled).split(counts), unscaled.split(counts), strict=True)
+    return [ClassMaps(scores=scaled, class_ids=one.class_ids, unscaled=own) for one, scaled, own in each]
+
+
+def _check_grid(maps: ClassMaps, attention: Float32[Tensor, "patch patch"]) -> None:
+    rows, columns = maps.scores.shape[1:]
     if tuple(attention.shape) != (rows * columns, rows * columns):
         raise ShapeError(
             "maps and attention must come from the same grid",
             expected=f"attention [{rows * columns} {rows * columns}] for maps of [{rows} {columns}]",
             found=list(attention.shape),
         )
+
+
+def _inside_boxes(
+    scores: Float32[Tensor, "class gh gw"], config: AffinityConfig, box_threshold: float
+) -> Float32[Tensor, "class gh gw"]:
     threshold = box_threshold if config.box_threshold is None else config.box_threshold
-    mask = box_mask(maps.scores, threshold, config.border)
-    values = (maps.scores * mask).reshape(classes, rows * columns).T  # [patch class]
-    r, c = (vector[:, None] for vector in balance(attention, config.iterations))
+    return scores * box_mask(scores, threshold, config.border)
+
+
+def _carried(
+    values: Float32[Tensor, "*picture patch class"],
+    attention: Float32[Tensor, "*picture patch patch"],
+    config: AffinityConfig,
+) -> Float32[Tensor, "*picture patch class"]:
+    """The balanced, symmetric attention to its power, times the values."""
+    r, c = (vector[..., None] for vector in balance(attention, config.iterations))
     for _ in range(2 ** (config.for_tower(None).squarings or 0)):
-        values = (r * (attention @ (c * values)) + c * (attention.T @ (r * values))) / 2
-    unscaled = values.T.reshape(classes, rows, columns)
-    return ClassMaps(scores=min_max(unscaled), class_ids=maps.class_ids, unscaled=unscaled)
+        values = (r * (attention @ (c * values)) + c * (attention.mT @ (r * values))) / 2
+    return values
 
 
 def refine(
@@ -125,6 +172,17 @@ def make(config: AffinityConfig, around: Surroundings) -> partial[ClassMaps]:
     if around.exact:
         from clip_es.published import spread as how
     return partial(refine, config=config, box_threshold=around.box_threshold, spread=how)
+
+
+def make_together(config: AffinityConfig, around: Surroundings) -> GridRefinerTogether | None:
+    """The same for several pictures of one grid at once; None: under these settings there is no such way."""
+    if config.kind == "words" or around.exact:
+        return None
+
+    def refine_together(seen: Sequence[EncodedImage], maps: Sequence[ClassMaps]) -> list[ClassMaps]:
+        return spread_together(maps, torch.stack([one.attention for one in seen]), config, around.box_threshold)
+
+    return refine_together
 
 
 def _refine_by_words(
@@ -196,7 +254,10 @@ def boxes(
 def box_mask(
     maps: Float[Tensor, "class gh gw"], threshold: float, border: Border = "keep"
 ) -> Bool[Tensor, "class gh gw"]:
-    """True inside the union of each map's `boxes`."""
+    """True inside the union of each map's `boxes`: on the CPU from the boxes, elsewhere without leaving the device."""
+    if maps.device.type != "cpu":
+        limits = tuple(int(threshold * level) for level in range(256))
+        return box_mask_on_device((maps * 255).to(torch.uint8), limits, border == "drop")
     mask = np.zeros(tuple(maps.shape), dtype=bool)
     for inside, found in zip(mask, boxes(maps, threshold, border), strict=True):
         for x0, y0, x1, y1 in found:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,9 @@ from clip_es.types import ClassMaps, EncodedImage, Picture
 
 GridRefiner = Callable[[Picture, EncodedImage, ClassMaps], ClassMaps]
 """A picture, what the encoder saw in it, and its maps so far, to better maps on the same grid or one of its own."""
+
+GridRefinerTogether = Callable[[Sequence[EncodedImage], Sequence[ClassMaps]], list[ClassMaps]]
+"""A `GridRefiner` for several pictures of one grid at once, for a device that waits for operations."""
 
 FullSizeRefiner = Callable[[Picture, ClassMaps], ClassMaps]
 """A picture and its maps so far to better maps of the picture's size."""

@@ -18,7 +18,7 @@ from clip_es.errors import ConfigError
 from clip_es.joints import Table
 from clip_es.refine import affinity, diffusion, dino, par, segments, spectral
 from clip_es.refine.affinity import AffinityConfig
-from clip_es.refine.base import Ahead, FullSizeRefiner, GridRefiner, Kind, Surroundings
+from clip_es.refine.base import Ahead, FullSizeRefiner, GridRefiner, GridRefinerTogether, Kind, Surroundings
 from clip_es.refine.crf import dense as crf
 from clip_es.refine.crf.settings import CrfConfig
 from clip_es.refine.diffusion import DiffusionConfig
@@ -58,6 +58,8 @@ class Refiner:
     ahead: Callable[[Any, Surroundings], Ahead | None] = lambda _, around: None
     """At full size: what a network of its own does with a picture before that goes to another process; None: it needs
     none under these settings. Raises ConfigError, WeightsError."""
+    together: Callable[[Any, Surroundings], GridRefinerTogether | None] = lambda _, around: None
+    """On the patch grid: the same for several pictures at once; None: it takes them one by one."""
     supervision: Callable[[Any], str] = lambda _: "none"
     """What it learned from under these settings; "none" where it saw no mask."""
 
@@ -71,7 +73,14 @@ REFINERS: Table[Refiner] = Table(
     "refiner",
     "clip_es.refiners",
     [
-        Refiner("affinity", "spreads maps along CLIP's own attention", "patches", AffinityConfig, affinity.make),
+        Refiner(
+            "affinity",
+            "spreads maps along CLIP's own attention",
+            "patches",
+            AffinityConfig,
+            affinity.make,
+            together=affinity.make_together,
+        ),
         Refiner("spectral", "averages maps over segments of the picture", "patches", SpectralConfig, spectral.make),
         Refiner("diffusion", "carries maps along Stable Diffusion's attention", "own", DiffusionConfig, diffusion.make),
         Refiner(
@@ -147,6 +156,11 @@ def on_grid(chain: Chain, around: Surroundings) -> list[tuple[str, GridRefiner]]
     Raises ConfigError: an extra is missing. WeightsError: the weights that a refiner needs cannot be loaded.
     """
     return [(row.name, row.make(settings_for(chain, row), around)) for row in in_order(chain.refine)[0]]  # pyright: ignore[reportReturnType]
+
+
+def on_grid_together(chain: Chain, around: Surroundings) -> list[tuple[str, GridRefinerTogether | None]]:
+    """Names and functions for several pictures of the refiners before full size; None where one has no such way."""
+    return [(row.name, row.together(settings_for(chain, row), around)) for row in in_order(chain.refine)[0]]
 
 
 def at_full_size(chain: Chain) -> list[tuple[str, FullSizeRefiner]]:

@@ -28,6 +28,7 @@ from clip_es.pipelines.masks.calls import given_records, labels_missing, record_
 from clip_es.pipelines.masks.method import Decide, Located, MaskResult, Refined, looked_ahead, masks, masks_of
 from clip_es.pipelines.masks.pools import readers_for, workers_for
 from clip_es.pipelines.masks.result import FailedPicture
+from clip_es.pipelines.masks.together import Batches, batches_of
 from clip_es.pipelines.parallel.executor import Executor
 from clip_es.pipelines.stopwatch import Stopwatch, timed
 from clip_es.prompts import Synonyms, Vocabulary, build_bank, load_vocabulary
@@ -35,7 +36,7 @@ from clip_es.prompts.bank import class_words
 from clip_es.prompts.templates import NAMED, load_templates, sentences
 from clip_es.prompts.vocabulary import Words
 from clip_es.refine import Surroundings, on_grid
-from clip_es.refine.registry import looks_ahead, on_patches, supervision
+from clip_es.refine.registry import looks_ahead, on_grid_together, on_patches, supervision
 from clip_es.store.found_labels import FoundLabels
 from clip_es.tagging import Tags, tag
 from clip_es.types import ClassMaps, EncodedImage, ImageRecord, Picture, TextBank
@@ -84,6 +85,7 @@ class MaskMaker:
             cache=cache,
         )
         refiners = on_grid(config, around)
+        self._many = on_grid_together(config, around)
         self._looks = looks_ahead(config, around)
         self.localizer: Localizer = build_localizer(
             config.method,
@@ -246,6 +248,14 @@ class MaskMaker:
             told += f" Not weakly supervised: a refiner learned from {refiners}."
         return told
 
+    @property
+    def together(self) -> Batches | None:
+        """The steps after the encoder for several pictures at once; None on a CPU, where a picture's bytes are those of
+        one picture, and for methods and refiners that have no such way."""
+        if self.encoder.device.type == "cpu" or self.exact:
+            return None
+        return batches_of(self, self._many)
+
     def mask_of(self, picture: Picture, seen: EncodedImage, class_ids: Sequence[int] | None = None) -> MaskResult:
         """The mask of a picture that is encoded already, for those who compare several makers on it."""
         record = ImageRecord(picture.image_id, Path(picture.image_id), ())
@@ -267,6 +277,13 @@ class MaskMaker:
 
         Labels that are given count whatever the maker was made for. Raises DataError: the picture has no label.
         """
+        wanted, tags = self.asked(picture, seen, class_ids)
+        return self.located(picture, seen, self._maps(picture, seen, wanted, tags), wanted, tags)
+
+    def asked(
+        self, picture: Picture, seen: EncodedImage, class_ids: Sequence[int] | None
+    ) -> tuple[Sequence[int] | None, Tags | None]:
+        """The classes to look for, and what CLIP found where it was asked for them. Raises DataError: no label."""
         if self.labels == "given" and not class_ids:
             raise DataError(
                 "the picture has no label, so there is nothing to look for",
@@ -274,8 +291,17 @@ class MaskMaker:
                 next_step="Name at least one class, or leave the picture out.",
             )
         tags = self._tag(picture, seen) if self.labels == "auto" and not class_ids else None
-        wanted = class_ids or (tags.class_ids if tags else None)
-        found = self._maps(picture, seen, wanted, nothing=tags is not None and not wanted)
+        return class_ids or (tags.class_ids if tags else None), tags
+
+    def located(
+        self,
+        picture: Picture,
+        seen: EncodedImage,
+        found: Localization,
+        wanted: Sequence[int] | None,
+        tags: Tags | None,
+    ) -> Located:
+        """What was found, with the names of what was not given."""
         labels = None
         if tags:
             labels = FoundLabels(self._named(found).names, tags.confidence, tags.sure)
@@ -320,9 +346,9 @@ class MaskMaker:
 
     @timed("localize")
     def _maps(
-        self, picture: Picture, seen: EncodedImage, wanted: Sequence[int] | None, *, nothing: bool
+        self, picture: Picture, seen: EncodedImage, wanted: Sequence[int] | None, tags: Tags | None
     ) -> Localization:
-        if not nothing:
+        if wanted or tags is None:
             return self.localizer.locate(picture, seen, wanted)
         maps = seen.tokens.new_zeros(0, *seen.grid_hw)
         return Localization(ClassMaps(maps, ()), maps.new_zeros(0), maps, None)

@@ -40,15 +40,55 @@ def masks(
     """The mask of each picture, with what it went through; pictures of one patch grid are encoded together."""
     pictures = executor.ahead("read", steps.read, records)
     encoded = executor.together("encode", steps.encode, pictures, batch_size)
-    return masks_of(encoded, steps, executor)
+    return masks_of(encoded, steps, executor, batch_size)
 
 
-def masks_of(encoded: Flow, steps: Steps, executor: Executor) -> Iterator[tuple[ImageRecord, MaskResult]]:
-    """The same from pictures that are encoded, whoever did that: record, then picture, encoding and labels."""
-    located = executor.each("localize", steps.locate, encoded)
-    refined = executor.each("refine", steps.refine, located)
-    decided = executor.apart("refine", steps.decide, refined)
+def masks_of(
+    encoded: Flow, steps: Steps, executor: Executor, batch_size: int = 1
+) -> Iterator[tuple[ImageRecord, MaskResult]]:
+    """The same from pictures that are encoded, whoever did that: record, then picture, encoding and labels.
+
+    On a device that waits for operations, what follows is done for several pictures at once, too.
+    """
+    if (many := getattr(steps, "together", None)) is None:
+        located = executor.each("localize", steps.locate, encoded)
+        refined = executor.each("refine", steps.refine, located)
+    else:
+        located = executor.batched("localize", many.locate, steps.locate, encoded, batch_size, _grid)
+        refined = executor.batched(
+            "refine", many.refine, steps.refine, located, batch_size, lambda one: _grid(one.picture)
+        )
+    if many is None or not many.decides:
+        decided = executor.apart("refine", steps.decide, refined)
+    else:
+        decided = executor.batched(
+            "refine", many.decide, steps.decide, refined, batch_size, lambda one: one.picture.size_hw
+        )
     return ((record, result) for record, (result,) in decided)
+
+
+def _grid(picture: Picture) -> tuple[int, int]:
+    return picture.grid_hw
+
+
+@runtime_checkable
+class Together(Protocol):
+    """Steps for several pictures of one size at once. A maker that has them says so by its attribute `together`."""
+
+    decides: bool
+    """Whether the masks are made on the device, too."""
+
+    def locate(self, asked: Sequence[tuple[Picture, EncodedImage, Sequence[int] | None]]) -> list[Located]:
+        """`Steps.locate` for pictures of one grid."""
+        ...
+
+    def refine(self, located: Sequence[Located]) -> list[Refined]:
+        """`Steps.refine` for pictures of one grid."""
+        ...
+
+    def decide(self, refined: Sequence[Refined]) -> list[MaskResult]:
+        """`Steps.decide` for pictures of one size."""
+        ...
 
 
 @runtime_checkable
@@ -181,7 +221,12 @@ def at_full_size_steps(refined: Refined, config: RunConfig, stopwatch: Stopwatch
 
 def mask_of_maps(refined: Refined, maps: ClassMaps, config: MaskConfig) -> PseudoMask:
     """The label of each pixel, from the maps after the last refiner."""
-    mask, labels = decide(refined.picture.size_hw, maps, config), refined.found_labels
+    return mask_with_found(refined, maps, decide(refined.picture.size_hw, maps, config))
+
+
+def mask_with_found(refined: Refined, maps: ClassMaps, mask: PseudoMask) -> PseudoMask:
+    """A mask with what else was found in its picture: how sure its labels are, and single things."""
+    labels = refined.found_labels
     if labels and not maps.class_ids and labels.sure is not None:
         # Background alone has no competitor: it is as sure as that there is nothing.
         mask = replace(mask, confidence=np.full_like(mask.confidence, labels.sure))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -47,6 +47,10 @@ class Failure:
     """What the step was asked with."""
 
 
+def _grid(picture: Picture) -> Hashable:
+    return picture.grid_hw
+
+
 def raised(failure: Failure) -> None:
     """A failure as an exception, for those who have one picture only."""
     raise failure.error
@@ -79,16 +83,25 @@ class Executor:
         A batch that fails, for want of memory most likely, is done picture by picture, so that only what cannot be done
         is lost.
         """
-        for batch in buckets(pictures, batch_size, key=lambda pair: pair[1][0].grid_hw):
-            known = [args[0] for _, args in batch]
-            seen = self._tried(step, known)
-            for number, (record, (picture,)) in enumerate(batch):
-                if isinstance(seen, Exception):
-                    alone = self._passed(record, stage, (picture,), lambda picture=picture: step([picture])[0])
-                else:
-                    alone = [(record, (seen[number],))]
-                for _, (one,) in alone:
-                    yield record, (picture, one, record.class_ids)
+        seen = self._shared(
+            stage, step, lambda picture: step([picture])[0], pictures, batch_size, _grid, 4 * batch_size
+        )
+        for record, (picture,), one in seen:
+            yield record, (picture, one, record.class_ids)
+
+    def batched(
+        self,
+        stage: str,
+        step: Callable[[list[Any]], list[Any]],
+        alone: Callable[..., Any],
+        flow: Flow,
+        batch_size: int,
+        key: Callable[[Any], Hashable],
+    ) -> Flow:
+        """A step that takes pictures of equal `key` together; `alone` is the same step for one picture, done where the
+        batch fails. Both are given what the flow brings, in a tuple where it is several things."""
+        for record, _, one in self._shared(stage, step, alone, flow, batch_size, key, 2 * batch_size):
+            yield record, (one,)
 
     def each(self, stage: str, step: Callable[..., Any], flow: Flow) -> Flow:
         """A step that takes one picture."""
@@ -109,6 +122,27 @@ class Executor:
             yield from self._passed(
                 record, stage, args, lambda one=args[0], future=future: step.unpack(one, future.result())
             )
+
+    def _shared(
+        self,
+        stage: str,
+        step: Callable[[list[Any]], list[Any]],
+        alone: Callable[..., Any],
+        flow: Flow,
+        batch_size: int,
+        key: Callable[[Any], Hashable],
+        hold: int,
+    ) -> Iterator[tuple[ImageRecord, tuple[Any, ...], Any]]:
+        """The record, what the step was asked with, and its result."""
+        for batch in buckets(flow, batch_size, hold=hold, key=lambda pair: key(pair[1][0])):
+            asked = [args[0] if len(args) == 1 else args for _, args in batch]
+            found = self._tried(step, asked)
+            for number, (record, args) in enumerate(batch):
+                if not isinstance(found, Exception):
+                    yield record, args, found[number]
+                    continue
+                for _, (one,) in self._passed(record, stage, args, lambda args=args: alone(*args)):
+                    yield record, args, one
 
     def _passed(self, record: ImageRecord, stage: str, args: tuple[Any, ...], work: Callable[[], Any]) -> Flow:
         """The picture with its result; nothing where it failed."""

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from clip_es.encoder.vit import VisionTower
 
 _LARGEST_FIELD = 2**24
 """Numbers in the widest gradient field held at once; more labels than that go through in groups."""
+
+_LARGEST_FIELD_OFF_CPU = 2**27
+"""The same on a GPU, which waits for operations: two labels for each of 28 pictures of VOC's size at once."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ class Answer:
 
 
 class LastBlock:
-    """Forward pass of the last block for the patch rows, with what the way back needs.
+    """Forward pass of the last block for the patch rows, with what the way back needs: of one picture, or of several
+    of one grid.
 
     The class token's query and its rows of output and MLP are never used, so they are never formed; its key and value
     are.
@@ -67,72 +72,115 @@ class LastBlock:
     def __init__(
         self,
         visual: VisionTower,
-        tokens: Float[Tensor, "token dim"],
-        attention: Float[Tensor, "head token token"],
+        tokens: Float[Tensor, "*picture token dim"],
+        attention: Float[Tensor, "*picture head token token"],
     ) -> None:
         block = visual.transformer.blocks[-1]
         self.visual, self.block = visual, block
         self.y = block.ln_1(tokens)
         self.q, self.k, self.v = block.attn.project(self.y)
-        self.attention = attention[:, 1:]
+        self.attention = attention[..., 1:, :]
         self.heads_out = self.attention @ self.v
-        z = tokens[1:] + block.attn.merge(self.heads_out)
+        z = tokens[..., 1:, :] + block.attn.merge(self.heads_out)
         self.hat1, self.scale1 = _standardise(z, block.ln_2)
         self.hidden = block.mlp.c_fc(self.hat1 * block.ln_2.weight + block.ln_2.bias)
         z = z + block.mlp.c_proj(block.mlp.gelu(self.hidden))
         self.hat2, self.scale2 = _standardise(z, visual.ln_post)
-        pooled = self.hat2.mean(0) * visual.ln_post.weight + visual.ln_post.bias
+        pooled = self.hat2.mean(-2) * visual.ln_post.weight + visual.ln_post.bias
         embedding = pooled @ visual.proj
-        self.length = embedding.norm()
+        self.length = embedding.norm(dim=-1, keepdim=True)
         self.embedding = embedding / self.length
 
     @property
     def patches(self) -> int:
         """Number of patches n."""
-        return len(self.hat1)
+        return self.hat1.shape[-2]
 
     @cached_property
-    def hat2_into(self) -> Float[Tensor, "patch hidden"]:
+    def hat2_into(self) -> Float[Tensor, "*picture patch hidden"]:
         """What step 3 takes through the second layer of the MLP for all labels at once."""
         return self.hat2 @ self.block.mlp.c_proj.weight
 
-    def weights(self, gradient: Float[Tensor, "label embed"]) -> Float[Tensor, "label dim"]:
-        """Mean over patches of the gradient at Y, from the gradient at the unit embedding."""
-        per_group = max(1, _LARGEST_FIELD // self.hidden.numel())
-        return torch.cat([self._weights(some) for some in gradient.split(per_group)])
+    def weights(
+        self, gradient: Float[Tensor, "row embed"], owner: Int64[Tensor, " row"] | None = None
+    ) -> Float[Tensor, "row dim"]:
+        """Mean over patches of the gradient at Y, from the gradient at the unit embedding: a row for each label.
 
-    def _weights(self, gradient: Tensor) -> Tensor:
-        block, channels = self.block, self.hat1.shape[1]
+        `owner` says to which of several pictures a row belongs; None: there is one picture.
+        """
+        most = _LARGEST_FIELD if gradient.device.type == "cpu" else _LARGEST_FIELD_OFF_CPU
+        per_group = max(1, most // (self.patches * self.hidden.shape[-1]))
+        owners = repeat(None) if owner is None else owner.split(per_group)
+        groups = zip(gradient.split(per_group), owners, strict=False)
+        return torch.cat([self._weights(some, _Rows(whose)) for some, whose in groups])
+
+    def along(
+        self, rows: Float[Tensor, "row dim"], owner: Int64[Tensor, " row"] | None = None
+    ) -> Float[Tensor, "row patch"]:
+        """Each row times Y of its picture, patch by patch."""
+        return _Rows(owner).along(rows, self.y[..., 1:, :])
+
+    def _weights(self, gradient: Tensor, rows: _Rows) -> Tensor:
+        block, channels, own = self.block, self.hat1.shape[-1], rows.own
         # 2. Through the normalisation and the projection; the same row arrives at every patch.
-        gradient = (gradient - (gradient @ self.embedding)[:, None] * self.embedding) / self.length
+        gradient = (gradient - rows.dot(gradient, self.embedding) * own(self.embedding)) / own(self.length)
         gradient = gradient @ self.visual.proj.T / self.patches
         # 3. ln_post: dZ2 = scale2 (U - c hat2) has structure that the product with c_proj can use.
         u = gradient * self.visual.ln_post.weight
         u = u - u.mean(-1, keepdim=True)
-        c = (u @ self.hat2.T / channels)[..., None]
-        d_z2 = self.scale2 * (u[:, None] - c * self.hat2)
+        c = (rows.along(u, self.hat2) / channels)[..., None]
+        scale2 = own(self.scale2)
+        d_z2 = scale2 * (u[:, None] - c * own(self.hat2))
         into = block.mlp.c_proj.weight
-        d_hidden = self.scale2 * ((u @ into)[:, None] - c * self.hat2_into)
+        d_hidden = scale2 * ((u @ into)[:, None] - c * own(self.hat2_into))
         # 4. The MLP, ln_2, and the residual path past both.
-        d_hidden = d_hidden * block.mlp.gelu.slope(self.hidden)
+        d_hidden = d_hidden * own(block.mlp.gelu.slope(self.hidden))
         d_y2 = d_hidden @ block.mlp.c_fc.weight * block.ln_2.weight
-        centred = d_y2 - d_y2.mean(-1, keepdim=True) - self.hat1 * (d_y2 * self.hat1).mean(-1, keepdim=True)
-        d_z1 = d_z2 + self.scale1 * centred
-        # 5. The output projection, split in heads: dO [label head patch channel].
+        hat1 = own(self.hat1)
+        centred = d_y2 - d_y2.mean(-1, keepdim=True) - hat1 * (d_y2 * hat1).mean(-1, keepdim=True)
+        d_z1 = d_z2 + own(self.scale1) * centred
+        # 5. The output projection, split in heads: dO [row head patch channel].
         d_out = (d_z1 @ block.attn.out_proj.weight).unflatten(-1, (block.attn.heads, -1)).transpose(1, 2)
-        rho = (d_out * self.heads_out).sum(-1)
+        rho = (d_out * own(self.heads_out)).sum(-1)
         # 6. The three sums over patches.
-        to_class = self.attention[:, :, 0]
+        attention, q, k, v = own(self.attention), own(self.q), own(self.k), own(self.v)
+        to_class = attention[..., 0]
         d_v = ((1 - to_class)[..., None] * d_out).sum(-2)
-        back = self.attention.transpose(-1, -2) @ torch.cat([d_out, rho[..., None]], dim=-1)
-        columns = (back[..., :-1] * self.v).sum(-1) - back[..., -1]
-        root = self.q.shape[-1] ** -0.5
-        d_q = (columns[..., None] * self.k).sum(-2) * root
-        at_class = to_class * ((d_out * self.v[:, :1]).sum(-1) - rho)
-        d_k = -(at_class[..., None] * self.q[:, 1:]).sum(-2) * root
+        back = attention.mT @ torch.cat([d_out, rho[..., None]], dim=-1)
+        columns = (back[..., :-1] * v).sum(-1) - back[..., -1]
+        root = q.shape[-1] ** -0.5
+        d_q = (columns[..., None] * k).sum(-2) * root
+        at_class = to_class * ((d_out * v[..., :1, :]).sum(-1) - rho)
+        d_k = -(at_class[..., None] * q[..., 1:, :]).sum(-2) * root
         # 7. Three vectors through the input projection.
         sums = torch.cat([part.flatten(-2) for part in (d_q, d_k, d_v)], dim=-1)
         return sums @ block.attn.in_proj_weight / self.patches
+
+
+class _Rows:
+    """Which picture each row of a gradient belongs to. One picture is taken as it is, so that its bytes do not depend
+    on there being a way for many."""
+
+    def __init__(self, owner: Int64[Tensor, " row"] | None) -> None:
+        self.owner = owner
+
+    def own(self, of_pictures: Tensor) -> Tensor:
+        """What a row's picture has, for each row; of one picture for all rows."""
+        return of_pictures[None] if self.owner is None else of_pictures.index_select(0, self.owner)
+
+    def dot(self, rows: Float[Tensor, "row c"], vectors: Float[Tensor, "*picture c"]) -> Float[Tensor, "row 1"]:
+        """Each row times the vector of its picture."""
+        if self.owner is None:
+            return (rows @ vectors)[:, None]
+        return (rows * self.own(vectors)).sum(-1, keepdim=True)
+
+    def along(
+        self, rows: Float[Tensor, "row c"], fields: Float[Tensor, "*picture patch c"]
+    ) -> Float[Tensor, "row patch"]:
+        """Each row times each vector of its picture's field."""
+        if self.owner is None:
+            return rows @ fields.T
+        return (self.own(fields) @ rows[..., None])[..., 0]
 
 
 @torch.no_grad()
@@ -149,7 +197,7 @@ def explain(
     last = LastBlock(visual, tokens, attention)
     scores = question.scores(last.embedding)
     weights = last.weights(question.gradient(scores))
-    return Answer(scores, weights, weights @ last.y[1:].T)
+    return Answer(scores, weights, last.along(weights))
 
 
 def explain_autograd(visual: VisionTower, tokens: Float[Tensor, "token dim"], question: Question) -> Answer:

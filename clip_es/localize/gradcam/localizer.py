@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 from torch import Tensor
 
 from clip_es.config.methods import LocalizeConfig
@@ -14,8 +14,9 @@ from clip_es.encoder.encode import Encoder
 from clip_es.errors import ConfigError
 from clip_es.localize.base import Localization, as_they_are, check_known
 from clip_es.localize.gradcam.closed_form import Answer, LastBlock, Question, explain, explain_autograd
+from clip_es.localize.gradcam.together import localize_together
 from clip_es.localize.gradcam.variants import explain_variant
-from clip_es.scaling import min_max
+from clip_es.scaling import scale_twice
 from clip_es.types import ClassMaps, EncodedImage, Picture, TextBank
 
 _DEFAULT = LocalizeConfig()
@@ -48,6 +49,12 @@ class ClipEs:
     def locate(self, picture: Picture | None, seen: EncodedImage, class_ids: Sequence[int] | None) -> Localization:
         """`localize`. Raises ConfigError: no labels are given."""
         return localize(self.encoder, seen, self.bank, self.asked(class_ids), self.config)
+
+    def locate_together(self, seen: Sequence[EncodedImage], class_ids: Sequence[Sequence[int]]) -> list[Localization]:
+        """`locate` of several pictures of one grid in one pass, for a device that waits for operations."""
+        if self.config.variant != "gradcam":
+            return [self.locate(None, one, ids) for one, ids in zip(seen, class_ids, strict=True)]
+        return localize_together(self.encoder, seen, self.bank, class_ids, self.config)
 
     def asked(self, class_ids: Sequence[int] | None) -> Sequence[int]:
         """The labels. Raises ConfigError: there are none."""
@@ -98,14 +105,6 @@ def localize_autograd(
 def pooled_embedding(encoder: Encoder, seen: EncodedImage) -> Float32[Tensor, " dim"]:
     """The unit vector that the scores are made of: the mean of the patch tokens after the last block, projected."""
     return LastBlock(encoder.model.visual, seen.tokens, seen.last_attention).embedding
-
-
-def scale_twice(raw: Float[Tensor, "class gh gw"]) -> Float[Tensor, "class gh gw"]:
-    """ReLU, then twice (x - min) / (1e-7 + max(x - min)); zeros where nothing is positive.
-
-    Twice, because a raw map around 1e-7 has a maximum well below 1 after the first pass.
-    """
-    return min_max(min_max(raw.clamp(min=0)))
 
 
 def _question(encoder: Encoder, bank: TextBank, class_ids: Sequence[int], config: LocalizeConfig) -> Question:

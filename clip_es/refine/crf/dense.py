@@ -6,6 +6,7 @@ The mean-field rounds are done by pydensecrf, `native` or `tensor`; all filter w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
 from importlib.util import find_spec
@@ -15,12 +16,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
+from torch import Tensor
 
 from clip_es.errors import ConfigError, DataError
 from clip_es.masks import label_scores
 from clip_es.refine.base import Surroundings
 from clip_es.refine.crf.settings import Backend, CrfConfig
-from clip_es.scaling import upsample
+from clip_es.scaling import resized, upsample
 from clip_es.types import ClassMaps, Picture
 
 CHANNEL_MEANS = np.array([104.008, 116.669, 122.675], dtype=np.float32)
@@ -52,6 +54,31 @@ def crf(picture: Picture, maps: ClassMaps, config: CrfConfig) -> ClassMaps:
         energy = unary_energy(upsample(maps, picture.size_hw), config)
         probabilities = torch.from_numpy(mean_field(pixels, energy, config)).clamp_(0, 1)
     return ClassMaps(scores=probabilities[1:], class_ids=maps.class_ids, background=probabilities[0])
+
+
+def crf_together(
+    pictures: Sequence[Picture], maps: Sequence[ClassMaps], config: CrfConfig
+) -> Float32[Tensor, "picture label h w"]:
+    """`crf` in torch for several pictures of one size at once, on the maps' device; the maps know no background yet.
+
+    Background first, then the labels of each picture in their order; pictures with fewer labels than the most have
+    zeros behind. Raises as `crf`.
+    """
+    counts, size_hw = [len(one.class_ids) for one in maps], pictures[0].size_hw
+    scores = torch.cat([one.scores for one in maps])
+    pixels = np.stack([_pixels(picture) for picture in pictures])
+    if config.image == "wrapped":
+        pixels = np.stack([wrapped(one) for one in pixels])
+    most, device = max(counts), scores.device
+    places = torch.tensor([most * picture + k for picture, count in enumerate(counts) for k in range(count)])
+    full = scores.new_zeros(most * len(counts), *size_hw)
+    full.index_copy_(0, places.to(device), resized(scores, size_hw))
+    missing = torch.tensor([[k > count for k in range(most + 1)] for count in counts])
+    from clip_es.refine.crf import tensor as torch_crf
+
+    energy = torch_crf.class_energy(full.unflatten(0, (len(counts), most)), config)
+    energy = energy.masked_fill(missing.to(device)[:, :, None, None], torch.inf)
+    return torch_crf.mean_field(torch.from_numpy(pixels).to(device), energy, config).clamp_(0, 1)
 
 
 def unary_energy(maps: ClassMaps, config: CrfConfig) -> Float32[np.ndarray, "label h w"]:

@@ -17,7 +17,8 @@ from clip_es.errors import ShapeError
 from clip_es.localize import localize, localize_autograd, pooled_embedding
 from clip_es.localize.gradcam import closed_form as module
 from clip_es.localize.gradcam.closed_form import Question, explain, explain_autograd
-from clip_es.localize.gradcam.localizer import scale_twice
+from clip_es.localize.gradcam.together import localize_together
+from clip_es.scaling import scale_twice
 from clip_es.types import EncodedImage, TextBank
 
 BACKGROUND, SOFTMAX = LocalizeConfig(background=False), LocalizeConfig(softmax=False)
@@ -214,3 +215,45 @@ def test_a_class_the_bank_does_not_have_is_refused(small):
 
 def test_bytes_repeat(small):
     assert torch.equal(localize(*small, BANK, (0, 1, 2)).raw, localize(*small, BANK, (0, 1, 2)).raw)
+
+
+# several pictures at once
+
+
+@pytest.mark.parametrize("config", [LocalizeConfig(), BACKGROUND, SOFTMAX], ids=["default", "no background", "logits"])
+def test_several_pictures_are_explained_as_each_alone(config, tiny224, voc):
+    random = np.random.default_rng(0)
+    seen = tiny224.encode(list(random.integers(0, 256, (4, 48, 64, 3), dtype=np.uint8)))
+    # Without background words the third has one label and no competitor: its logit is explained.
+    asked = [(0, 5), (), (7,), (19, 2, 11, 4)]
+    together = localize_together(tiny224, seen, voc, asked, config)
+    for own, one, ids in zip(together, seen, asked, strict=True):
+        alone = localize(tiny224, one, voc, ids, config)
+        assert own.maps.class_ids == ids
+        torch.testing.assert_close(own.scores, alone.scores, atol=1e-6, rtol=1e-5)
+        for name in ("weights", "raw"):
+            told = getattr(alone, name)
+            scale = float(told.abs().max()) if told.numel() else 1.0
+            torch.testing.assert_close(getattr(own, name), told, atol=1e-4 * scale, rtol=0)
+        torch.testing.assert_close(own.maps.scores, alone.maps.scores, atol=1e-4, rtol=0)
+
+
+def test_several_pictures_may_have_a_class_in_common(tiny224, voc):
+    (seen,) = tiny224.encode([np.random.default_rng(1).integers(0, 256, (48, 48, 3), dtype=np.uint8)])
+    one, other = localize_together(tiny224, [seen, seen], voc, [(3, 4), (4, 3)], LocalizeConfig())
+    torch.testing.assert_close(one.raw, other.raw.flip(0))
+
+
+def test_labels_that_do_not_fit_one_field_go_in_groups_of_rows(tiny224, voc, monkeypatch):
+    seen = tiny224.encode(list(np.random.default_rng(0).integers(0, 256, (2, 48, 48, 3), dtype=np.uint8)))
+    whole = localize_together(tiny224, seen, voc, [(0, 1), (2, 3, 4)], LocalizeConfig())
+    monkeypatch.setattr(module, "_LARGEST_FIELD", 1)
+    grouped = localize_together(tiny224, seen, voc, [(0, 1), (2, 3, 4)], LocalizeConfig())
+    for own, before in zip(grouped, whole, strict=True):
+        torch.testing.assert_close(own.raw, before.raw)
+
+
+def test_a_class_that_the_bank_lacks_is_refused_in_any_of_several_pictures(tiny224, voc):
+    seen = tiny224.encode(list(np.zeros((2, 32, 32, 3), np.uint8)))
+    with pytest.raises(ShapeError, match="not in the text bank"):
+        localize_together(tiny224, seen, voc, [(0,), (20,)], LocalizeConfig())

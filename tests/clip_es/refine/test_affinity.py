@@ -9,7 +9,8 @@ from recorded import CASES, RECORDED, recorded
 
 from clip_es.config.run import AffinityConfig
 from clip_es.errors import ShapeError
-from clip_es.refine.affinity import attention_affinity, balance, box_mask, boxes, refine, spread
+from clip_es.refine.affinity import attention_affinity, balance, box_mask, boxes, refine, spread, spread_together
+from clip_es.refine.box_masks import box_mask_on_device
 from clip_es.scaling import min_max, upsample
 from clip_es.types import ClassMaps, EncodedImage, Picture
 
@@ -226,3 +227,64 @@ def test_a_shallow_tower_takes_one_step_and_a_deep_one_the_published_two():
     torch.testing.assert_close(deep.flatten(), once @ once @ maps.flatten())
     assert torch.equal(unknown, deep)
     assert AffinityConfig(squarings=2).for_tower(4).squarings == 2
+
+
+# several pictures at once, and without leaving the device
+
+
+def on_device(maps, threshold, border):
+    limits = tuple(int(threshold * level) for level in range(256))
+    return box_mask_on_device((maps * 255).to(torch.uint8), limits, border == "drop")
+
+
+@pytest.mark.parametrize("border", ["keep", "drop"])
+@given(
+    size_hw=st.tuples(st.integers(1, 23), st.integers(1, 23)),
+    threshold=st.sampled_from([0.0, 0.4, 0.55, 0.7, 1.0]),
+    seed=st.integers(0, 10_000),
+    smooth=st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_boxes_found_by_products_are_those_of_the_components(border, size_hw, threshold, seed, smooth):
+    maps = torch.rand(3, *size_hw, generator=torch.Generator().manual_seed(seed))
+    if smooth:
+        maps = torch.nn.functional.avg_pool2d(maps[None], 3, 1, 1)[0]
+    maps[0, 0] = 0
+    assert on_device(maps, threshold, border).equal(box_mask(maps, threshold, border))
+
+
+def test_a_path_through_the_whole_grid_is_one_component():
+    snake = torch.zeros(1, 15, 15)
+    snake[0, ::2] = 1
+    snake[0, 1::4, -1] = snake[0, 3::4, 0] = 1
+    assert on_device(snake, 0.4, "keep").all()
+    snake[0, 7, 0] = 0  # Cut in two: neither half reaches the row between.
+    assert on_device(snake, 0.4, "keep").sum() == 14 * 15
+    assert on_device(snake, 0.4, "keep").equal(box_mask(snake, 0.4, "keep"))
+
+
+def test_maps_without_values_have_no_boxes_on_any_device():
+    assert not on_device(torch.zeros(2, 5, 4), 0.4, "keep").any()
+
+
+@pytest.mark.parametrize("config", [AffinityConfig(), PUBLISHED, AffinityConfig(iterations=0, squarings=0)])
+def test_several_pictures_are_spread_as_each_alone(config):
+    random = torch.Generator().manual_seed(0)
+    maps = [ClassMaps(torch.rand(count, 5, 6, generator=random), tuple(range(count))) for count in (2, 1, 0, 4)]
+    attention = torch.stack([attention_of(30, seed) for seed in range(4)])
+    found = spread_together(maps, attention, config, VOC)
+    for own, one, matrix in zip(found, maps, attention, strict=True):
+        alone = spread(one, matrix, config, VOC)
+        assert own.class_ids == one.class_ids
+        torch.testing.assert_close(own.scores, alone.scores, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(own.unscaled, alone.unscaled, atol=1e-6, rtol=1e-5)
+
+
+def test_several_pictures_of_which_none_has_a_map_stay_as_they_are():
+    maps = [ClassMaps(torch.zeros(0, 2, 2), ())] * 2
+    assert spread_together(maps, torch.rand(2, 4, 4), AffinityConfig(), VOC) == maps
+
+
+def test_several_pictures_must_come_from_the_grid_of_their_attention():
+    with pytest.raises(ShapeError, match="same grid"):
+        spread_together([ClassMaps(torch.zeros(1, 2, 3), (0,))], torch.rand(1, 4, 4), AffinityConfig(), VOC)

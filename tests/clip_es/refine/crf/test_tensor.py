@@ -12,7 +12,8 @@ from skimage import data
 from clip_es.config.run import CrfConfig
 from clip_es.errors import ConfigError
 from clip_es.refine.crf import tensor as torch_crf
-from clip_es.refine.crf.dense import crf, mean_field, resolve_backend, unary_energy, wrapped
+from clip_es.refine.crf.dense import crf, crf_together, mean_field, resolve_backend, unary_energy, wrapped
+from clip_es.refine.crf.simplices import find_simplices
 from clip_es.types import ClassMaps, Picture
 
 GOLDEN = Path(__file__).parents[3] / "golden/clip-es"
@@ -72,32 +73,76 @@ def test_it_agrees_for_other_settings(change):
 
 def test_weights_of_a_simplex_sum_to_one_before_they_are_normalised():
     points = torch.rand(500, 5, generator=torch.manual_seed(0)) * 80
-    _, rank, weights = torch_crf._simplices(points)
+    _, rank, weights = find_simplices(points)
     torch.testing.assert_close(weights.sum(1), torch.ones(500))
     assert weights.min() >= -1e-5
     assert (rank.sort(1).values == torch.arange(6)).all()
 
 
+def lattice(points, weight):
+    return torch_crf.lattice(points[None], points.amax(0).tolist(), weight)
+
+
 def test_points_in_one_place_are_one_simplex_and_share_alike():
-    term = torch_crf.lattice(torch.full((4, 2), 5.0), 1.0)
-    assert (term.corners == term.corners[0]).all()
+    term = lattice(torch.full((4, 2), 5.0), 1.0)
+    assert (term.corners.unflatten(0, (4, 3)) == term.corners[:3]).all()
     taken = torch_crf.pass_through(torch.tensor([[1.0], [0.0], [0.0], [0.0]]), term)
     torch.testing.assert_close(taken, torch.full((4, 1), 1 / 4))
 
 
 def test_far_points_share_nothing():
-    term = torch_crf.lattice(torch.tensor([[0.0, 0.0], [100.0, 100.0], [0.0, 0.0], [200.0, 0.0]]), 2.0)
+    term = lattice(torch.tensor([[0.0, 0.0], [100.0, 100.0], [0.0, 0.0], [200.0, 0.0]]), 2.0)
     taken = torch_crf.pass_through(torch.tensor([[1.0], [4.0], [1.0], [3.0]]), term)
     torch.testing.assert_close(taken, torch.tensor([[2.0], [8.0], [2.0], [6.0]]))
 
 
+def test_points_that_fill_up_to_four_weigh_nothing():
+    term = lattice(torch.tensor([[3.0, 0.0]]), 1.0)
+    taken = torch_crf.pass_through(torch.tensor([[2.0], [7.0], [7.0], [7.0]]), term)
+    torch.testing.assert_close(taken, torch.tensor([[2.0], [0.0], [0.0], [0.0]]))
+
+
 def test_neighbours_lie_on_both_sides():
-    term = torch_crf.lattice(torch.rand(64, 2, generator=torch.manual_seed(0)) * 9, 1.0)
-    nobody = term.near.shape[2] - 1
-    for after, before in term.near:
-        vertices = torch.arange(nobody)[after[:-1] < nobody]
+    term = lattice(torch.rand(64, 2, generator=torch.manual_seed(0)) * 9, 1.0)
+    nobody = len(term.starts) - 1
+    for axis in term.near:
+        own, after, before = axis.unflatten(0, (-1, 3)).T.long()
+        assert (own == torch.arange(nobody + 1)).all()
+        vertices = own[:-1][after[:-1] < nobody]
         assert (before[after[vertices]] == vertices).all()
-    assert (term.near[:, :, -1] == nobody).all()
+        assert after[-1] == before[-1] == nobody
+
+
+@pytest.mark.parametrize("size_hw", [(48, 60), (31, 41)])  # The second is no multiple of four pixels.
+def test_pictures_that_go_together_have_the_bytes_of_each_alone(size_hw):
+    height, width = size_hw
+    pixels = np.stack([picture[:height, :width] for picture in (photograph(), data.coffee(), data.chelsea())])
+    energy = np.stack([energies(3, height, width, seed) for seed in range(3)])
+    together = torch_crf.mean_field(torch.from_numpy(pixels), torch.from_numpy(energy), TORCH)
+    for own, picture, alone in zip(together, pixels, energy, strict=True):
+        assert np.array_equal(own.numpy(), mean_field(picture, alone, TORCH))
+
+
+def test_pictures_of_one_size_with_different_labels_go_together():
+    kinds = {"astronaut": (3,), "coffee": (0, 7, 2), "chelsea": (5, 1)}
+    pictures = [
+        Picture(name, getattr(data, name)()[:40, :50].copy(), np.zeros((16, 16, 3), np.uint8), 16) for name in kinds
+    ]
+    random = torch.manual_seed(0)
+    maps = [ClassMaps(torch.rand(len(ids), 3, 4, generator=random), ids) for ids in kinds.values()]
+    together = crf_together(pictures, maps, TORCH)
+    assert tuple(together.shape) == (3, 4, 40, 50)
+    for own, picture, one in zip(together, pictures, maps, strict=True):
+        alone = crf(picture, one, TORCH)
+        torch.testing.assert_close(own[: 1 + len(one.class_ids)], torch.cat([alone.background[None], alone.scores]))
+        assert not own[1 + len(one.class_ids) :].any()
+
+
+def test_more_pixels_than_fit_one_lattice_take_several(monkeypatch):
+    pixels, energy = torch.from_numpy(photograph()[:24, :20]).repeat(3, 1, 1, 1), torch.rand(3, 2, 24, 20)
+    whole = torch_crf.mean_field(pixels, energy, TORCH)
+    monkeypatch.setattr(torch_crf, "_MOST_PIXELS", 2 * 24 * 20)
+    assert torch_crf.mean_field(pixels, energy, TORCH).equal(whole)
 
 
 def test_two_calls_give_the_same_bytes():
