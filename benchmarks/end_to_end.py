@@ -33,14 +33,13 @@ from skimage import data
 from clip_es.config.run import DEFAULT, EncoderConfig
 from clip_es.encoder import CLIP, Encoder, TowerSizes, build_encoder
 from clip_es.localize.gradcam.closed_form import Question, explain_autograd
-from clip_es.scaling import scale_twice
 from clip_es.masks import write_mask
 from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.pipelines.masks.run import make_masks
 from clip_es.prompts import load_vocabulary
 from clip_es.refine.affinity import attention_affinity, box_mask
 from clip_es.refine.crf.dense import crf
-from clip_es.scaling import min_max
+from clip_es.scaling import min_max, scale_twice
 from clip_es.store.run import RunStore
 from clip_es.types import ClassMaps, ImageRecord
 

@@ -20,7 +20,8 @@ def region_means(
     """
     members = values if pixels is None else values[:, pixels]
     sums = values.new_zeros(len(values), count).index_add_(1, owners, members)
-    return sums / torch.bincount(owners, minlength=count).clamp(min=1).to(values)
+    sizes = values.new_zeros(count).index_add_(0, owners, values.new_ones(len(owners)))  # `bincount` reads from a GPU
+    return sums / sizes.clamp(min=1)
 
 
 def averaged(

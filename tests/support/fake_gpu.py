@@ -48,6 +48,10 @@ class FakeGpu:
 
     def __enter__(self) -> FakeGpu:
         self._entered = ExitStack()
+        # Torch's own Python calls these unseen by a mode; written in C++ they ask the build of torch for its GPU.
+        for name, function in (("contiguous", _contiguous), ("__getitem__", _got)):
+            setattr(FakeTensor, name, function)
+            self._entered.callback(delattr, FakeTensor, name)
         for mode in (FAKES, _Count(self), _Read(self)):
             self._entered.enter_context(mode)
         return self
@@ -100,20 +104,24 @@ class _Read(TorchFunctionMode):
             return _put(torch.tensor(*args, **kwargs), torch.device(place), None)
         if func in (Tensor.to, Tensor.cpu):
             return _moved(args[0], *(("cpu",) if func is Tensor.cpu else args[1:]), **kwargs)
-        if func is Tensor.contiguous and not kwargs:
-            return args[0] if args[0].is_contiguous() else args[0].clone(memory_format=torch.contiguous_format)
         if func is Tensor.copy_:
             return torch.ops.aten.copy_.default(*args[:2])
-        if func in (Tensor.__getitem__, Tensor.__setitem__) and "cuda" in _devices(args):
-            # Written in C++ they ask the build of torch for its GPU.
+        if func is Tensor.__setitem__ and "cuda" in _devices(args):
             view, rows = _picked(args[0], args[1])
-            if func is Tensor.__getitem__:
-                return torch.ops.aten.index.Tensor(view, rows) if rows else view
             if not isinstance(args[2], Tensor) and not rows:
                 return torch.ops.aten.fill_.Scalar(view, args[2])
             value = args[2] if isinstance(args[2], Tensor) else torch.tensor(args[2], dtype=view.dtype).to(view.device)
             return torch.ops.aten.index_put_(view, rows, value) if rows else torch.ops.aten.copy_.default(view, value)
         return func(*args, **kwargs)
+
+
+def _got(x: Tensor, index: Any) -> Tensor:
+    view, rows = _picked(x, index)
+    return torch.ops.aten.index.Tensor(view, rows) if rows else view
+
+
+def _contiguous(x: Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
+    return x if x.is_contiguous(memory_format=memory_format) else x.clone(memory_format=memory_format)
 
 
 def _moved(x: Tensor, *where: Any, **more: Any) -> Tensor:
@@ -162,8 +170,9 @@ def _devices(tree: Any) -> set[str]:
     return {leaf.device.type for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)}
 
 
-def to_fake_gpu(module: nn.Module) -> None:
-    """Put a module on the fake GPU: its parameters and buffers keep their shapes and lose their values."""
+def to_fake_gpu(module: nn.Module, *device: Any, **more: Any) -> nn.Module:
+    """Put a module on the fake GPU: its parameters and buffers keep their shapes and lose their values. To be put in
+    the place of `nn.Module.to`, which cannot."""
     with FAKES:
         for part in module.modules():
             for table in (part._parameters, part._buffers):
@@ -171,25 +180,7 @@ def to_fake_gpu(module: nn.Module) -> None:
                     if tensor is not None:
                         made = on_fake_gpu(tensor)
                         table[name] = nn.Parameter(made, requires_grad=False) if table is part._parameters else made
-
-
-def put_on_fake_gpu(maker: Any) -> Any:
-    """A `MaskMaker` with all of its networks and vectors on the fake GPU. Its settings are those for a GPU."""
-    config = maker.config.resolved("cuda")
-    maker.config = maker.decide.config = config
-    _ = maker.encoder.logit_scale  # read while it has a value
-    to_fake_gpu(maker.encoder.model)
-    for part in (maker, maker.localizer, maker.localizer.__dict__.values()):
-        _put_parts(part if not hasattr(part, "__dict__") else list(vars(part).values()))
-    return maker
-
-
-def _put_parts(parts: Any) -> None:
-    for part in parts:
-        if isinstance(part, nn.Module):
-            to_fake_gpu(part)
-        elif isinstance(part, TextBank):
-            object.__setattr__(part, "vectors", on_fake_gpu(part.vectors))
+    return module
 
 
 def on_fake_gpu(tensor: Tensor) -> Tensor:

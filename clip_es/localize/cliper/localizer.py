@@ -58,6 +58,11 @@ class Cliper:
                 raise ConfigError("the proxy attention needs a DINO", next_step="Pass --cliper.proxy-model FOLDER.")
             self.proxy = Dino(self.config.proxy_model, DinoConfig(positions="factor"), encoder.device)
 
+    def to(self, device: str) -> None:
+        """Move what is not the encoder's to another device."""
+        if self.proxy is not None:
+            self.proxy.to(device)
+
     def seen_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
         """The shorter side as the settings say, both rounded to whole patches."""
         side = self.config.short_side

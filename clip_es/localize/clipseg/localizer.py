@@ -74,6 +74,11 @@ class ClipSeg:
         self.sources, self.supervision = dict(sources or {}), supervision
         check_fits(encoder, decoder, self.config.layers)
 
+    def to(self, device: str) -> None:
+        """Move what is not the encoder's to another device."""
+        self.decoder.to(device)
+        self.prompts = {k: vector.to(device) for k, vector in self.prompts.items()}
+
     def seen_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
         """A square, unless the settings say otherwise."""
         side = seen_side(self.config, self.decoder)
