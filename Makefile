@@ -25,6 +25,7 @@ docs: setup-tests
 bench: setup-tests
 	$(BIN)/python benchmarks/cam.py --out runs/bench
 	$(BIN)/python benchmarks/crf_agreement.py --out runs/bench
+	$(BIN)/python benchmarks/operations.py --out runs/bench
 	$(BIN)/python benchmarks/collect.py --out runs/bench
 
 lint: setup-tests

@@ -1,6 +1,6 @@
 """Bring runs/bench/results.json to the figures that others read; everything else goes to details.json.
 
-    python benchmarks/collect.py [--out runs/bench]      # after cam.py and crf_agreement.py
+    python benchmarks/collect.py [--out runs/bench]      # after cam.py, crf_agreement.py, operations.py
 
 The ratio of the CRFs becomes that over all pictures of crf_agreement.py, in place of one picture's.
 """
@@ -16,6 +16,7 @@ KEYS = (
     "end_to_end_over_published",
     "published_over_floor",
     "crf_native_over_pydensecrf",
+    "operations_per_picture",
     "bytes_over_published",
     "bf16_over_floor",
     "peak_mib",
@@ -30,6 +31,7 @@ def main() -> None:
     measured = json.loads((out / "results.json").read_text())
     crf = json.loads((out / "crf.json").read_text())
     measured["crf_native_over_pydensecrf"] = crf["native_over_pydensecrf"]
+    measured["operations_per_picture"] = json.loads((out / "operations.json").read_text())
     results = {key: measured[key] for key in KEYS}
     details = {key: value for key, value in measured.items() if key not in KEYS}
     if details:  # A second call finds them split already.

@@ -178,6 +178,7 @@ def make_together(config: AffinityConfig, around: Surroundings) -> GridRefinerTo
     """The same for several pictures of one grid at once; None: under these settings there is no such way."""
     if config.kind == "words" or around.exact:
         return None
+    config = config.for_tower(around.blocks)
 
     def refine_together(seen: Sequence[EncodedImage], maps: Sequence[ClassMaps]) -> list[ClassMaps]:
         return spread_together(maps, torch.stack([one.attention for one in seen]), config, around.box_threshold)
