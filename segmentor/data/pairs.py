@@ -50,7 +50,9 @@ def find_pairs(
     if run is not None:
         run = Path(run)
         masks, confidence = run / "labels", run / "confidence"
-    folders = (Path(images),) if images is not None else () if run is None else Manifest.read(run).picture_folders
+    folders: tuple[Path, ...] = (
+        (Path(images),) if images is not None else () if run is None else Manifest.read(run).picture_folders
+    )
     masks = Path(str(masks))
     confidence = None if confidence is None else Path(confidence)
     for folder in (masks, *folders, confidence):
@@ -103,7 +105,7 @@ def _of_shards(run: Path, images: str | Path | None, list_file: str | Path | Non
         if isinstance(entry, DataError):
             raise entry
         for number, image_id in enumerate(entry.ids):
-            found[image_id] = entry, number
+            found.setdefault(image_id, (entry, number))
     ids = sorted(found) if list_file is None else _listed(Path(list_file))
     if not ids:
         raise DataError("there is no mask to train on", where=list_file or place, found="an empty split")

@@ -63,7 +63,7 @@ def test_the_lines_of_the_readme_make_a_good_mask(tmp_path, monkeypatch):
     mask, truth = read_mask(tmp_path / "mask.png"), scene_of(ScenesConfig(), "val", 2).mask
     decided = mask != 255
     assert decided.mean() > 0.98
-    assert np.mean((mask == truth)[decided]) > 0.97
+    assert np.mean((mask == truth)[decided]) > 0.95
 
 
 def test_the_readme_is_one_page():

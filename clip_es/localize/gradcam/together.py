@@ -49,7 +49,7 @@ def localize_together(
         weights.split(counts),
         strict=True,
     )
-    return [Localization(ClassMaps(maps, tuple(ids)), *found) for ids, maps, *found in each]
+    return [Localization(ClassMaps(maps, tuple(ids)), score, own, weight) for ids, maps, score, own, weight in each]
 
 
 class _Places(NamedTuple):

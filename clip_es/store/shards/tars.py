@@ -15,7 +15,7 @@ import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 from clip_es.errors import DataError
 from clip_es.store.shards.rows import LARGEST_PART, ShardRow
@@ -76,7 +76,7 @@ def places(file: Any, size: int, where: str, whole: bool = True) -> Iterator[tup
     file.seek(0)
     try:
         # Compression would have to be undone from the start for every picture.
-        with tarfile.open(fileobj=_Headers(file), mode="r:") as archive:
+        with tarfile.open(fileobj=cast(Any, _Headers(file)), mode="r:") as archive:
             last = -1
             while (member := archive.next()) is not None:
                 archive.members = []  # It would remember all of them.
