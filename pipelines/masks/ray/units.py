@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from clip_es.store.shards.store import Sink, Unit
 from clip_es.types import ImageRecord, PseudoMask
 
 
+@runtime_checkable
 class Destination(Protocol):
     """Where the results of one unit go."""
 
