@@ -50,9 +50,7 @@ def find_pairs(
     if run is not None:
         run = Path(run)
         masks, confidence = run / "labels", run / "confidence"
-    folders: tuple[Path, ...] = (
-        (Path(images),) if images is not None else () if run is None else Manifest.read(run).picture_folders
-    )
+    folders = (Path(images),) if images is not None else () if run is None else Manifest.read(run).picture_folders
     masks = Path(str(masks))
     confidence = None if confidence is None else Path(confidence)
     for folder in (masks, *folders, confidence):
@@ -83,7 +81,7 @@ def find_pairs(
             raise DataError(
                 "the mask has no picture",
                 where=mask,
-                expected=f"{folders[0] / image_id}.jpg (or {', '.join(Listing.PICTURES[1:])})",
+                expected=f"{next(iter(folders)) / image_id}.jpg (or {', '.join(Listing.PICTURES[1:])})",
                 next_step="Pass the folder of the pictures with --images, or remove the mask.",
             )
         if sure is not None and certain is None:
@@ -112,7 +110,9 @@ def _of_shards(run: Path, images: str | Path | None, list_file: str | Path | Non
     if missing := next((image_id for image_id in ids if image_id not in found), None):
         raise DataError(f"lists {missing!r}, which no shard has", where=list_file, expected=str(place))
     inside = images is None and all(found[image_id][0].pictures for image_id in ids)
-    folders = (Path(images),) if images is not None else () if inside else Manifest.read(run).picture_folders
+    folders: tuple[Path, ...] = (
+        (Path(images),) if images is not None else () if inside else Manifest.read(run).picture_folders
+    )
     if not inside and not folders:
         raise ConfigError(
             "the shards carry no pictures, and the folder of the pictures is not known",
@@ -129,7 +129,7 @@ def _of_shards(run: Path, images: str | Path | None, list_file: str | Path | Non
             raise DataError(
                 "the mask has no picture",
                 where=mask,
-                expected=f"{folders[0] / image_id}.jpg (or {', '.join(Listing.PICTURES[1:])})",
+                expected=f"{next(iter(folders)) / image_id}.jpg (or {', '.join(Listing.PICTURES[1:])})",
                 next_step="Pass the folder of the pictures with --images.",
             )
         pairs.append(Pair(image_id, image, mask, sure))

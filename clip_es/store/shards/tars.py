@@ -79,7 +79,7 @@ def places(file: Any, size: int, where: str, whole: bool = True) -> Iterator[tup
         with tarfile.open(fileobj=cast(Any, _Headers(file)), mode="r:") as archive:
             last = -1
             while (member := archive.next()) is not None:
-                archive.members = []  # It would remember all of them.
+                cast(Any, archive).members = []  # It would remember all of them.
                 if member.size < 0 or member.offset_data <= last:
                     raise DataError("a header of the tar leads backwards", where=f"{where}: {member.name}"[:300])
                 last = member.offset_data

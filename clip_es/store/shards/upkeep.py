@@ -75,7 +75,7 @@ def recover(place: Place, file: Stored, known: set[str]) -> Entry | None:
     """
     stem, _, suffix = file.name.rpartition(".")
     name, _, digest = stem.removeprefix(f"{manifest.SHARDS}/").rpartition("-")
-    form = next((one for one, row in FORMS.items() if row.suffix == f".{suffix}"), None)
+    form: FormName | None = next((one for one, row in FORMS.items() if row.suffix == f".{suffix}"), None)
     if form is None or not manifest.is_name(name):
         return None
     try:
