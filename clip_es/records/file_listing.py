@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -30,6 +30,7 @@ SEPARATOR = "__"
 """Stands in an image id for the / of a sub-folder."""
 
 
+@runtime_checkable
 class Origin(Protocol):
     """Where pictures come from that are no files of this machine."""
 
