@@ -6,12 +6,11 @@ and largest last. `hard`, after SEPL: a region goes to the label that already fi
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64, Integer
-from scipy.sparse import csr_array
 from torch import Tensor
 
 from clip_es.errors import DataError
@@ -114,8 +113,10 @@ def greatest_share(inner: Regions, outer: Regions) -> Float64[np.ndarray, " regi
     return found
 
 
-def _as_rows(pixels: np.ndarray, owners: np.ndarray, first: int, last: int, size_hw: tuple[int, int]) -> csr_array:
-    """One row of zeros and ones for each region."""
+def _as_rows(pixels: np.ndarray, owners: np.ndarray, first: int, last: int, size_hw: tuple[int, int]) -> Any:
+    """One row of zeros and ones for each region, a sparse matrix of SciPy."""
+    from scipy.sparse import csr_array
+
     ones = np.ones(len(pixels), dtype=np.int32)
     return csr_array((ones, (owners, pixels)), shape=(last - first, size_hw[0] * size_hw[1]))
 

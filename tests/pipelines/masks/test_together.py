@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def records(count: int, size_hw: tuple[int, int] = (64, 80)) -> list[ImageRecord
     coarse = random.integers(0, 256, (count, 8, 10, 3), dtype=np.uint8)
     pictures = coarse.repeat(8, axis=1).repeat(8, axis=2)[:, : size_hw[0], : size_hw[1]]
     return [
-        ImageRecord(f"p{number}", f"p{number}", LABELS[number % len(LABELS)], image=picture)
+        ImageRecord(f"p{number}", Path(f"p{number}"), LABELS[number % len(LABELS)], image=picture)
         for number, picture in enumerate(pictures)
     ]
 
