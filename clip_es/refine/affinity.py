@@ -178,12 +178,15 @@ def make_together(config: AffinityConfig, around: Surroundings) -> GridRefinerTo
     """The same for several pictures of one grid at once; None: under these settings there is no such way."""
     if config.kind == "words" or around.exact:
         return None
-    config = config.for_tower(around.blocks)
+    # No closure: refiners travel to other processes.
+    return partial(refine_together, config=config.for_tower(around.blocks), box_threshold=around.box_threshold)
 
-    def refine_together(seen: Sequence[EncodedImage], maps: Sequence[ClassMaps]) -> list[ClassMaps]:
-        return spread_together(maps, torch.stack([one.attention for one in seen]), config, around.box_threshold)
 
-    return refine_together
+def refine_together(
+    seen: Sequence[EncodedImage], maps: Sequence[ClassMaps], config: AffinityConfig, box_threshold: float
+) -> list[ClassMaps]:
+    """`spread_together` as a refiner: the attention is that of the encoded pictures."""
+    return spread_together(maps, torch.stack([one.attention for one in seen]), config, box_threshold)
 
 
 def _refine_by_words(
