@@ -53,7 +53,7 @@ _PLAIN = (
     Phase(steps=150, objects=(1, 1), scale=(0.4, 0.95), extremes=0.0, background_rate=0.5),
     Phase(steps=900, objects=(1, 3), scale=(0.25, 0.85), extremes=0.3),
     Phase(steps=850, objects=(1, 4), scale=(0.2, 0.8), extremes=0.6),
-    # Once something is known, twice the steps with half the pairs find more labels in the same time.
+    # Half the pairs, for more steps in the same time.
     Phase(steps=1900, lr=(0.75, 0.75), objects=(1, 4), scale=(0.2, 0.8), extremes=0.6, batch=128),
     _LARGE,
     replace(_LARGE, steps=500, lr=(0.75, 0.02)),

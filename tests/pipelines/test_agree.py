@@ -89,21 +89,14 @@ def test_the_share_of_pixels_can_be_counted_by_hand(pictures):
     assert found.equal_pixels == pytest.approx(expected, abs=1e-3)
 
 
+def _asked(pictures, out):
+    source = ["masks", "folder", "--images", str(pictures), "--labels", "auto"]
+    return [*source, *SMALL, "--workers", "0", "--out", str(out)]
+
+
 def test_a_run_carries_engine_and_dtype_and_reports_the_agreement(pictures, tmp_path, capsys):
     out = tmp_path / "run"
-    asked = [
-        "masks",
-        "folder",
-        "--images",
-        str(pictures),
-        "--labels",
-        "auto",
-        *SMALL,
-        "--workers",
-        "0",
-        "--out",
-        str(out),
-    ]
+    asked = _asked(pictures, out)
     assert main([*asked, "--dtype", "int8"]) == 0
     told = Manifest.read(out)
     assert told.settings["config"]["encoder"]["engine"] == "onnx"
@@ -117,19 +110,7 @@ def test_a_run_carries_engine_and_dtype_and_reports_the_agreement(pictures, tmp_
 
 def test_a_run_from_before_engines_can_be_continued(pictures, tmp_path):
     out = tmp_path / "run"
-    asked = [
-        "masks",
-        "folder",
-        "--images",
-        str(pictures),
-        "--labels",
-        "auto",
-        *SMALL,
-        "--workers",
-        "0",
-        "--out",
-        str(out),
-    ]
+    asked = _asked(pictures, out)
     assert main(asked) == 0
     assert "Agreement" not in (out / "report.html").read_text()
     text = (out / "run.yaml").read_text()
