@@ -19,6 +19,7 @@ from clip_es.encoder.engines.base import Engine, Wanted
 from clip_es.encoder.engines.choose import choose
 from clip_es.encoder.engines.onnx_blocks import OnnxBlocks
 from clip_es.encoder.engines.torch_blocks import TorchBlocks
+from clip_es.encoder.products import Linear, plain_linear, quick_linear
 from clip_es.encoder.tokenize import tokenize
 from clip_es.encoder.vit import CLIP, SelfAttention, TowerSizes, shell
 from clip_es.encoder.weights import (
@@ -127,6 +128,12 @@ class Encoder:
         if self.config.engine == "torch":
             return self
         return Encoder(self.model, source=self.source, config=replace(self.config, engine="torch", dtype="float32"))
+
+    @property
+    def linear(self) -> Linear:
+        """The products of the last block with its weights. Those of torch in float32 keep the bytes they always had."""
+        as_ever = (self.config.engine, self.config.dtype) == ("torch", "float32")
+        return plain_linear if as_ever or self.device.type != "cpu" else quick_linear
 
     @property
     def sizes(self) -> TowerSizes:

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from clip_es.encoder.products import Linear, plain_linear
+
 WIDE = {1280: 80, 1408: 88, 1664: 104}
 """Channels of one head in the vision towers of ViT-H/14, ViT-g/14 and ViT-bigG/14, the only public ones so wide."""
 
@@ -102,17 +104,17 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
         nn.init.normal_(self.in_proj_weight, std=width**-0.5)
 
-    def project(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, y: Tensor, linear: Linear = plain_linear) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of tokens [... token width], each [... head token channel]."""
-        qkv = F.linear(y, self.in_proj_weight, self.in_proj_bias)
+        qkv = linear(y, self.in_proj_weight, self.in_proj_bias)
         # Counted from the front: the ONNX exporter takes no negative place.
         parts = qkv.unflatten(-1, (3, self.heads, -1)).movedim(y.ndim - 1, 0)
         q, k, v = parts.transpose(-2, -3).unbind(0)
         return q, k, v
 
-    def merge(self, heads: Tensor) -> Tensor:
+    def merge(self, heads: Tensor, linear: Linear = plain_linear) -> Tensor:
         """[... head token channel] through the output projection to [... token width]."""
-        return self.out_proj(heads.transpose(-2, -3).flatten(-2))
+        return linear(heads.transpose(-2, -3).flatten(-2), self.out_proj.weight, self.out_proj.bias)
 
     def forward(self, y: Tensor, causal: bool = False) -> Tensor:
         """Fused attention, which never forms the attention matrix."""

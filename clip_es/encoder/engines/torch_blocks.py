@@ -7,6 +7,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from clip_es.encoder.engines.base import Passed, Wanted
+from clip_es.encoder.products import Linear, plain_linear, quick_linear
 from clip_es.encoder.vit import Block, SelfAttention, VisionTower
 
 _NEAR = 2**22
@@ -42,13 +43,16 @@ class TorchBlocks:
             if index in wanted.outputs:
                 outputs.append(x.float())
         tokens = x.float()
-        last = attention_of(blocks[wanted.blocks], tokens) if wanted.last else None
+        linear = quick_linear if narrow else plain_linear
+        last = attention_of(blocks[wanted.blocks], tokens, linear) if wanted.last else None
         return Passed(tokens, attention, last, tuple(inputs), total, tuple(outputs))
 
 
-def attention_of(block: Block, tokens: Float32[Tensor, "*b token dim"]) -> Float32[Tensor, "*b head token token"]:
+def attention_of(
+    block: Block, tokens: Float32[Tensor, "*b token dim"], linear: Linear = plain_linear
+) -> Float32[Tensor, "*b head token token"]:
     """Attention of a block that the tokens enter; rows sum to one."""
-    queries, keys, _ = block.attn.project(block.ln_1(tokens))
+    queries, keys, _ = block.attn.project(block.ln_1(tokens), linear)
     return SelfAttention.weights(queries, keys)
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from clip_es.encoder.products import Linear, plain_linear
 from clip_es.encoder.vit import VisionTower
 
 _LARGEST_FIELD = 2**24
@@ -74,17 +75,19 @@ class LastBlock:
         visual: VisionTower,
         tokens: Float[Tensor, "*picture token dim"],
         attention: Float[Tensor, "*picture head token token"],
+        linear: Linear = plain_linear,
     ) -> None:
         block = visual.transformer.blocks[-1]
-        self.visual, self.block = visual, block
+        self.visual, self.block, self.linear = visual, block, linear
         self.y = block.ln_1(tokens)
-        self.q, self.k, self.v = block.attn.project(self.y)
+        self.q, self.k, self.v = block.attn.project(self.y, linear)
         self.attention = attention[..., 1:, :]
         self.heads_out = self.attention @ self.v
-        z = tokens[..., 1:, :] + block.attn.merge(self.heads_out)
+        z = tokens[..., 1:, :] + block.attn.merge(self.heads_out, linear)
         self.hat1, self.scale1 = _standardise(z, block.ln_2)
-        self.hidden = block.mlp.c_fc(self.hat1 * block.ln_2.weight + block.ln_2.bias)
-        z = z + block.mlp.c_proj(block.mlp.gelu(self.hidden))
+        first, second = block.mlp.c_fc, block.mlp.c_proj
+        self.hidden = linear(self.hat1 * block.ln_2.weight + block.ln_2.bias, first.weight, first.bias)
+        z = z + linear(block.mlp.gelu(self.hidden), second.weight, second.bias)
         self.hat2, self.scale2 = _standardise(z, visual.ln_post)
         pooled = self.hat2.mean(-2) * visual.ln_post.weight + visual.ln_post.bias
         embedding = pooled @ visual.proj
@@ -99,7 +102,7 @@ class LastBlock:
     @cached_property
     def hat2_into(self) -> Float[Tensor, "*picture patch hidden"]:
         """What step 3 takes through the second layer of the MLP for all labels at once."""
-        return self.hat2 @ self.block.mlp.c_proj.weight
+        return self.linear(self.hat2, self.block.mlp.c_proj.weight.T)
 
     def weights(
         self, gradient: Float[Tensor, "row embed"], owner: Int64[Tensor, " row"] | None = None
@@ -135,12 +138,12 @@ class LastBlock:
         d_hidden = scale2 * ((u @ into)[:, None] - c * own(self.hat2_into))
         # 4. The MLP, ln_2, and the residual path past both.
         d_hidden = d_hidden * own(block.mlp.gelu.slope(self.hidden))
-        d_y2 = d_hidden @ block.mlp.c_fc.weight * block.ln_2.weight
+        d_y2 = self.linear(d_hidden, block.mlp.c_fc.weight.T) * block.ln_2.weight
         hat1 = own(self.hat1)
         centred = d_y2 - d_y2.mean(-1, keepdim=True) - hat1 * (d_y2 * hat1).mean(-1, keepdim=True)
         d_z1 = d_z2 + own(self.scale1) * centred
         # 5. The output projection, split in heads: dO [row head patch channel].
-        d_out = (d_z1 @ block.attn.out_proj.weight).unflatten(-1, (block.attn.heads, -1)).transpose(1, 2)
+        d_out = self.linear(d_z1, block.attn.out_proj.weight.T).unflatten(-1, (block.attn.heads, -1)).transpose(1, 2)
         rho = (d_out * own(self.heads_out)).sum(-1)
         # 6. The three sums over patches.
         attention, q, k, v = own(self.attention), own(self.q), own(self.k), own(self.v)
@@ -189,12 +192,14 @@ def explain(
     tokens: Float[Tensor, "token dim"],
     attention: Float[Tensor, "head token token"],
     question: Question,
+    linear: Linear = plain_linear,
 ) -> Answer:
     """GradCAM of every label of a picture from one pass through the last block.
 
-    `tokens` enter the last block, `attention` is its attention; class token first in both. Computes in their precision.
+    `tokens` enter the last block, `attention` is its attention; class token first in both. Computes in their precision,
+    with `linear` for the products with weights.
     """
-    last = LastBlock(visual, tokens, attention)
+    last = LastBlock(visual, tokens, attention, linear)
     scores = question.scores(last.embedding)
     weights = last.weights(question.gradient(scores))
     return Answer(scores, weights, last.along(weights))

@@ -83,7 +83,7 @@ def localize(
     """
     question = _question(encoder, bank, class_ids, config)
     if config.variant == "gradcam":
-        answer = explain(encoder.model.visual, seen.tokens, seen.last_attention, question)
+        answer = explain(encoder.model.visual, seen.tokens, seen.last_attention, question, encoder.linear)
     else:
         answer = explain_variant(config.variant, encoder.model.visual, seen, question)
     return _localization(answer, seen, class_ids)
@@ -104,7 +104,7 @@ def localize_autograd(
 @torch.no_grad()
 def pooled_embedding(encoder: Encoder, seen: EncodedImage) -> Float32[Tensor, " dim"]:
     """The unit vector that the scores are made of: the mean of the patch tokens after the last block, projected."""
-    return LastBlock(encoder.model.visual, seen.tokens, seen.last_attention).embedding
+    return LastBlock(encoder.model.visual, seen.tokens, seen.last_attention, encoder.linear).embedding
 
 
 def _question(encoder: Encoder, bank: TextBank, class_ids: Sequence[int], config: LocalizeConfig) -> Question:

@@ -36,7 +36,7 @@ def localize_together(
     """
     questions = _Questions(bank, class_ids, config, encoder.device)
     tokens, attention = (torch.stack([getattr(one, name) for one in seen]) for name in ("tokens", "last_attention"))
-    last = LastBlock(encoder.model.visual, tokens, attention)
+    last = LastBlock(encoder.model.visual, tokens, attention, encoder.linear)
     scores = questions.scores(last.embedding, encoder.logit_scale)
     weights = last.weights(questions.gradient(scores, encoder.logit_scale), questions.owner)
     raw = last.along(weights, questions.owner).unflatten(1, seen[0].grid_hw)
