@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from clip_es.segmentor.losses.shape import MomentDistance
 from clip_es.segmentor.models.pixel_embedding import ClipPixelEmbedding, PixelEmbedding
 from clip_es.segmentor.models.pixel_text import PixelText, poly_lr, resize_scores
 from clip_es.segmentor.models.text_table import TextTable
+from clip_es.training import ModelTask
 
 STEM, CHANNELS, BATCH = 32, 48, 6
 RATE = 4e-3
@@ -85,8 +85,10 @@ class Lesson:
     table: TextTable
 
 
-class HeadTask:
+class HeadTask(ModelTask):
     """The training of one head, for `clip_es.training.train`."""
+
+    model: Model
 
     def __init__(self, row: Row, lesson: Lesson, seed: int) -> None:
         torch.manual_seed(seed)
@@ -124,21 +126,6 @@ class HeadTask:
         loss.backward()
         self.optimiser.step()
         return {"loss": float(loss.detach())}
-
-    def after(self, step: int, figures: dict[str, float]) -> None:
-        """Nothing."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Model and optimiser."""
-        return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The same back."""
-        self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
-
-    def save(self, out: Path, step: int) -> None:
-        """Nothing besides the checkpoint."""
 
 
 @torch.no_grad()

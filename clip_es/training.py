@@ -57,6 +57,28 @@ class Task(Protocol):
         ...
 
 
+class ModelTask:
+    """What a task of one model and one optimiser need not say: its state is theirs, and nothing follows a step."""
+
+    model: torch.nn.Module
+    optimiser: torch.optim.Optimizer
+
+    def after(self, step: int, figures: dict[str, float]) -> None:
+        """Nothing."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of the model and its optimiser."""
+        return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The same back."""
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+    def save(self, out: Path, step: int) -> None:
+        """Nothing beside the checkpoint."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """How long, how often, and what makes two trainings the same."""
@@ -200,7 +222,15 @@ def _restore(task: Task, path: Path, plan: Plan) -> tuple[int, float]:
             found={name: then.get(name) for name in changed},
             next_step="Train into another folder.",
         )
-    task.load_state_dict(state)
+    try:
+        task.load_state_dict(state)
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:  # what torch says of other names and shapes
+        raise WeightsError(
+            "the checkpoint holds another model",
+            where=path,
+            found=f"{type(error).__name__}: {error}",
+            next_step="Train into another folder.",
+        ) from error
     return step, float(state.get("seconds", 0.0))
 
 

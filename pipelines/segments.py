@@ -29,7 +29,7 @@ from clip_es.config.run import DinoConfig, ImageConfig, SpectralConfig
 from clip_es.encoder import Encoder
 from clip_es.errors import ClipEsError, ConfigError, DataError
 from clip_es.images import read_picture
-from clip_es.masks import read_mask, write_mask
+from clip_es.masks import read_mask
 from clip_es.records.dataset import Problem
 from clip_es.refine.base import Surroundings
 from clip_es.refine.dino import Dino
@@ -38,8 +38,8 @@ from clip_es.refine.regions.sources import SOURCES
 from clip_es.refine.regions.vote import painted
 from clip_es.refine.spectral import picture_segments
 from clip_es.regions import Regions
-from clip_es.store.disk import StoreError, make_folder, write_atomic
-from clip_es.store.regions import write_parts, write_regions
+from clip_es.store.disk import StoreError, make_folder, names_in, write_atomic
+from clip_es.store.regions import read_numbers, write_parts, write_regions
 from clip_es.store.tables import read_json, write_json
 from clip_es.types import ClassMaps, ImageRecord, Picture
 
@@ -66,9 +66,9 @@ class SegmentFolder:
         self, folder: Path, settings: dict | None = None, parts: tuple[str, ...] = ("regions", "sides")
     ) -> None:
         self.folder = folder
-        place = folder / SETTINGS
+        told = folder / SETTINGS
         if settings is None:
-            if not place.is_file():
+            if not told.is_file():
                 raise DataError(
                     "is no folder of segments",
                     where=folder,
@@ -77,9 +77,10 @@ class SegmentFolder:
                     next_step="Make it with `clip-es segments`.",
                 )
             return
-        for part in parts:
-            make_folder(folder / part)
-        if place.is_file() and (there := read_json(place)) != settings:
+        for place in (folder, *(folder / part for part in parts)):
+            make_folder(place)
+            names_in(place)  # listing clears what a writer that died has left
+        if told.is_file() and (there := read_json(told)) != settings:
             differ = sorted(key for key in settings if there.get(key) != settings[key])
             raise ConfigError(
                 "the folder holds segments made with other settings",
@@ -88,26 +89,26 @@ class SegmentFolder:
                 found={key: settings[key] for key in differ},
                 next_step="Pass another --out.",
             )
-        write_json(place, settings)
+        if not told.is_file():
+            write_json(told, settings, durable=True)
 
     def has(self, image_id: str) -> bool:
         """Whether a picture is done; its regions are written last."""
         return (self.folder / "regions" / f"{image_id}.png").is_file()
 
     def save(self, image_id: str, regions: Int[Tensor, "h w"], sides: Bool[Tensor, "k h w"]) -> None:
-        """Write one picture's. Raises StoreError."""
+        """Write one picture's; what is there after a power cut is whole. Raises StoreError."""
         for number, side in enumerate(sides.numpy()):
-            write_atomic(self.folder / "sides" / f"{image_id}_k{number}.png", _png(side.astype(np.uint8) * 255))
-        text = io.BytesIO()
-        write_mask(text, regions.numpy().astype(np.uint8))
-        write_atomic(self.folder / "regions" / f"{image_id}.png", text.getvalue())
+            content = _png(side.astype(np.uint8) * 255)
+            write_atomic(self.folder / "sides" / f"{image_id}_k{number}.png", content, durable=True)
+        write_parts(self.folder / "regions" / f"{image_id}.png", regions.numpy())
 
     def regions(self, image_id: str) -> Int[Tensor, "h w"]:
         """k-means regions at the picture's size. Raises DataError: the picture has none."""
         path = self.folder / "regions" / f"{image_id}.png"
         if not path.is_file():
             raise DataError("the picture has no segments", where=path, next_step="Call `clip-es segments` for it.")
-        return torch.from_numpy(read_mask(path).astype(np.int64))
+        return torch.from_numpy(read_numbers(path))
 
     def sides(self, image_id: str) -> Bool[Tensor, "k h w"]:
         """Sides of the eigenvectors at the picture's size, in their order; also those of SAZS's own files."""
@@ -116,7 +117,10 @@ class SegmentFolder:
         )
         if not paths:
             raise DataError("the picture has no segments", where=self.folder / "sides" / f"{image_id}_k0.png")
-        return torch.from_numpy(np.stack([np.asarray(Image.open(path)) == 255 for path in paths]))
+        found = [read_mask(path) == 255 for path in paths]
+        if len({side.shape for side in found}) > 1:
+            raise DataError("the sides of a picture are of several sizes", where=paths[0])
+        return torch.from_numpy(np.stack(found))
 
     def write_rle(self, ids: Iterable[str]) -> Path:
         """All sides as COCO RLE in one file."""
@@ -136,7 +140,7 @@ def segment(
     config: SegmentsConfig,
     done: Callable[[], object] = lambda: None,
 ) -> list[Problem]:
-    """Segments of all pictures that have none yet. Returns those that failed."""
+    """Segments of all pictures that have none yet. Returns those that failed. Raises StoreError."""
     dino = None
     if config.spectral.features != "clip":
         dino = Dino(config.spectral.features, DinoConfig(), encoder.device)
@@ -145,6 +149,8 @@ def segment(
         try:
             if not out.has(record.image_id):
                 out.save(record.image_id, *segments_of(record, encoder, dino, config, image))
+        except StoreError:
+            raise
         except ClipEsError as error:
             problems.append(Problem.of(record.image_id, error, "segments"))
         done()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from torch import Tensor
 from clip_es.errors import ConfigError
 from clip_es.segmentor.losses.shape import InverseNet
 from clip_es.store.disk import write_atomic
-from clip_es.training import Plan, Report, train
+from clip_es.training import ModelTask, Plan, Report, train
 
 
 @dataclass(frozen=True)
@@ -61,15 +60,17 @@ def train_shape_net(
     task = _Task(config)
     plan = Plan(config.steps, config.save_every, config.seed, asdict(config), free=("save_every",))
     train(task, out, plan, report=report, stop_after=stop_after)
-    return out / "shape_net.pth", lengths(task.net)
+    return out / "shape_net.pth", lengths(task.model)
 
 
-class _Task:
+class _Task(ModelTask):
+    model: InverseNet
+
     def __init__(self, config: ShapeNetConfig) -> None:
         torch.manual_seed(config.seed)
         self.config = config
-        self.net = InverseNet(config.side, config.hidden)
-        self.optimiser = torch.optim.Adam(self.net.parameters(), lr=config.lr)
+        self.model = InverseNet(config.side, config.hidden)
+        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=config.lr)
 
     def advance(self, step: int, batch: Any, /) -> dict[str, float]:
         config = self.config
@@ -80,25 +81,15 @@ class _Task:
         theta[: config.batch // 4] = 0
         one = outlines(config.batch, config.side, rng)
         other = moved(one, theta, config.shift, config.scale)
-        loss = (self.net(other.flatten(1), one.flatten(1)) - theta).square().sum(1).mean()
+        loss = (self.model(other.flatten(1), one.flatten(1)) - theta).square().sum(1).mean()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
         return {"loss": float(loss.detach())}
 
-    def after(self, step: int, figures: dict[str, float]) -> None:
-        """Nothing."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"net": self.net.state_dict(), "optimiser": self.optimiser.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.net.load_state_dict(state["net"])
-        self.optimiser.load_state_dict(state["optimiser"])
-
     def save(self, out: Path, step: int) -> None:
         file = io.BytesIO()
-        torch.save({f"inversenet.{key}": value for key, value in self.net.state_dict().items()}, file)
+        torch.save({f"inversenet.{key}": value for key, value in self.model.state_dict().items()}, file)
         write_atomic(out / "shape_net.pth", file.getvalue(), durable=True)
 
 

@@ -10,10 +10,10 @@ import torch
 
 from clip_es.errors import ClipEsError, ConfigError, WeightsError
 from clip_es.store.disk import Lock
-from clip_es.training import CHECKPOINT, Plan, Stop, train
+from clip_es.training import CHECKPOINT, ModelTask, Plan, Stop, train
 
 
-class Line:
+class Line(ModelTask):
     """y = a x + b with dropout on x: draws from torch's generator, keeps momentum."""
 
     def __init__(self, break_at=None, stop_at=None):
@@ -35,13 +35,6 @@ class Line:
 
     def after(self, step, figures):
         assert figures["seconds"] > 0
-
-    def state_dict(self):
-        return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
-
-    def load_state_dict(self, state):
-        self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
 
     def save(self, out, step):
         self.saved.append(step)
@@ -123,8 +116,14 @@ def test_another_training_is_refused_by_the_setting_that_differs(tmp_path):
 
 def test_a_damaged_checkpoint_and_a_second_process_are_named(tmp_path):
     train(Line(), tmp_path, plan(), stop_after=1)
+    (tmp_path / "other").mkdir()
     with Lock.take(tmp_path, "train"), pytest.raises(ConfigError, match="another process trains"):
         train(Line(), tmp_path, plan())
+    state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    for model in ({"weight": torch.zeros(1, 5), "bias": torch.zeros(1)}, None):
+        torch.save({**state, "model": model}, tmp_path / "other" / CHECKPOINT)
+        with pytest.raises(WeightsError, match="holds another model"):
+            train(Line(), tmp_path / "other", plan())
     (tmp_path / CHECKPOINT).write_bytes((tmp_path / CHECKPOINT).read_bytes()[:-200])
     with pytest.raises(WeightsError, match="cannot be read"):
         train(Line(), tmp_path, plan())

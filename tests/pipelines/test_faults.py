@@ -28,8 +28,10 @@ from clip_es.pipelines.exchange.import_masks import import_masks
 from clip_es.pipelines.exchange.run_folder import Run
 from clip_es.pipelines.masks.report import write_run_report
 from clip_es.pipelines.masks.run import make_masks
+from clip_es.pipelines.segments import SegmentFolder, SegmentsConfig, segment, settings_of
 from clip_es.pipelines.sweep.features import FeatureCache
 from clip_es.records import voc
+from clip_es.refine.spectral import SpectralConfig
 from clip_es.scenes.dataset import ScenesConfig, make
 from clip_es.store.run import RunStore
 from clip_es.store.tables import write_json
@@ -158,6 +160,16 @@ def test_an_import_survives_every_fault(made_up_run, tmp_path):
         return now, before
 
     every_fault(tmp_path / "disk", lambda root: shutil.copytree(made.run, root / "run"), work, look)
+
+
+def test_segments_survive_every_fault(maker, dataset, tmp_path):
+    config = SegmentsConfig(SpectralConfig(eigenvectors=2, segments=3), nodes=1)
+
+    def work(root: Path) -> None:
+        folder = SegmentFolder(root / "out", settings_of(config, maker.encoder))
+        assert segment(dataset.records, maker.encoder, folder, config) == []
+
+    every_fault(tmp_path / "disk", lambda root: None, work, lambda root: tree(root / "out"))
 
 
 def test_the_cache_of_features_survives_every_fault(maker, dataset, tmp_path):
