@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from method_rows import SETS, Row, as_file, harmed, rough, rows, scenes
 
+from clip_es.config.methods import JointConfig
 from clip_es.encoder import Encoder, load_encoder
 from clip_es.errors import ClipEsError
 from clip_es.images import shown_at
@@ -91,9 +92,10 @@ class Bench:
         for row in wanted:
             maker = MaskMaker(encoder, self.vocabulary, bank, row.config)
             bank = maker.bank
-            told = repr((row.config.methods, row.config.refiners.affinity.layers))
-            # Thresholds of the joint and CLIPer's rule are applied to what was located, and are part of the settings.
-            self.memo.share(maker.localizer, sha256(told.encode()).hexdigest() if row.config.method == "cliper" else "")
+            # What the joint decides, it decides about what its halves have located.
+            methods = replace(row.config.methods, joint=JointConfig())
+            told = repr((methods, row.config.refiners.affinity.layers))
+            self.memo.share(maker.localizer, sha256(told.encode()).hexdigest())
             self.makers[row.name] = maker
         divide, lattice_of = segments.divide, native.lattice_of
         segments.divide = lambda rgb, config: self.memo.once(

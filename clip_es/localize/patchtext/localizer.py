@@ -97,9 +97,15 @@ class PatchText:
             )
         ]
 
-    def shares(self, seen: PatchSight) -> Float32[Tensor, "text patch"]:
-        """The share of every text in every patch: classes, background words, their mean."""
-        return words_share(seen.embeddings[1:], self.text, self.scale)
+    def shares(self, seen: PatchSight, classes: Sequence[int] | None = None) -> Float32[Tensor, "text patch"]:
+        """The share of every text in every patch: classes, background words, the classes' mean.
+
+        `classes`: those that compete; None: all.
+        """
+        text = self.text
+        if classes is not None:
+            text = torch.cat([text[list(classes)], text[self.bank.class_count :]])
+        return words_share(seen.embeddings[1:], text, self.scale)
 
     @torch.no_grad()
     def locate(self, picture: Picture, seen: EncodedImage, class_ids: Sequence[int] | None) -> Localization:
@@ -113,15 +119,20 @@ class PatchText:
             raise ShapeError("patch-text reads patches", expected="what PatchText.encode gives", found=type(seen))
         if self.stretches:
             return self._surgery(seen, class_ids)
-        shares = self.shares(seen)[: self.bank.class_count].unflatten(1, seen.read_hw)
-        if class_ids is None:
-            best = shares.amax((1, 2)).tolist()
-            shown = tuple(k for k, most in enumerate(best) if most > self.config.score_threshold)
+        known = None if class_ids is None else check_known(class_ids, self.bank)
+        if known is not None and self.config.competitors == "labels":
+            shown, rows = known, range(len(known))
+            shares = self.shares(seen, known)
         else:
-            shown = check_known(class_ids, self.bank)
-        raw = shares[list(shown)]
+            shares = self.shares(seen)
+            shown = rows = self._found(shares) if known is None else known
+        raw = shares[list(rows)].unflatten(1, seen.read_hw)
         scores = raw.amax((1, 2)) if shown else raw.new_zeros(0)
         return Localization(ClassMaps(raw, shown, background=(1 - raw.sum(0)).clamp(0, 1)), scores, raw, None)
+
+    def _found(self, shares: Float32[Tensor, "text patch"]) -> tuple[int, ...]:
+        best = shares[: self.bank.class_count].amax(1).tolist()
+        return tuple(k for k, most in enumerate(best) if most > self.config.score_threshold)
 
     def settle(self, found: Localization, maps: ClassMaps, known: bool) -> Settled:
         """Shares keep their heights; maps of `surgery` have none."""

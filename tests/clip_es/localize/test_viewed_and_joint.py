@@ -79,6 +79,18 @@ def test_patch_text_finds_the_classes_whose_share_is_large_enough(encoder, bank,
     assert none.maps.class_ids == ()
 
 
+def test_classes_that_a_picture_does_not_have_compete_only_where_asked(encoder, bank, picture):
+    wide = PatchText(encoder, bank, PatchTextConfig(blocks=1, competitors="vocabulary"))
+    narrow = PatchText(encoder, bank, PatchTextConfig(blocks=1))
+    shares = wide.shares(wide.encode([picture])[0])
+    torch.testing.assert_close(located(wide, picture).maps.scores.flatten(1), shares[[0, 3]])
+    # A softmax over fewer rows: the same shares, divided by what those rows had together.
+    rows = [0, 3, *range(bank.class_count, len(shares))]
+    torch.testing.assert_close(located(narrow, picture).maps.scores.flatten(1), shares[[0, 3]] / shares[rows].sum(0))
+    assert located(narrow, picture, ()).maps.scores.shape == (0, 4, 5)
+    torch.testing.assert_close(located(narrow, picture, None).maps.scores, located(wide, picture, None).maps.scores)
+
+
 def test_patch_text_refuses_what_another_method_has_seen(patch_text, clip_es, picture):
     with pytest.raises(ShapeError, match="reads patches"):
         patch_text.locate(picture, clip_es.encode([picture])[0], (0,))
