@@ -163,7 +163,7 @@ class PatchTextConfig:
     """svc: every head has the sum over heads, as published. Off: each head its own."""
     competitors: Literal["vocabulary", "labels"] = "labels"
     """Where the labels are known: who competes with them besides the background words. Only each other, or all classes
-    of the vocabulary, as where no labels are known: on drawn scenes masks are then 10 points worse, with either CLIP."""
+    of the vocabulary, as where no labels are known: on drawn scenes masks are then 10 points worse with either CLIP."""
     scale: float | None = None
     """Factor between a cosine and a logit. None: the one the model has learnt. Published for OpenAI's weights 40 to 65,
     which make softer maps than the learnt 100."""

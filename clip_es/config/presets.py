@@ -40,8 +40,8 @@ CLIPER_SCENES = CliperConfig(
 
 
 PATCH_TEXT_SCENES = PatchTextConfig(blocks=1, short_side=192, scale=80.0)
-"""For drawn scenes and their small CLIPs: one of four blocks, a size they were trained at, and a scale a little above the
-learned 60, which is as good in the joint. Chosen on 40 scenes of seeds 77 and 78, which no figure uses."""
+"""For drawn scenes and their small CLIPs: one of four blocks, a size they were trained at, and a scale a little above
+the learned 60, which is as good in the joint. Chosen on 40 scenes of seeds 77 and 78, which no figure uses."""
 
 BEST_FAST = replace(DEFAULT, method="joint", refine=("affinity", "segments", "crf"))
 """Both readings of a picture from one pass; every map is calibrated from its own values."""
