@@ -2,7 +2,7 @@
 
 `vote`: every pixel's probabilities, in part those of its segment. `nearest_side`: the segment that overlaps most with a
 predicted mask takes its place, if the two overlap enough. The published fusion of SAZS chooses by the overlap with the
-*ground truth*; it is `clip_es.refine.spectral.oracle`, of `clip-es oracle` alone.
+*ground truth*; it is `clip_es.pipelines.studies.oracle.published`, of `clip-es oracle` alone.
 """
 
 from __future__ import annotations

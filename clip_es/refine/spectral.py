@@ -191,18 +191,6 @@ def overlaps(a: Bool[Tensor, "m pixel"], b: Bool[Tensor, "n pixel"]) -> Float32[
     return inside / (a.sum(1)[:, None] + b.sum(1) - inside).clamp(min=1)
 
 
-def oracle(
-    prediction: Bool[Tensor, "h w"], sides: Bool[Tensor, "k h w"], truth: Bool[Tensor, "h w"]
-) -> Bool[Tensor, "h w"]:
-    """The prediction or the one side that overlaps most with the ground truth; a tie keeps the prediction.
-
-    An upper bound that looks at the ground truth: for evaluation, never for making masks. Source: the released
-    evaluation of SAZS, whose reported numbers are made so.
-    """
-    candidates = torch.cat([prediction[None], sides])
-    return candidates[int(overlaps(candidates.flatten(1), truth.flatten()[None])[:, 0].argmax())]
-
-
 def _weights(
     picture: Picture, features: Float[Tensor, "patch dim"], grid_hw: tuple[int, int], config: SpectralConfig
 ) -> Float64[np.ndarray, "patch patch"]:

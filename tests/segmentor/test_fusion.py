@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from clip_es.errors import ShapeError
-from clip_es.refine.spectral import oracle, overlaps
+from clip_es.pipelines.studies.oracle import counts_of, published
 from clip_es.segmentor.fusion import nearest_side, vote
 
 
@@ -47,12 +47,10 @@ def test_the_nearest_side_or_its_complement_replaces_a_mask_only_where_it_overla
 def test_the_published_choice_by_ground_truth_is_never_below_the_prediction():
     generator = torch.Generator().manual_seed(3)
     for _ in range(20):
-        prediction, truth = (torch.rand(6, 8, generator=generator) > 0.5 for _ in range(2))
-        sides = torch.rand(5, 6, 8, generator=generator) > 0.5
-        best = oracle(prediction, sides, truth)
-        assert overlaps(best.flatten()[None], truth.flatten()[None]) >= overlaps(
-            prediction.flatten()[None], truth.flatten()[None]
-        )
+        truth, *candidates = torch.rand(7, 48, generator=generator) > 0.5
+        counts = counts_of(torch.stack(candidates), truth)
+        shares = counts[0] / counts[1]
+        assert shares[published(counts[None])[0]] >= shares[0]
 
 
 def test_segments_of_another_size_are_refused(shares):

@@ -10,7 +10,7 @@ from clip_es.encoder import load_encoder
 from clip_es.errors import ConfigError, DataError
 from clip_es.masks import read_mask, write_mask
 from clip_es.pipelines.cli import main
-from clip_es.pipelines.studies.oracle import spectral_oracle
+from clip_es.pipelines.studies.oracle import best_in_all, published, spectral_oracle
 from clip_es.prompts import load_vocabulary
 from clip_es.records import folder, voc
 from clip_es.scenes.dataset import ScenesConfig, make
@@ -37,8 +37,8 @@ def ask(encoder, data, labels):
 
 def test_perfect_masks_cannot_be_bettered(encoder, scenes):
     result = ask(encoder, dataset(scenes), scenes / "SegmentationClass")
-    assert result.miou == (1.0, 1.0)
-    assert result.chosen == 0
+    assert result.miou == (1.0, 1.0, 1.0)
+    assert result.chosen == (0, 0)
 
 
 def test_empty_masks_are_bettered_by_segments_and_never_worsened(encoder, scenes, tmp_path):
@@ -46,12 +46,31 @@ def test_empty_masks_are_bettered_by_segments_and_never_worsened(encoder, scenes
         truth = read_mask(scenes / f"SegmentationClass/{record.image_id}.png")
         write_mask(tmp_path / f"{record.image_id}.png", np.zeros_like(truth))
     result = ask(encoder, dataset(scenes), tmp_path)
-    masks, best = result.iou
+    masks, _, best = result.iou
     there = ~np.isnan(masks)
     assert (masks[1:][there[1:]] == 0).all()
     assert best[1:][there[1:]].max() > 0.2
     assert (result.inside[1] >= 0).all()
-    assert result.chosen > 0
+    assert min(result.chosen) > 0
+
+
+def test_the_published_choice_can_lower_the_iou_over_pictures_and_the_bound_never_does():
+    """Mask and one segment in two pictures. In the second the segment has 1/5 and the mask 1/6 of its object."""
+    counts = np.array([[[5, 5], [10, 10]], [[1, 20], [6, 100]]])
+    assert published(counts).tolist() == [0, 1]
+    assert best_in_all(counts).tolist() == [0, 0], "6 / 16 and not 25 / 110"
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        inside = rng.integers(0, 9, (4, 3))
+        union = inside + rng.integers(1, 30, (4, 3))
+        some = np.stack([inside, union], axis=1)
+        ways = np.stack(np.meshgrid(*4 * [range(3)]), -1).reshape(-1, 4)
+        sums = [some[range(4), :, way].sum(0) for way in ways]
+        picks = best_in_all(some)
+        found = some[range(4), :, picks].sum(0)
+        assert found[0] / found[1] == max(a / b for a, b in sums)
+    empty = np.zeros((2, 2, 3), dtype=np.int64)
+    assert best_in_all(empty).tolist() == [0, 0]
 
 
 def test_without_truth_it_refuses(encoder, scenes, tmp_path, capsys):
@@ -75,6 +94,7 @@ def test_what_it_writes_is_stamped(scenes, tmp_path, capsys):
     told = json.loads((out / "oracle.json").read_text())
     assert "ORACLE" in told["oracle"]
     assert told["miou"] == pytest.approx(json.loads((run / "summary.json").read_text())["miou"])
+    assert told["miou_oracle"] >= max(told["miou"], told["miou_published_choice"])
     assert "ORACLE" in (out / "oracle.html").read_text()
     assert "ORACLE" in capsys.readouterr().out
     assert sorted(path.name for path in run.rglob("*")) == before  # a run's folder is left as it is
