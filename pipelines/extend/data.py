@@ -20,6 +20,7 @@ from clip_es.pipelines.extend.conditions import BACKGROUND, LEAK, Named, vectors
 from clip_es.prompts.vocabulary import classes_of_run, load_vocabulary
 from clip_es.segmentor.data.pairs import Pair, check_labels, find_pairs
 from clip_es.segmentor.inference import Segmenter
+from clip_es.segmentor.zero_shot.beginning import OldClassifier
 from clip_es.segmentor.zero_shot.features import Example, Extractor, FeatureStore
 from clip_es.segmentor.zero_shot.settings import ExtendSettings
 from clip_es.segmentor.zero_shot.split import SeenUnseenSplit
@@ -103,6 +104,8 @@ class Prepared:
     """The backbone's map that is read too, counted from 0."""
     shared: int = 0
     """The last so many channels of the features lie in one space with the last so many numbers of a vector."""
+    old: OldClassifier | None = None
+    """The classifier of the segmenter as it was; None where it has another number of outputs."""
 
     @property
     def order(self) -> list[int]:
@@ -150,7 +153,8 @@ def prepare(
     if clip is not None:
         told |= {"clip_features": named.weights, "comparable": LEAK}
     shared = clip.sizes.embed if clip is not None and named.kind != "words" else 0
-    return Prepared(segmenter, split, labels, vectors, examples, told, extractor.level, shared)
+    old = OldClassifier.of(extractor.classifier, len(split.seen))
+    return Prepared(segmenter, split, labels, vectors, examples, told, extractor.level, shared, old)
 
 
 def _loads(vocabulary: str) -> bool:

@@ -55,6 +55,7 @@ def extend(
         len(prepared.split.seen),
         prepared.segmenter.device,
         prepared.shared,
+        prepared.old,
     )
     started = load_published(published, extension) if published is not None else []
     identity = {

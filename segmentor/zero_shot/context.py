@@ -35,6 +35,7 @@ class ContextualModule(nn.Module):
     The published code (`parity`) bounds features by a sigmoid before and after, keeps the selector's weights above
     0.5, keeps the log-variance above 0 and never trains the selector; by default nothing is bounded and all is trained.
     With `enabled=False` Z is noise that knows nothing of the picture and X = F: the ablation without the module.
+    `kernel` is the side of the convolutions that give mean and log-variance: 1 in the paper, 3 in the code.
     Raises ConfigError: an unknown selector.
     """
 
@@ -47,6 +48,7 @@ class ContextualModule(nn.Module):
         free_variance: bool = True,
         bounded: bool = False,
         enabled: bool = True,
+        kernel: int = 3,
     ) -> None:
         super().__init__()
         if selector not in ("softmax", "relu-sigmoid", "none"):
@@ -60,8 +62,16 @@ class ContextualModule(nn.Module):
         self.far = nn.Conv2d(hidden, hidden, 3, padding=5, dilation=5, bias=False)
         self.selector = nn.Conv2d(3 * hidden, 3, 3, padding=1, bias=False)
         self.pool = nn.Conv2d(3 * hidden, channels, 1, bias=False)
-        self.mean = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.log_variance = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.mean = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, bias=False)
+        self.log_variance = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, bias=False)
+
+    def begin_neutral(self) -> float:
+        """Begin with a latent code that says nothing, so that X is a multiple of F. Returns the factor."""
+        if not self.enabled:
+            return 1.0
+        nn.init.zeros_(self.mean.weight)
+        nn.init.zeros_(self.log_variance.weight)
+        return 1.5
 
     def forward(self, features: Float[Tensor, "n c h w"], noise: Float[Tensor, "n c h w"] | None = None) -> Context:
         """`noise` is standard normal: Z is drawn with it. None: Z is the mean, as in evaluation."""

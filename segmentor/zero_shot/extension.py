@@ -13,6 +13,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from clip_es.errors import ConfigError, ShapeError, WeightsError
+from clip_es.segmentor.zero_shot.beginning import OldClassifier
 from clip_es.segmentor.zero_shot.blocks import PixelCNN, cut_blocks
 from clip_es.segmentor.zero_shot.context import ContextualModule
 from clip_es.segmentor.zero_shot.drawing import BLOCK, Drawing
@@ -52,8 +53,10 @@ class Extension(nn.Module):
         seen: int,
         device: torch.device | str = "cpu",
         shared: int = 0,
+        old: OldClassifier | None = None,
     ) -> None:
         super().__init__()
+        self.old = old
         self.shared = shared if settings.networks.names == "fitted" else 0
         self.settings, self.examples, self.seen = settings, list(examples), seen
         self.unseen = range(seen, len(vectors))
@@ -84,6 +87,7 @@ class Extension(nn.Module):
                 free_variance=chosen.free_variance,
                 bounded=chosen.bounded,
                 enabled=chosen.context,
+                kernel=chosen.context_kernel,
             )
             self.generator = Generator(
                 vectors.shape[1],
@@ -121,6 +125,10 @@ class Extension(nn.Module):
         self.named_seen = [k for k in range(self.seen) if named[k]]
         self.drawing = Drawing(self.settings, self._prior(named.numpy()), range(self.seen, len(vectors)), self.pixelcnn)
         self.balance = self._balance()
+        if chosen.begin == "segmenter":
+            factor = self.context.begin_neutral()
+            if self.old is not None and chosen.linear and not chosen.bounded:
+                self.old.give(self.discriminator, self.shift, self.spread, factor, self.named_seen)
 
     def _prior(self, named: np.ndarray) -> Tensor:
         """How often each class is drawn; never one without a vector."""
@@ -232,7 +240,8 @@ class Extension(nn.Module):
         features = (raw - self.shift) / self.spread
         if guessing:
             labels = self._guess(features, labels, gates, inside)
-        seen = self.context(features, torch.randn_like(features))
+        with torch.set_grad_enabled(chosen.rate(phase).context > 0):  # Where it stays as it is there is no need.
+            seen = self.context(features, torch.randn_like(features))
         weights = chosen.weights
         if not first:
             weights = replace(weights, real=chosen.fine_real, fake=chosen.fine_fake)

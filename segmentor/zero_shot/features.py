@@ -76,7 +76,8 @@ class Extractor:
                 expected="an EncoderDecoder with one decode head",
                 next_step="Train another config, such as deeplabv2_cagnet_voc, segformer_b2_voc or scenes_small.",
             )
-        tap(head)
+        self.classifier = tap(head)
+        """What was taken out; it reads the first channels of the features."""
         if level is not None and level < 0:
             level += self._maps(segmenter)
         if clip is not None:

@@ -111,7 +111,7 @@ class ZeroShotHead(BaseDecodeHead):
         return self.classify(self.features(inputs))
 
 
-def tap(head: Any) -> None:
+def tap(head: Any) -> nn.Conv2d:
     """Take the classifier out of a head, in place: its forward then gives the features that went into it.
 
     Raises ConfigError: it has no pointwise classifier.
@@ -127,6 +127,7 @@ def tap(head: Any) -> None:
     del head.conv_seg
     # In the instance's own dictionary it hides the method of the class, which would ask for the classifier.
     head.__dict__["cls_seg"] = _itself
+    return classifier
 
 
 def raw_features(head: Any, inputs: Sequence[Tensor], level: int | None = None, *, clip: bool = False) -> Tensor:

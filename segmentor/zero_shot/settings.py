@@ -25,6 +25,8 @@ class NetworkSettings:
     """Off: no contextual module, the latent code is noise that knows nothing of the picture."""
     context_hidden: int = 128
     """Channels of its dilated convolutions; 256 published."""
+    context_kernel: int = 1
+    """Side of the convolutions that give its mean and log-variance: 1 in the paper, 3 in the code."""
     selector: Selector = "softmax"
     """Weights of the three reaches. relu-sigmoid: the published code's, never below 0.5."""
     train_selector: bool = True
@@ -48,6 +50,9 @@ class NetworkSettings:
     """A 3x3 convolution before the classifier's last layer, as published for blocks."""
     linear: bool = True
     """The classifier reads the features themselves. Off: through the critic's hidden layer, as published."""
+    begin: Literal["segmenter", "random"] = "segmenter"
+    """segmenter: the classifier begins with the segmenter's own answers and the contextual module without any of its
+    own; needs `linear`. random: both from random weights, as published."""
     level: int | None = None
     """Also read the backbone's map of this index; -1: the deepest."""
     clip: bool = True
@@ -265,6 +270,7 @@ def settings_of(way: Way, split: str = "voc-15-5") -> ExtendSettings:
         crop=48,
         networks=NetworkSettings(
             context_hidden=256,
+            context_kernel=3,
             selector="relu-sigmoid",
             train_selector=False,
             free_variance=False,
@@ -274,6 +280,7 @@ def settings_of(way: Way, split: str = "voc-15-5") -> ExtendSettings:
             names="none",
             hidden=1024,
             linear=False,
+            begin="random",
             clip=False,
         ),
         weights=Weights(synthetic=published.synthetic, synthetic_generator=published.synthetic_generator),

@@ -53,6 +53,7 @@ def extended_config(
             "free_variance": chosen.free_variance,
             "bounded": chosen.bounded,
             "enabled": chosen.context,
+            "kernel": chosen.context_kernel,
         },
     }
     model.pop("auxiliary_head", None)

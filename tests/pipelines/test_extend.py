@@ -94,6 +94,18 @@ def test_an_extended_model_is_taken_like_any_other(world: Path, capsys: pytest.C
     assert json.loads((world / "z.json").read_text())["eval_grid"] == "feature"
 
 
+@pytest.mark.slow
+def test_an_extension_that_learns_nothing_predicts_as_the_segmenter_did(world: Path):
+    picture = np.asarray(Image.open(world / "images" / "p0.png"))
+    before = Segmenter.load(world / "model" / "final.pth", device="cpu").probabilities(picture)
+    phases = ("seen-rate", "unseen-rates")
+    rates = [word for phase in phases for part in ("classifier", "context") for word in (f"--{phase}.{part}", "0")]
+    assert call(world, "out", *rates) == 0
+    after = Segmenter.load(world / "out" / "final.pth", device="cpu").probabilities(picture)
+    torch.testing.assert_close(after[:3] / after[:3].sum(dim=0), before, atol=1e-3, rtol=1e-2)
+    assert torch.equal(after.argmax(dim=0), before.argmax(dim=0))
+
+
 PHASES = ("seen", "blocks", "unseen", "self-training", "unseen again")
 
 
