@@ -45,7 +45,7 @@ from clip_es.pipelines.extend import ExtendData, Named, Prepared, prepare, read_
 from clip_es.scenes.draw import CLASSES
 from clip_es.segmentor.inference import Segmenter
 from clip_es.segmentor.zero_shot.extension import Extension
-from clip_es.segmentor.zero_shot.settings import NetworkSettings, settings_of
+from clip_es.segmentor.zero_shot.settings import NetworkSettings, Rate, settings_of
 
 
 def main() -> None:
@@ -67,8 +67,12 @@ def main() -> None:
         unseen_steps=args.steps,
         self_steps=args.steps,
         again_steps=args.steps // 2,
-        batch=6,
-        crop=9,
+        batch=8,
+        crop=12,
+        # Twice the default rates, for less than half of its steps.
+        unseen_rates=Rate(2e-3, 3e-4, poly=True),
+        self_rate=Rate(2e-3, 3e-4, 1e-4, poly=True),
+        again_rate=Rate(2e-3, 3e-4, poly=True),
         networks=NetworkSettings(context_hidden=16, widths=(128,), dropout=(0.1,), hidden=128),
     )
     known = rows(base)

@@ -35,25 +35,29 @@ class OldClassifier:
         shift: Float[Tensor, "c 1 1"],
         spread: Float[Tensor, "c 1 1"],
         factor: float,
-        things: Sequence[int],
     ) -> None:
         """Let a linear classifier of `factor` (features - shift) / spread give the old scores of the seen classes.
 
-        Each other output begins as the mean of the rows `things`, so no cell gives it at first: the greatest of
-        those scores is never below their mean. Where there is a 3x3 convolution before, it begins as the identity.
+        Where there is a 3x3 convolution before, it begins as the identity.
         """
         seen, read = self.weight.shape
-        weight = torch.zeros_like(new.classes.weight[:, :, 0, 0])
-        bias = torch.zeros_like(weight[:, 0])
-        old = self.weight.to(weight)
-        weight[:seen, :read] = old * spread[:read, 0, 0] / factor
-        bias[:seen] = self.bias.to(bias) + old @ shift[:read, 0, 0]
-        middle = list(things) or list(range(seen))
-        weight[seen:], bias[seen:] = weight[middle].mean(dim=0), bias[middle].mean()
-        new.classes.weight.copy_(weight[:, :, None, None])
         assert new.classes.bias is not None
-        new.classes.bias.copy_(bias)
+        new.classes.weight[:seen] = 0
+        new.classes.weight[:seen, :read, 0, 0] = self.weight * spread[:read, 0, 0] / factor
+        new.classes.bias[:seen] = self.bias + self.weight @ shift[:read, 0, 0]
         if new.patch is not None:
             nn.init.dirac_(new.patch.weight)
             assert new.patch.bias is not None
             nn.init.zeros_(new.patch.bias)
+
+
+@torch.no_grad()
+def begin_unseen(new: Discriminator, seen: int, things: Sequence[int]) -> None:
+    """Begin all outputs behind the first `seen` as the mean of the rows `things` (none: of those `seen`).
+
+    No cell gives them then: the greatest of those scores is never below their mean.
+    """
+    assert new.classes.bias is not None
+    rows = list(things) or list(range(seen))
+    new.classes.weight[seen:] = new.classes.weight[rows].mean(dim=0)
+    new.classes.bias[seen:] = new.classes.bias[rows].mean()

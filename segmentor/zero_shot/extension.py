@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from clip_es.errors import ConfigError, ShapeError, WeightsError
-from clip_es.segmentor.zero_shot.beginning import OldClassifier
+from clip_es.segmentor.zero_shot.beginning import OldClassifier, begin_unseen
 from clip_es.segmentor.zero_shot.blocks import PixelCNN, cut_blocks
 from clip_es.segmentor.zero_shot.context import ContextualModule
 from clip_es.segmentor.zero_shot.drawing import BLOCK, Drawing
@@ -42,6 +42,7 @@ class Extension(nn.Module):
     spread: Tensor
     vectors: Tensor
     offset: Tensor
+    missed: Tensor
     fit: Tensor
     """Ridge of the linear path from names, and its error on seen classes left out; zeros where there is none."""
 
@@ -119,6 +120,7 @@ class Extension(nn.Module):
         self.register_buffer("spread", spread)
         self.register_buffer("fit", torch.zeros(2))
         self.register_buffer("offset", torch.zeros(len(vectors), channels))
+        self.register_buffer("missed", torch.zeros(len(vectors), channels))
         named = (vectors != 0).any(dim=1)
         if not named[self.seen :].all():
             raise ShapeError("an unseen class has no vector", found="a row of zeros")
@@ -128,7 +130,8 @@ class Extension(nn.Module):
         if chosen.begin == "segmenter":
             factor = self.context.begin_neutral()
             if self.old is not None and chosen.linear and not chosen.bounded:
-                self.old.give(self.discriminator, self.shift, self.spread, factor, self.named_seen)
+                self.old.give(self.discriminator, self.shift, self.spread, factor)
+            begin_unseen(self.discriminator, self.seen, self.named_seen)
 
     def _prior(self, named: np.ndarray) -> Tensor:
         """How often each class is drawn; never one without a vector."""
@@ -170,6 +173,7 @@ class Extension(nn.Module):
         made = fit_names(moments, self.vectors, known, 1 / self.spread[channels - self.shared :, 0, 0])
         self.generator.set_names(made.weight, made.bias)
         self.offset.copy_(made.offset)
+        self.missed.copy_(made.missed)
         self.fit.copy_(torch.tensor([made.ridge, made.error]))
 
     # What the loop asks for.
@@ -266,6 +270,8 @@ class Extension(nn.Module):
             noise, beside = self.drawing.noise(n, self.shift.shape[0], side).to(self.device), None
         else:
             noise, beside = self._carried(step)
+            if chosen.doubt:
+                beside = beside + self._doubt(labels)
         weights = chosen.weights
         if weights.synthetic is None:
             weights = replace(weights, synthetic=self.balance)
@@ -297,6 +303,13 @@ class Extension(nn.Module):
         at = self.drawing.places(n, side, len(cells)).to(self.device)
         beside = cells - self.offset[which]
         return latent[at].permute(0, 3, 1, 2), beside[at].permute(0, 3, 1, 2)
+
+    def _doubt(self, labels: Tensor) -> Tensor:
+        """For cells of unseen classes how far a seen class, drawn anew for each, lies from what its name foretold."""
+        drawn = torch.tensor(self.named_seen)[self.drawing.places(*labels.shape[:2], len(self.named_seen))]
+        drawn[labels < self.seen] = len(self.missed)
+        table = torch.cat((self.missed, self.missed.new_zeros(1, self.missed.shape[1])))
+        return table[drawn.to(self.device)].permute(0, 3, 1, 2)
 
     def _block_step(self, step: int) -> dict[str, float]:
         assert self.pixelcnn is not None

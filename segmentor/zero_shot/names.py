@@ -31,6 +31,8 @@ class NameMap:
     bias: Float32[Tensor, " c"]
     offset: Float32[Tensor, "class c"]
     """What the seen classes' measured means lie beside it; zeros for all others."""
+    missed: Float32[Tensor, "class c"]
+    """What the mean of each known class lies beside the map that the others give; zeros for all others."""
     ridge: float
     error: float
     """Squared error of the means of seen classes left out, as a share of their spread."""
@@ -88,7 +90,7 @@ def fit_names(
     prior = _prior(found, apart, targets, rows.shape[1], scale)
     left = targets - apart @ prior.T
     unit = apart.square().sum(dim=1).mean().clamp(min=1e-12)
-    best: tuple[float, float, Tensor] | None = None
+    best: tuple[float, float, Tensor, Tensor] | None = None
     gram = apart @ apart.T / unit
     for ridge in RIDGES:
         solved = torch.linalg.solve(
@@ -99,13 +101,14 @@ def fit_names(
         missed = (left - hat @ left) / (1 - 1 / len(gram) - hat.diagonal()).clamp(min=1e-9)[:, None]
         error = float(missed.square().sum() / targets.square().sum().clamp(min=1e-12))
         if best is None or error < best[1]:
-            best = ridge, error, (solved @ left).T @ apart / unit
+            best = ridge, error, (solved @ left).T @ apart / unit, missed
     assert best is not None
     weight = prior + best[2]
     bias = middle - weight @ middle_name
-    offset = torch.zeros_like(found.means)
+    offset, missed = torch.zeros_like(found.means), torch.zeros_like(found.means)
+    missed[chosen] = best[3]
     offset[chosen] = means - (names @ weight.T + bias)
-    return NameMap(weight.float(), bias.float(), offset.float(), best[0], best[1])
+    return NameMap(weight.float(), bias.float(), offset.float(), missed.float(), best[0], best[1])
 
 
 def _prior(

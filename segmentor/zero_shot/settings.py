@@ -94,15 +94,15 @@ class ExtendSettings:
     """Labels of made features. pixel: each cell alone; blocks: 3x3 by a PixelCNN; empirical: blocks seen, renamed."""
     self_training: SelfTraining = "none"
     """Guess unseen classes in the pictures afterwards. top-p: the published rule; gated: where a CLIP map agrees."""
-    seen_steps: int = 1500
+    seen_steps: int = 800
     """Steps of the first phase, on seen masks; 40,000 published."""
     block_steps: int = 600
     """Steps of the PixelCNN, where the sampler needs one."""
-    unseen_steps: int = 800
+    unseen_steps: int = 200
     """Steps of the second phase, on made features; 6,000 (Context: 10,000) published."""
-    self_steps: int = 400
+    self_steps: int = 200
     """Steps of self-training; 10,000 published."""
-    again_steps: int = 400
+    again_steps: int = 100
     """Steps on made features after it; 10,000 published."""
     alternate: int = 0
     """In the second phase so many steps on real features and so many on made ones take turns; 100 published. 0: both
@@ -110,6 +110,9 @@ class ExtendSettings:
     noise: Noise = "carried"
     """What is added to the mean of a made feature. latent: the published code's, what the generator makes of a random
     code; carried: what a real cell of a seen class has beside its class's mean."""
+    doubt: bool = True
+    """With carried noise: a made feature of an unseen class also has what the mean of a seen one lies beside the map
+    from names that was fitted without it, so the classifier does not rely on made means more than they deserve."""
     batch: int = 8
     """Crops in a step; 8 published."""
     crop: int = 24
@@ -139,10 +142,10 @@ class ExtendSettings:
     """What a block is told in the PixelCNN's training. own-label: published, and gives the answer away."""
     block_pure: float = 0.5
     """Share of blocks of a single class, drawn from the prior, among those laid out."""
-    seen_rate: Rate = field(default_factory=lambda: Rate(5e-3, 1e-3, 1e-3))
-    unseen_rates: Rate = field(default_factory=lambda: Rate(5e-3, 3e-4, poly=True))
-    self_rate: Rate = field(default_factory=lambda: Rate(5e-3, 3e-4, 1e-4, poly=True))
-    again_rate: Rate = field(default_factory=lambda: Rate(5e-3, 3e-4, poly=True))
+    seen_rate: Rate = field(default_factory=lambda: Rate(1e-3, 1e-3, 1e-3, poly=True))
+    unseen_rates: Rate = field(default_factory=lambda: Rate(1e-3, 3e-4, poly=True))
+    self_rate: Rate = field(default_factory=lambda: Rate(1e-3, 3e-4, 1e-4, poly=True))
+    again_rate: Rate = field(default_factory=lambda: Rate(1e-3, 3e-4, poly=True))
     decay: float = 5e-4
     """Weight decay of classifier and contextual module; the generator has none."""
     seed: int = 0

@@ -84,6 +84,8 @@ def test_the_error_is_that_of_classes_left_out():
     assert found.ridge == RIDGES[-1]
     left_out = sum(((means[k] - np.delete(means, k, 0).mean(0)) ** 2).sum() for k in range(6))
     assert found.error == pytest.approx(left_out / ((means - means.mean(0)) ** 2).sum(), rel=1e-3)
+    by_hand = np.stack([means[k] - np.delete(means, k, 0).mean(0) for k in range(6)])
+    np.testing.assert_allclose(found.missed.numpy(), by_hand, atol=1e-3)
 
 
 def test_without_a_class_that_has_a_name_there_is_nothing_to_fit():
