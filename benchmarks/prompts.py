@@ -145,7 +145,7 @@ def class_iou(encoder: Encoder, vocabulary: Vocabulary, dataset: Dataset, templa
 
 def report(templates: tuple[str, ...], seeds: list[Seed], vocabulary: Vocabulary) -> None:
     found = [{row.template: row for row in seed.result.scores} for seed in seeds]
-    sharp = np.array([[rows[t].sharpness for t in templates] for rows in found])
+    sharp = np.array([[rows[t].score for t in templates] for rows in found])
     miou = np.array([[rows[t].miou for t in templates] for rows in found])
     order = np.argsort(sharp.mean(0))
     print(f"\n{len(templates)} templates, mean over {len(seeds)} seeds (mIoU is an oracle figure)")

@@ -20,13 +20,9 @@ class RankCorrelation:
     resamples: int
 
     @property
-    def verdict(self) -> str:
-        """Whether the lower of the first column goes with the higher of the second, as far as the interval tells."""
-        if self.high < 0:
-            return "Sharpness predicts mIoU here: templates of lower sharpness make better masks, as in the paper."
-        if self.low > 0:
-            return "Sharpness misleads here: templates of lower sharpness make worse masks."
-        return "Sharpness does not predict mIoU here: the interval contains zero."
+    def direction(self) -> int:
+        """-1 or 1, the sign of the correlation, as far as the interval tells it; 0 where it contains zero."""
+        return (self.low > 0) - (self.high < 0)
 
     def __str__(self) -> str:
         return f"{self.value:+.2f} (95 % of {self.resamples} resamples: {self.low:+.2f} .. {self.high:+.2f})"

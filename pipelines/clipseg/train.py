@@ -17,13 +17,15 @@ from typing import Any
 
 import torch
 import yaml
+from torch import Tensor
 
 from clip_es.encoder import Encoder
 from clip_es.errors import ConfigError
 from clip_es.localize.clipseg.decoder import Decoder
-from clip_es.localize.clipseg.draws import Draws, Unit, prompts_of
+from clip_es.localize.clipseg.draws import Draws, Unit, cut_picture, prompts_of
 from clip_es.localize.clipseg.scores import score_phrases
 from clip_es.localize.clipseg.sight import Texts, block_outputs
+from clip_es.localize.clipseg.start import start_as_clip
 from clip_es.localize.clipseg.training import DecoderTraining, loss_of, new_decoder
 from clip_es.localize.clipseg.weights import save_decoder
 from clip_es.records.phrases.table import PhraseSet
@@ -32,6 +34,8 @@ from clip_es.training import Plan, Report, plain, train
 
 _FREE = ("threads", "save_every", "validate_every", "validate_on")
 """Settings that may differ between the parts of a run: they change the time, not the result."""
+_SHOWN, _PHRASES = 64, 1024
+"""At most so many pictures and phrases tell a start as CLIP its means and deviations."""
 _COLUMNS = ("step", "loss", "lr", "seconds", "val_miou", "val_threshold", "val_ap")
 
 
@@ -78,11 +82,26 @@ class _Run:
         self.encoder, self.config, self.half, self.val = encoder, config, half, val
         self.draws, self.texts = Draws(data, config), Texts(encoder)
         self.decoder: Decoder = new_decoder(encoder, config)
-        self.optimiser = torch.optim.AdamW(self.decoder.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        if config.start == "clip":
+            start_as_clip(self.decoder, encoder, *self._shown(), seed=config.seed)
+        learning = [parameter for parameter in self.decoder.parameters() if parameter.requires_grad]
+        self.optimiser = torch.optim.AdamW(learning, lr=config.lr, weight_decay=config.weight_decay)
         self.scaler = torch.amp.GradScaler("cuda", enabled=config.amp == "float16")
         self.history: list[dict[str, int | float]] = []
         self._loss: list[float] = []
         self.identity = {"encoder": encoder.source, "data": data.fingerprint(), "data_name": data.name}
+
+    def _shown(self) -> tuple[list[Tensor], Tensor]:
+        """What a start as CLIP is measured on: some pictures and phrases, evenly spread over the data."""
+        data, config, encoder = self.draws.data, self.config, self.encoder
+        pictures, texts = sorted(data.by_picture), data.texts
+        outputs = []
+        for picture in pictures[:: -(-len(pictures) // _SHOWN)]:
+            rgb = data.picture(picture)
+            pixels = cut_picture(rgb, (0, 0, rgb.shape[1], rgb.shape[0]), config.side)[None].to(encoder.device)
+            outputs.append(block_outputs(encoder, pixels, self.decoder.layers))
+        seen = [torch.cat(layer) for layer in zip(*outputs, strict=True)]
+        return seen, Texts(encoder)(config.test_prompt.format(text) for text in texts[:: -(-len(texts) // _PHRASES)])
 
     def advance(self, step: int, units: list[Unit]) -> dict[str, float]:
         """One optimiser step; the loss of the step and its learning rate."""

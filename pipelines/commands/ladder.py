@@ -17,6 +17,7 @@ from clip_es.pipelines.console import say, show_table, track
 from clip_es.pipelines.studies.ladder import Ladder as StudyLadder
 from clip_es.pipelines.studies.ladder import climb_best, measure
 from clip_es.prompts import load_vocabulary
+from clip_es.prompts.choice import SELECT, Select
 from clip_es.records import voc
 from clip_es.scenes.dataset import ScenesConfig, make
 from clip_es.store.tables import write_json
@@ -26,8 +27,8 @@ from clip_es.store.tables import write_json
 class Ladder:
     """Print mIoU after each step: logits, softmax, background words, templates, synonyms, affinity, CRF.
 
-    Templates are chosen by sharpness on the split `train`, from labels alone: the lower half, fused; mIoU is that of
-    the split `val`. With --preset best the steps lead from CLIP-ES to that preset, and no template is chosen.
+    Templates are chosen on the split `train`, from labels alone, and fused; mIoU is that of the split `val`. With
+    --preset best the steps lead from CLIP-ES to that preset, and no template is chosen.
     """
 
     preset: str = "default"
@@ -42,6 +43,9 @@ class Ladder:
     """scenes or scenes-plain (in the package), or a file."""
     vocabulary: str = "scenes"
     """Name of a vocabulary or a YAML file."""
+    select: Select = "sharpness"
+    """What chooses the templates. sharpness: the half of lower sharpness. share: the five under which labels hold most
+    of the softmax against the background words."""
     out: Path | None = None
     """Also write the rows to this JSON file."""
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
@@ -63,17 +67,17 @@ class Ladder:
             ladder = StudyLadder(climb_best(encoder, vocabulary, val, self.config, track), [])
         else:
             train = voc(self.root, "train", class_id=vocabulary.class_id)
-            ladder = measure(encoder, vocabulary, train, val, self.config, track)
+            ladder = measure(encoder, vocabulary, train, val, self.config, track, select=self.select)
         return self._tell(ladder, len(val.records))
 
     def _tell(self, ladder: StudyLadder, scenes: int) -> int:
         show_table(f"Ladder over {scenes} scenes (mIoU, per cent)", ("step", "mIoU", "gain"), ladder.rows())
         record: dict[str, object] = {}
         if ladder.ranked:
-            (lowest, score), (highest, most) = ladder.ranked[0], ladder.ranked[-1]
+            (best, score), (worst, last), scoring = ladder.ranked[0], ladder.ranked[-1], SELECT[ladder.select]
             say(
-                f"Sharpness of {len(ladder.ranked)} templates (lower is better): lowest {score:.4f}, {lowest!r}\n"
-                f"highest {most:.4f}, {highest!r}\nUsed here: the {len(ladder.chosen)} of lower sharpness, fused"
+                f"{scoring.name} under {len(ladder.ranked)} templates ({scoring.better} is better): best {score:.4f}, "
+                f"{best!r}\nworst {last:.4f}, {worst!r}\nUsed here: {ladder.choice}, fused"
             )
             record["templates"] = ladder.chosen
         if self.out:

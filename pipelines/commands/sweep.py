@@ -19,6 +19,7 @@ from clip_es.pipelines.console import bar, say, track
 from clip_es.pipelines.sweep.report import show_sweep, write_sweep
 from clip_es.pipelines.sweep.sweep import SweepResult, sweep
 from clip_es.prompts.bank import Synonyms
+from clip_es.prompts.choice import SELECT, SHARE_DEFINITION, Select
 from clip_es.prompts.sharpness import SharpnessConfig
 from clip_es.prompts.templates import load_templates
 from clip_es.prompts.vocabulary import Vocabulary
@@ -47,7 +48,7 @@ class DrawnScenes(ScenesSource):
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep(OnSource[S]):
-    """Rank templates by their sharpness."""
+    """Rank templates by their sharpness, or by the share of the labels."""
 
     variants: ClassVar[Mapping[str, type[DataSource]]] = {"scenes": DrawnScenes}
 
@@ -58,6 +59,9 @@ class Sweep(OnSource[S]):
     vocabulary: DataVocabularyFlag = "voc12"
     synonyms: Synonyms = "sentence"
     """Synonyms of a class in one sentence (the paper's), as the mean of their vectors, or left out."""
+    select: Select = "sharpness"
+    """What the templates are ordered by, from labels alone. sharpness: how unevenly the labels of a picture score,
+    lower is better (the paper's). share: what they hold of the softmax against background words, higher is better."""
     sharpness: Annotated[SharpnessConfig, tyro.conf.arg(name="")] = field(default_factory=SharpnessConfig)
     miou: bool = True
     """Where there is ground truth, also score the maps of each template: an oracle figure, and slow."""
@@ -103,6 +107,7 @@ class Sweep(OnSource[S]):
             dataset,
             templates,
             config=self.config,
+            select=self.select,
             sharpness=self.sharpness,
             synonyms=self.synonyms,
             truth=self.miou,
@@ -110,7 +115,7 @@ class Sweep(OnSource[S]):
             state=self.out / "state",
             track=track,
         )
-        definition = str(self.sharpness)
+        definition = str(self.sharpness) if self.select == "sharpness" else SHARE_DEFINITION
         show_sweep(result, definition)
         problems = (*dataset.problems, *result.problems)
         write_sweep(self.out, result, definition, self._settings(encoder, dataset, len(problems)))
@@ -133,6 +138,7 @@ class Sweep(OnSource[S]):
             "dataset_sha256": dataset.fingerprint(),
             "failed": failed,
             "synonyms": self.synonyms,
+            "select": self.select,
             "sharpness": asdict(self.sharpness),
             "config": asdict(self.config),
         }
@@ -160,10 +166,11 @@ def write_winner(
     encoder: Encoder,
     definition: str,
 ) -> None:
-    """A copy of the vocabulary with the template of the lowest sharpness and its origin. Raises StoreError."""
+    """A copy of the vocabulary with the template of the best score and its origin. Raises StoreError."""
     chosen = replace(vocabulary, templates=(result.best.template,))
     remark = (
-        f"template: lowest sharpness of {len(result.scores)}, {result.best.sharpness:.5f} ({definition}), measured "
+        f"template: {SELECT[result.select].best} {result.select} of {len(result.scores)}, {result.best.score:.5f} "
+        f"({definition}), measured "
         f"on {result.pictures} pictures of {dataset.name} with {weights} (SHA-256 {encoder.source[:16]}...). "
         f"Before: {', '.join(map(repr, vocabulary.templates))}."
     )

@@ -65,7 +65,7 @@ def run_demo(out: Path, scenes: ScenesConfig, iterations: int = 300) -> DemoResu
     train, val = (voc(data, split, class_id=vocabulary.class_id) for split in ("train", "val"))
     ladder = measure(encoder, vocabulary, replace(train, records=train.records[:RANKED_ON]), val, DEFAULT, track)
     show_table("Ladder (mIoU, per cent)", ("step", "mIoU", "gain"), ladder.rows())
-    say(f"Templates: the {len(ladder.chosen)} of lower sharpness of {len(ladder.ranked)}, without ground truth")
+    say(f"Templates: {ladder.choice}, without ground truth")
 
     say("4. The same command on photographs that scikit-image ships")
     pictures = copy_photographs(photographs)
@@ -88,8 +88,8 @@ def run_demo(out: Path, scenes: ScenesConfig, iterations: int = 300) -> DemoResu
     page = run_page(out, replace(val, name="scenes"), maker, scores, pictures=10, title="Demo")
     page.heading("The ladder: what each step adds")
     page.paragraph(
-        f"mIoU over {len(val.records)} scenes the model never saw. The templates are the {len(ladder.chosen)} of lower "
-        f"sharpness of {len(ladder.ranked)}, measured on other scenes and from labels alone. "
+        f"mIoU over {len(val.records)} scenes the model never saw. The templates are {ladder.choice}, "
+        f"measured on other scenes and from labels alone. "
         "The model saw pictures and sentences only, but its training also draws its attention and its GradCAM maps to "
         "its own readings of the patches (clip_es/scenes/data/CARD.md): the rows show what each step adds here, "
         "not for a CLIP of photographs."

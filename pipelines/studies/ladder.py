@@ -1,9 +1,9 @@
 """What each step of CLIP-ES adds: the same pictures, one step more in each row.
 
-GradCAM on plain logits, + softmax over the labels, + background words, + the templates of low sharpness, + synonyms,
-+ affinity, + CRF. No row uses the ground truth to choose anything: templates are chosen by sharpness on pictures with
-labels alone, and the background score has the same fixed power in all rows. `climb_best` has the steps of the preset
-`best` instead.
+GradCAM on plain logits, + softmax over the labels, + background words, + the templates of low sharpness (or of a large
+share), + synonyms, + affinity, + CRF. No row uses the ground truth to choose anything: templates are chosen on pictures
+with labels alone, and the background score has the same fixed power in all rows. `climb_best` has the steps of the
+preset `best` instead.
 """
 
 from __future__ import annotations
@@ -25,16 +25,27 @@ from clip_es.metrics.bootstrap import resampled_miou
 from clip_es.metrics.masks import ConfusionMatrix
 from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.prompts import Vocabulary, build_bank
+from clip_es.prompts.choice import SELECT, Select
+from clip_es.prompts.share import label_share
 from clip_es.prompts.sharpness import sharpness
 from clip_es.prompts.templates import load_templates
 from clip_es.records import Dataset
 from clip_es.refine.registry import REFINERS
 
 PLAIN_TEMPLATE = "a photo of a {}."
-"""What the rows before `+ templates of low sharpness` use."""
+"""What the rows before the chosen templates use."""
 
 TEMPLATE_LISTS = ("imagenet80", "drawn24")
-"""The packaged lists among which templates of low sharpness are looked for."""
+"""The packaged lists that templates are chosen from."""
+
+TEMPLATE_ROWS: dict[Select, str] = {
+    "sharpness": "+ templates of low sharpness",
+    "share": "+ templates of a large share",
+}
+"""The name of the row where the chosen templates come in."""
+
+_MOST_BY_SHARE = 5
+"""Templates fused when the share chooses. On 80 scenes that no figure uses one did as well, the upper half less."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +63,25 @@ class Rung:
 
 @dataclass(frozen=True)
 class Ladder:
-    """The rows, and the templates that `+ templates of low sharpness` chose from."""
+    """The rows, and the templates that were chosen from."""
 
     rungs: list[Rung]
     ranked: list[tuple[str, float]]
-    """Every template with its sharpness, the lowest first."""
+    """Every template with its score, the best first."""
+    select: Select = "sharpness"
+    """What the score is."""
 
     @property
     def chosen(self) -> list[str]:
-        """The templates whose mean vectors were used: the half of lower sharpness."""
-        return lower_half(self.ranked)
+        """The templates whose mean vectors were used."""
+        return fused_templates(self.ranked, self.select)
+
+    @property
+    def choice(self) -> str:
+        """The chosen templates in words, as the end of a sentence."""
+        if self.select == "share":
+            return f"the {len(self.chosen)} of the largest share of {len(self.ranked)}"
+        return f"the {len(self.chosen)} of lower sharpness of {len(self.ranked)}"
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Step, mIoU and gain over the step before, both with their standard errors."""
@@ -79,46 +99,57 @@ def measure(
     val: Dataset,
     config: RunConfig,
     track: Callable[[Iterable, str, int], Iterable] = lambda items, what, total: items,
+    *,
+    select: Select = "sharpness",
 ) -> Ladder:
-    """Choose packaged templates by sharpness on `train`, from labels alone, and climb on `val`.
+    """Choose packaged templates by `select` on `train`, from labels alone, and climb on `val`.
 
     The half of lower sharpness is fused: sharpness orders templates rightly on the whole, while the very lowest are
-    those under which every label scores alike because none is found ("a photo of the hard to see {}.").
-    Templates with a word the CLIP never read are left out: what they say is noise, and noise can be of low sharpness.
+    those under which every label scores alike because none is found ("a photo of the hard to see {}."). The share of
+    the labels has no such exceptions, so the five of the largest share are fused.
+    Templates with a word the CLIP never read are left out: what they say is noise, and noise can score well.
     """
     every = dict.fromkeys(t for name in TEMPLATE_LISTS for t in load_templates(name))
     templates = [template for template in every if encoder.reads(template.format(""))]
-    ranked = templates_by_sharpness(encoder, vocabulary, train, templates, track)
-    return Ladder(climb(encoder, vocabulary, val, lower_half(ranked), config, track), ranked)
+    ranked = ranked_templates(encoder, vocabulary, train, templates, track, select=select)
+    rungs = climb(encoder, vocabulary, val, fused_templates(ranked, select), config, track, select=select)
+    return Ladder(rungs, ranked, select)
 
 
-def lower_half(ranked: Sequence[tuple[str, float]]) -> list[str]:
-    """The half of lower sharpness of templates in the order of their sharpness; one of one."""
-    return [template for template, _ in ranked[: (len(ranked) + 1) // 2]]
+def fused_templates(ranked: Sequence[tuple[str, float]], select: Select = "sharpness") -> list[str]:
+    """The templates to fuse, of those in the order of their score: the half of lower sharpness, or five by share."""
+    most = _MOST_BY_SHARE if select == "share" else (len(ranked) + 1) // 2
+    return [template for template, _ in ranked[:most]]
 
 
-def templates_by_sharpness(
+def ranked_templates(
     encoder: Encoder,
     vocabulary: Vocabulary,
     dataset: Dataset,
     templates: Sequence[str],
     track: Callable[[Iterable, str, int], Iterable] = lambda items, what, total: items,
+    *,
+    select: Select = "sharpness",
 ) -> list[tuple[str, float]]:
-    """Templates with their sharpness on the multi-label pictures of a data set, the lowest first.
+    """Templates with their score on the multi-label pictures of a data set, the best first.
 
     Bare class names stand in the templates, so that synonyms cannot stand in for a bad one.
     """
     maker = MaskMaker(encoder, vocabulary)
     several = [record for record in dataset.records if len(record.class_ids) > 1]
-    images = []
+    found = []
     for record in track(several, "features", len(several)):
-        images.append(pooled_embedding(encoder, maker.encode([maker.read(record)])[0]))
-    labels = [record.class_ids for record in several]
+        found.append(pooled_embedding(encoder, maker.encode([maker.read(record)])[0]))
+    images, labels, scale = torch.stack(found), [record.class_ids for record in several], encoder.logit_scale
     scores = []
     for template in templates:
-        bank = build_bank(encoder, vocabulary, templates=[template], synonyms="none", background=False)
-        scores.append((template, sharpness(torch.stack(images), labels, bank.vectors, encoder.logit_scale)))
-    return sorted(scores, key=lambda pair: pair[1])
+        bank = build_bank(encoder, vocabulary, templates=[template], synonyms="none", background=select == "share")
+        classes = bank.vectors[: bank.class_count]
+        if select == "share":
+            scores.append((template, label_share(images, labels, classes, bank.background, scale)))
+        else:
+            scores.append((template, sharpness(images, labels, classes, scale)))
+    return sorted(scores, key=lambda pair: SELECT[select].sign * pair[1])
 
 
 def climb(
@@ -128,9 +159,11 @@ def climb(
     templates: Sequence[str],
     config: RunConfig,
     track: Callable[[Iterable, str, int], Iterable] = lambda items, what, total: items,
+    *,
+    select: Select = "sharpness",
 ) -> list[Rung]:
-    """mIoU of each row over the pictures of a data set that have a truth."""
-    return _climbed(rungs(encoder, vocabulary, templates, config), dataset, track, one_encoding=True)
+    """mIoU of each row over the pictures of a data set that have a truth. `select` names the row of the templates."""
+    return _climbed(rungs(encoder, vocabulary, templates, config, select), dataset, track, one_encoding=True)
 
 
 def climb_best(
@@ -187,11 +220,15 @@ def _with_errors(matrices: dict[str, list[ConfusionMatrix]]) -> list[Rung]:
 
 
 def rungs(
-    encoder: Encoder, vocabulary: Vocabulary, templates: Sequence[str], config: RunConfig
+    encoder: Encoder,
+    vocabulary: Vocabulary,
+    templates: Sequence[str],
+    config: RunConfig,
+    select: Select = "sharpness",
 ) -> dict[str, MaskMaker]:
     """The makers of all rows, each with one step more than the one before."""
     plain = build_bank(encoder, vocabulary, templates=[PLAIN_TEMPLATE], synonyms="none")
-    sharp = build_bank(encoder, vocabulary, templates=templates, synonyms="none")
+    chosen = build_bank(encoder, vocabulary, templates=templates, synonyms="none")
     fused = build_bank(encoder, vocabulary, templates=templates)
     bare = replace(config, refine=())
     return {
@@ -200,7 +237,7 @@ def rungs(
             ("GradCAM on logits", plain, bare.using(localize=LocalizeConfig(softmax=False))),
             ("+ softmax over the labels", plain, bare.using(localize=LocalizeConfig(background=False))),
             ("+ background words", plain, bare),
-            ("+ templates of low sharpness", sharp, bare),
+            (TEMPLATE_ROWS[select], chosen, bare),
             ("+ synonyms", fused, bare),
             ("+ affinity", fused, replace(config, refine=("affinity",))),
             ("+ CRF", fused, replace(config, refine=("affinity", "crf"))),

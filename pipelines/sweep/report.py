@@ -8,30 +8,32 @@ from pathlib import Path
 from clip_es.pipelines.console import say, show_table
 from clip_es.pipelines.report import Page
 from clip_es.pipelines.sweep.sweep import SweepResult
+from clip_es.prompts.choice import SELECT
 from clip_es.store.tables import json_text, write_csv, write_json
 
 ORACLE = (
     "Oracle figure: mIoU and the rank correlation use ground truth, which image-level labels do not give. "
-    "They judge the choice; the choice itself is made by sharpness alone."
+    "They judge the choice; the choice itself needs labels alone."
 )
 """Stands beside every figure that needs ground truth."""
 
 
 def show_sweep(result: SweepResult, definition: str, most: int = 10) -> None:
     """The best and the worst templates, and the correlation."""
-    known = result.with_truth > 0
+    known, scoring = result.with_truth > 0, SELECT[result.select]
     scores = list(enumerate(result.scores, start=1))
     shown = scores if len(scores) <= 2 * most else [*scores[:most], *scores[-most:]]
     show_table(
-        f"Sharpness of {len(scores)} templates over {result.pictures} pictures with several labels (lower is better)",
-        ("rank", "template", "sharpness", *(("mIoU (oracle)",) if known else ())),
-        [(i, row.template, f"{row.sharpness:.5f}", *((row.miou,) if known else ())) for i, row in shown],
+        f"{scoring.name} under {len(scores)} templates over {result.pictures} pictures with {_counted(result)} "
+        f"({scoring.better} is better)",
+        ("rank", "template", result.select, *(("mIoU (oracle)",) if known else ())),
+        [(i, row.template, f"{row.score:.5f}", *((row.miou,) if known else ())) for i, row in shown],
     )
-    say(f"Sharpness: {definition}.")
+    say(f"{scoring.name}: {definition}.")
     say(f"Best: {result.best.template!r}; worst: {result.scores[-1].template!r}")
     if result.correlation:
-        say(f"Rank correlation of sharpness and mIoU over {result.with_truth} pictures: {result.correlation}")
-        say(result.correlation.verdict)
+        say(f"Rank correlation of {result.select} and mIoU over {result.with_truth} pictures: {result.correlation}")
+        say(scoring.verdict(result.correlation.direction))
     if known:
         say(ORACLE)
 
@@ -39,12 +41,12 @@ def show_sweep(result: SweepResult, definition: str, most: int = 10) -> None:
 def write_sweep(out: Path, result: SweepResult, definition: str, settings: Mapping[str, object]) -> None:
     """Write the three files. Raises StoreError."""
     rows = [
-        (rank, row.template, repr(row.sharpness), "" if row.miou is None else repr(row.miou))
+        (rank, row.template, repr(row.score), "" if row.miou is None else repr(row.miou))
         for rank, row in enumerate(result.scores, start=1)
     ]
-    write_csv(out / "sweep.csv", ("rank", "template", "sharpness", "miou"), rows)
+    write_csv(out / "sweep.csv", ("rank", "template", result.select, "miou"), rows)
     content = {
-        "templates": [vars(row) for row in result.scores],
+        "templates": [{"template": row.template, result.select: row.score, "miou": row.miou} for row in result.scores],
         "best": result.best.template,
         "rank_correlation": _finite(result.correlation.value) if result.correlation else None,
         "settings": dict(settings) | _about(result, definition),
@@ -65,42 +67,54 @@ def _about(result: SweepResult, definition: str) -> dict[str, object]:
 
 
 def _page(result: SweepResult, definition: str, settings: str) -> Page:
-    page = Page("Prompt sweep", "Which sentence finds all the labels of a picture (CLIP-ES, equation 9).")
+    page = Page(
+        "Prompt sweep",
+        {
+            "sharpness": "Which sentence finds all the labels of a picture (CLIP-ES, equation 9).",
+            "share": "Which sentence finds the labels of a picture, and not its background.",
+        }[result.select],
+    )
+    scoring = SELECT[result.select]
     best, worst = result.scores[0], result.scores[-1]
-    numbers: dict[str, object] = {"templates": len(result.scores), "pictures with several labels": result.pictures}
+    numbers: dict[str, object] = {"templates": len(result.scores), f"pictures with {_counted(result)}": result.pictures}
     if result.correlation:
         numbers["rank correlation (oracle)"] = result.correlation.value
     page.figures(numbers)
-    page.paragraph(f"Best: {best.template!r} with sharpness {best.sharpness:.5f}. ")
-    page.paragraph(f"Worst: {worst.template!r} with sharpness {worst.sharpness:.5f}.")
-    page.paragraph(f"Sharpness is: {definition}. Lower is better.")
+    page.paragraph(f"Best: {best.template!r} with {result.select} {best.score:.5f}. ")
+    page.paragraph(f"Worst: {worst.template!r} with {result.select} {worst.score:.5f}.")
+    page.paragraph(f"{scoring.name} is: {definition}. {scoring.better.capitalize()} is better.")
     judged = [row for row in result.scores if row.miou is not None]
     if judged:
-        page.heading("Sharpness and mIoU")
+        page.heading(f"{scoring.name} and mIoU")
         top = max(judged, key=lambda row: row.miou or 0.0)
         named = {best.template, worst.template, top.template}
         page.scatter(
-            [row.sharpness for row in judged],
+            [row.score for row in judged],
             [row.miou or 0.0 for row in judged],
             [row.template if row.template in named else "" for row in judged],
-            ("sharpness", "mIoU of the maps, per cent"),
+            (result.select, "mIoU of the maps, per cent"),
         )
         page.paragraph(
-            f"Named: the best and the worst by sharpness, and {top.template!r}, the best by mIoU. "
-            f"Rank correlation: {result.correlation}. {result.correlation.verdict if result.correlation else ''}"
+            f"Named: the best and the worst by {result.select}, and {top.template!r}, the best by mIoU. "
+            f"Rank correlation: {result.correlation}. "
+            f"{scoring.verdict(result.correlation.direction) if result.correlation else ''}"
         )
         page.paragraph(ORACLE)
     page.heading("All templates")
     page.table(
-        ("rank", "template", "sharpness", *(("mIoU (oracle)",) if judged else ())),
+        ("rank", "template", result.select, *(("mIoU (oracle)",) if judged else ())),
         [
-            (i, row.template, f"{row.sharpness:.5f}", *((row.miou,) if judged else ()))
+            (i, row.template, f"{row.score:.5f}", *((row.miou,) if judged else ()))
             for i, row in enumerate(result.scores, start=1)
         ],
     )
     page.heading("Settings")
     page.preformatted(settings)
     return page
+
+
+def _counted(result: SweepResult) -> str:
+    return "several labels" if result.select == "sharpness" else "labels"
 
 
 def _finite(value: float) -> float | None:

@@ -1,8 +1,8 @@
-"""Which template finds all the labels: sharpness of many templates, and with ground truth the mIoU of their maps.
+"""Which template finds all the labels: a score of many templates, and with ground truth the mIoU of their maps.
 
-Pictures are encoded once, however many templates there are: sharpness compares their pooled features, which are cached
-on disk, with the text of each template. With truth a picture goes through the encoder once more, and only its last
-block runs for each template. What was finished before is not computed again.
+Pictures are encoded once, however many templates there are: sharpness and the labels' share compare their pooled
+features, which are cached on disk, with the text of each template. With ground truth a picture goes through the encoder
+once more, and only its last block runs for each template. What was finished before is not computed again.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from clip_es.metrics.ranks import RankCorrelation, spearman, with_interval
 from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.pipelines.sweep.features import FeatureCache, SavedArrays, digest, picture_digest, pooled_features
 from clip_es.prompts.bank import Synonyms, build_bank
+from clip_es.prompts.choice import SELECT, Select
+from clip_es.prompts.share import label_share_terms, labelled, no_background
 from clip_es.prompts.sharpness import SharpnessConfig, several_labels, sharpness_terms
 from clip_es.prompts.vocabulary import Vocabulary
 from clip_es.records import Dataset, Problem
@@ -55,29 +57,30 @@ class TemplateScore:
     """One row of the table."""
 
     template: str
-    sharpness: float
-    """Lower is better."""
+    score: float
+    """Its sharpness, lower is better, or the share of the labels, higher is better: what the sweep selects by."""
     miou: float | None
     """Per cent, background included, of masks from this template; None without ground truth."""
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """The templates, that of the lowest sharpness first, and how well their order agrees with that by mIoU."""
+    """The templates, the best by the score first, and how well their order agrees with that by mIoU."""
 
     scores: tuple[TemplateScore, ...]
     correlation: RankCorrelation | None
-    """Between sharpness and mIoU: negative where templates of lower sharpness make better masks. None without ground
-    truth."""
+    """Between score and mIoU: negative where templates of lower score make better masks. None without ground truth."""
     pictures: int
-    """Pictures with several labels, which sharpness is measured on."""
+    """Pictures that the score is measured on: with several labels for sharpness, with any for the share."""
     with_truth: int
     """Pictures with ground truth, which mIoU is measured on."""
     problems: tuple[Problem, ...] = ()
+    select: Select = "sharpness"
+    """What the templates are ordered by."""
 
     @property
     def best(self) -> TemplateScore:
-        """The template of the lowest sharpness."""
+        """The template of the best score."""
         return self.scores[0]
 
 
@@ -88,6 +91,7 @@ def sweep(
     templates: Sequence[str],
     *,
     config: RunConfig,
+    select: Select = "sharpness",
     sharpness: SharpnessConfig | None = None,
     synonyms: Synonyms = "sentence",
     truth: bool = True,
@@ -95,30 +99,40 @@ def sweep(
     state: Path | None = None,
     track: Track = quiet,
 ) -> SweepResult:
-    """Sharpness of each template over the multi-label pictures of a data set; with ground truth also the mIoU of its
-    maps.
+    """The score of each template, from the labels of a data set; with ground truth also the mIoU of its maps.
 
+    `select="sharpness"` scores by sharpness, as `sharpness` defines it, over the pictures with several labels; "share"
+    by what the labels hold against the background words, over all pictures with labels.
     `config.refine` says what is done to the maps before they are scored; `cache` holds features of any sweep (default:
     the user's cache folder), `state` what this one has finished, so that calling again continues.
-    Raises ConfigError: no template, one without `{}`, or no picture with two labels. DataError: no picture can be read.
+    Raises ConfigError: no template, one without `{}`, no picture with two labels (for the share: with one), or, for the
+    share, no background word. DataError: no picture can be read.
     """
     sharpness = sharpness or SharpnessConfig()
+    against_background = select == "share" or sharpness.softmax != "classes"
     if not templates or len(set(templates)) < len(templates):
         raise ConfigError("a sweep compares templates, each once", found=f"{len(templates)} templates")
-    chosen = [dataset.records[i] for i in several_labels([record.class_ids for record in dataset.records])]
+    if select == "share" and not vocabulary.background:
+        raise no_background(vocabulary.name)
+    count = several_labels if select == "sharpness" else labelled
+    chosen = [dataset.records[i] for i in count([record.class_ids for record in dataset.records])]
     judged = [record for record in dataset.records if truth and record.image_id in dataset.truth]
     features = pooled_features(chosen, FeatureCache(encoder, config.image, cache), track)
     labels = [record.class_ids for record in features.records]
     pictures = digest(features.vectors.numpy().tobytes(), json.dumps(labels).encode())
-    words = [repr(vocabulary.classes), vocabulary.background if sharpness.softmax != "classes" else ()]
-    told = ("terms", encoder.source, encoder.config.half_weights, words, synonyms, asdict(sharpness), pictures)
+    words = [repr(vocabulary.classes), vocabulary.background if against_background else ()]
+    definition = asdict(sharpness) if select == "sharpness" else select
+    told = ("terms", encoder.source, encoder.config.half_weights, words, synonyms, definition, pictures)
     saved = None if state is None else SavedArrays(state, *told)
     terms = {t: known for t in templates if saved and (known := saved.load(digest(t.encode()))) is not None}
     missing = [template for template in templates if template not in terms]
-    found = banks(encoder, vocabulary, missing, synonyms, background=sharpness.softmax != "classes")
+    found = banks(encoder, vocabulary, missing, synonyms, background=against_background)
     for template, bank in track(found, "templates", len(missing)):
         text = bank.vectors.cpu().split([bank.class_count, len(bank.names) - bank.class_count])
-        row = sharpness_terms(features.vectors, labels, text[0], encoder.logit_scale, sharpness, text[1])
+        if select == "share":
+            row = label_share_terms(features.vectors, labels, *text, encoder.logit_scale)
+        else:
+            row = sharpness_terms(features.vectors, labels, text[0], encoder.logit_scale, sharpness, text[1])
         terms[template] = row.numpy()
         if saved:
             saved.save(digest(template.encode()), terms[template])
@@ -138,7 +152,7 @@ def sweep(
                 problems.append(Problem.of(record.image_id, error, "maps"))
     ids = [record.image_id for record in features.records]
     stacked = np.stack([terms[template] for template in templates])
-    return _result(templates, stacked, ids, counted, len(vocabulary.classes) + 1, problems)
+    return _result(templates, stacked, ids, counted, len(vocabulary.classes) + 1, problems, select)
 
 
 def banks(
@@ -256,6 +270,7 @@ def _result(
     counted: Sequence[PictureCounts],
     labels: int,
     problems: Sequence[Problem],
+    select: Select,
 ) -> SweepResult:
     mean = terms.mean(axis=1)
     found: list[float | None] = [None] * len(templates)
@@ -268,12 +283,17 @@ def _result(
             weights = np.random.default_rng(0).multinomial(
                 groups.count, np.full(groups.count, 1 / groups.count), size=RESAMPLES
             )
-            pairs = [(groups.sharpness(w), groups.miou(w)) for w in np.array_split(weights, math.ceil(RESAMPLES / 50))]
+            pairs = [(groups.score(w), groups.miou(w)) for w in np.array_split(weights, math.ceil(RESAMPLES / 50))]
             resampled = np.concatenate([spearman(*pair) for pair in pairs])
             correlation = with_interval(float(spearman(mean, values)), resampled)
     rows = [TemplateScore(t, float(s), m) for t, s, m in zip(templates, mean, found, strict=True)]
     return SweepResult(
-        tuple(sorted(rows, key=lambda row: row.sharpness)), correlation, len(ids), len(counted), tuple(problems)
+        tuple(sorted(rows, key=lambda row: SELECT[select].sign * row.score)),
+        correlation,
+        len(ids),
+        len(counted),
+        tuple(problems),
+        select,
     )
 
 
@@ -304,8 +324,8 @@ class Groups:
             self.predicted[g][:, counts.classes] += counts.predicted
             self.true[g][counts.classes] += counts.true
 
-    def sharpness(self, weights) -> Float64[np.ndarray, "set template"]:
-        """Mean term of each template for each weighting [set group]; NaN where no picture with several labels is in."""
+    def score(self, weights) -> Float64[np.ndarray, "set template"]:
+        """Mean term of each template for each weighting [set group]; NaN where no picture that has a term is in."""
         terms, images = weights @ self.terms, (weights @ self.images)[:, None]
         return np.divide(terms, images, out=np.full_like(terms, np.nan), where=images > 0)
 

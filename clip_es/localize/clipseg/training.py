@@ -47,6 +47,9 @@ class DecoderTraining:
     """Channels inside the decoder's perceptrons."""
     refined: bool = False
     """The head of three convolutions in place of one."""
+    start: Literal["random", "clip"] = "random"
+    """random: all weights are drawn, as published. clip: the decoder starts as CLIP's own comparison of patches and
+    words, and the layers where picture and prompt meet keep it, which serves names that training never says."""
     dropout: float = 0.1
     """Share of values dropped inside the blocks while training."""
     side: int = 352

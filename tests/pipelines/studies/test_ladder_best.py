@@ -12,8 +12,9 @@ from clip_es.config.run import DEFAULT
 from clip_es.encoder import load_encoder
 from clip_es.errors import ConfigError
 from clip_es.pipelines.cli import main
-from clip_es.pipelines.studies.ladder import best_rungs, lower_half
+from clip_es.pipelines.studies.ladder import TEMPLATE_ROWS, best_rungs, fused_templates, ranked_templates
 from clip_es.prompts import load_vocabulary
+from clip_es.records import voc
 
 ROWS = [
     "clip-es",
@@ -55,6 +56,26 @@ def test_the_ladder_to_best_runs_from_the_command_line(tmp_path, capsys):
     assert all(0 <= value <= 100 for value in told["ladder"].values())
 
 
-def test_the_half_of_lower_sharpness_is_taken():
-    assert lower_half([("a {}", 0.1), ("b {}", 0.2), ("c {}", 0.3)]) == ["a {}", "b {}"]
-    assert lower_half([("a {}", 0.1)]) == ["a {}"]
+def test_the_half_of_lower_sharpness_is_taken_and_five_by_share():
+    ranked = [(f"{letter} {{}}", 0.1) for letter in "abcdefg"]
+    assert fused_templates(ranked[:3]) == ["a {}", "b {}"]
+    assert fused_templates(ranked[:1]) == ["a {}"]
+    assert fused_templates(ranked, "share") == [template for template, _ in ranked[:5]]
+
+
+def test_the_ladder_chooses_by_share(tmp_path, capsys):
+    out = tmp_path / "ladder.json"
+    size = ["--scenes.train", "3", "--scenes.val", "2", "--scenes.side", "96", "96"]
+    flags = ["--select", "share", "--root", str(tmp_path / "scenes"), "--out", str(out)]
+    assert main(["ladder", *flags, *size]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "(higher is better): best" in said
+    assert "Used here: the 5 of the largest share of" in said
+    told = json.loads(out.read_text())
+    assert list(told["ladder"])[3] == TEMPLATE_ROWS["share"]
+    assert len(told["templates"]) == 5
+    encoder, vocabulary = load_encoder("scenes", device="cpu"), load_vocabulary("scenes")
+    train = voc(tmp_path / "scenes", "train", class_id=vocabulary.class_id)
+    again = ranked_templates(encoder, vocabulary, train, told["templates"], select="share")
+    assert [template for template, _ in again] == told["templates"]
+    assert all(0 < share < 1 for _, share in again)

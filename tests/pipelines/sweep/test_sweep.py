@@ -25,6 +25,8 @@ from clip_es.pipelines.sweep.features import FeatureCache
 from clip_es.pipelines.sweep.report import ORACLE
 from clip_es.pipelines.sweep.sweep import Counter, Groups, PictureCounts, sweep
 from clip_es.prompts import Vocabulary, build_bank, load_vocabulary
+from clip_es.prompts.choice import SELECT
+from clip_es.prompts.share import label_share
 from clip_es.prompts.sharpness import SharpnessConfig, sharpness
 from clip_es.records import Dataset, voc
 from clip_es.scenes.dataset import ScenesConfig, make
@@ -80,14 +82,43 @@ def test_sharpness_is_that_of_the_bank_the_masks_use(swept, encoder, vocabulary,
         by_hand = sharpness(
             images, [r.class_ids for r in several], bank.vectors[: bank.class_count], encoder.logit_scale
         )
-        assert row.sharpness == pytest.approx(by_hand, rel=1e-4)
+        assert row.score == pytest.approx(by_hand, rel=1e-4)
 
 
 def test_the_template_of_the_lowest_sharpness_comes_first(swept):
-    values = [row.sharpness for row in swept[1].scores]
+    values = [row.score for row in swept[1].scores]
     assert values == sorted(values)
     assert len(set(values)) == 3
-    assert swept[1].best.sharpness == values[0]
+    assert swept[1].best.score == values[0]
+
+
+def test_by_share_the_template_of_the_highest_share_comes_first(encoder, vocabulary, dataset, swept, tmp_path):
+    found = sweep(
+        encoder, vocabulary, dataset, TEMPLATES, config=CONFIG, select="share", cache=swept[0] / "cache", state=tmp_path
+    )
+    values = [row.score for row in found.scores]
+    assert values == sorted(values, reverse=True)
+    assert found.pictures == len(dataset.records)  # a picture with one label counts as well
+    cache = FeatureCache(encoder, CONFIG.image, swept[0] / "cache")
+    images = torch.stack([cache(record)[0] for record in dataset.records])
+    labels = [record.class_ids for record in dataset.records]
+    for row in found.scores:
+        bank = build_bank(encoder, vocabulary, templates=[row.template])
+        classes = bank.vectors[: bank.class_count]
+        assert row.score == pytest.approx(
+            label_share(images, labels, classes, bank.background, encoder.logit_scale), rel=1e-4
+        )
+    assert {row.template: row.miou for row in found.scores} == {row.template: row.miou for row in swept[1].scores}
+    assert sweep(
+        encoder, vocabulary, dataset, TEMPLATES, config=CONFIG, select="share", cache=swept[0] / "cache", state=tmp_path
+    ) == found  # fmt: skip
+
+
+def test_a_share_needs_background_words(encoder, vocabulary, dataset, tmp_path):
+    bare = replace(vocabulary, background=())
+    with pytest.raises(ConfigError, match="the vocabulary has none"):
+        sweep(encoder, bare, dataset, TEMPLATES, config=CONFIG, select="share", cache=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_miou_is_that_of_masks_made_with_the_template(swept, encoder, vocabulary, dataset):
@@ -103,7 +134,7 @@ def test_miou_is_that_of_masks_made_with_the_template(swept, encoder, vocabulary
 
 def test_the_correlation_is_that_of_the_two_columns(swept):
     rows = swept[1].scores
-    expected = spearman(np.array([r.sharpness for r in rows]), np.array([r.miou for r in rows]))
+    expected = spearman(np.array([r.score for r in rows]), np.array([r.miou for r in rows]))
     assert swept[1].correlation.value == pytest.approx(float(expected))
     assert -1 <= swept[1].correlation.low <= swept[1].correlation.high <= 1
 
@@ -172,7 +203,7 @@ def test_every_open_point_changes_the_figure(encoder, vocabulary, dataset, tmp_p
         found = sweep(
             encoder, vocabulary, dataset, TEMPLATES[:1], config=CONFIG, sharpness=config, cache=tmp_path, truth=False
         )
-        return found.best.sharpness
+        return found.best.score
 
     assert len({first(), first(variance="sample"), first(softmax="labels+background")}) == 3
 
@@ -191,10 +222,17 @@ def test_the_interval_leaves_out_what_is_not_known():
 
 
 @pytest.mark.parametrize(
-    ("values", "verdict"), [((-0.9, -0.1), "predicts"), ((-0.2, 0.3), "does not predict"), ((0.1, 0.5), "misleads")]
+    ("values", "sharpness", "share"),
+    [
+        ((-0.9, -0.1), "predicts mIoU here: templates of lower sharpness make better masks, as", "misleads"),
+        ((-0.2, 0.3), "does not predict", "does not predict"),
+        ((0.1, 0.5), "misleads here: templates of lower sharpness make worse", "of higher share make better masks."),
+    ],
 )
-def test_the_verdict_follows_the_interval(values, verdict):
-    assert verdict in with_interval(0.0, np.array(values)).verdict
+def test_the_verdict_follows_the_interval(values, sharpness, share):
+    direction = with_interval(0.0, np.array(values)).direction
+    assert sharpness in SELECT["sharpness"].verdict(direction)
+    assert share in SELECT["share"].verdict(direction)
 
 
 def test_groups_weigh_pictures_as_if_they_stood_there_twice():
@@ -207,8 +245,8 @@ def test_groups_weigh_pictures_as_if_they_stood_there_twice():
     assert groups.miou(np.array([[1, 0]]))[0, 0] == pytest.approx(100 * (3 / 6 + 2 / 9) / 2)
     twice = groups.miou(np.array([[2, 1]]))[0, 0]
     assert twice == pytest.approx(100 * (9 / (12 + 15 - 9) + 4 / (12 + 10 - 4) + 4 / (6 + 5 - 4)) / 3)
-    assert groups.sharpness(np.array([[2, 1]]))[0, 0] == pytest.approx((0.2 * 2 + 0.4) / 3)
-    assert np.isnan(groups.sharpness(np.array([[0, 0]])))
+    assert groups.score(np.array([[2, 1]]))[0, 0] == pytest.approx((0.2 * 2 + 0.4) / 3)
+    assert np.isnan(groups.score(np.array([[0, 0]])))
 
 
 def run(command: str, *args: object) -> int:
@@ -245,6 +283,20 @@ def test_the_command_writes_table_json_report_and_vocabulary(root, weights, tmp_
     head = (tmp_path / "best.yaml").read_text()
     assert head.startswith("# template: lowest sharpness of 3")
     assert "'a photo of a {}.'" in " ".join(head.split())
+
+
+def test_the_command_selects_by_share(root, weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CLIP_ES_CACHE", str(tmp_path / "cache"))
+    flags = ("--out", tmp_path, "--root", root, "--templates", "scene15", "--weights", weights, "--no-miou", "--apply")
+    assert run("sweep scenes", *flags, "--select", "share") == 0
+    found = json.loads((tmp_path / "sweep.json").read_text())
+    assert [list(row) for row in found["templates"]] == [["template", "share", "miou"]] * 15
+    assert found["settings"]["select"] == "share"
+    assert found["best"] == max(found["templates"], key=lambda row: row["share"])["template"]
+    assert (tmp_path / "sweep.csv").read_text().startswith("rank,template,share,miou")
+    assert (tmp_path / "vocabulary.yaml").read_text().startswith("# template: highest share of 15")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "The labels' share under 15 templates over 5 pictures with labels (higher is better)" in said
 
 
 def test_without_truth_the_figures_that_need_it_are_absent(root, weights, tmp_path, monkeypatch):
