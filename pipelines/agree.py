@@ -81,61 +81,79 @@ def is_exact(encoder: Encoder) -> bool:
     return (encoder.config.engine, encoder.config.dtype) == ("torch", "float32")
 
 
+class Comparison:
+    """Collects what two ways have made of pictures, one after the other."""
+
+    def __init__(self, maker: MaskMaker) -> None:
+        """`maker`: the one that is compared; the other one computes in torch and float32."""
+        self._maker = maker
+        self._counts = ConfusionMatrix(len(maker.vocabulary.names) + 1)
+        self._shares: list[tuple[float, float, str]] = []
+        self._maps: list[np.ndarray] = []
+        self._alike: list[bool] = []
+        self._seconds = [0.0, 0.0]
+
+    def __len__(self) -> int:
+        return len(self._shares)
+
+    def add(self, image_id: str, ours: MaskResult, theirs: MaskResult, quick: float = 0.0, slow: float = 0.0) -> None:
+        """Count one picture; `quick` and `slow` are the seconds of both encoders."""
+        same, equal = ours.mask.decided == theirs.mask.decided, ours.mask.labels == theirs.mask.labels
+        self._shares.append((float(same.mean()), float(equal.mean()), image_id))
+        self._counts.update(ours.mask.decided, theirs.mask.decided)
+        self._maps.append(_differences(ours, theirs).ravel())
+        self._alike.append(set(ours.mask.class_ids) == set(theirs.mask.class_ids))
+        self._seconds[0] += slow
+        self._seconds[1] += quick
+
+    def agreement(self, failures: Sequence[tuple[str, str]] = ()) -> Agreement:
+        """What it comes to. Raises DataError: no picture was counted."""
+        if not self._shares:
+            raise DataError(
+                "there is no picture to compare both ways on",
+                found=failures[0][1] if failures else "no picture",
+                next_step="Check the folder and the labels.",
+            )
+        scores, maps, least = self._counts.compute(), np.concatenate(self._maps), min(self._shares)
+        maker, names = self._maker, ("background", *self._maker.vocabulary.names)
+        return Agreement(
+            engine=maker.config.encoder.engine,
+            dtype=maker.config.encoder.dtype,
+            pictures=len(self),
+            equal_pixels=float(np.mean([one for one, *_ in self._shares])),
+            equal_masks=float(np.mean([one for _, one, _ in self._shares])),
+            least_pixels=least[0],
+            least=least[2],
+            miou=scores.miou,
+            classes=tuple((n, float(v)) for n, v in zip(names, scores.iou, strict=True) if v == v),
+            maps_mean=float(maps.mean()) if maps.size else 0.0,
+            maps_largest=float(maps.max(initial=0.0)),
+            equal_labels=None if maker.labels == "given" else float(np.mean(self._alike)),
+            times_faster=self._seconds[0] / max(self._seconds[1], 1e-9),
+            failures=tuple(failures),
+        )
+
+
 def compare(maker: MaskMaker, exact: MaskMaker, records: Iterable[ImageRecord]) -> Agreement:
     """Make the masks of some pictures both ways; without given labels each way finds its own.
 
     A picture that fails is left out. Raises DataError: none is left.
     """
-    counts = ConfusionMatrix(len(maker.vocabulary.names) + 1)
-    shares: list[tuple[float, float, str]] = []
-    maps: list[np.ndarray] = []
-    alike: list[bool] = []
-    failures: list[tuple[str, str]] = []
-    seconds = [0.0, 0.0]
+    found, failures = Comparison(maker), []
     for record in records:
         try:
-            if not shares:
+            if not found:
                 for one in (exact, maker):
-                    _made(one, record)  # graphs and buffers are made with the first picture
-            (theirs, slow), (ours, quick) = (_made(one, record) for one in (exact, maker))
+                    made(one, record)  # graphs and buffers are made with the first picture
+            (theirs, slow), (ours, quick) = (made(one, record) for one in (exact, maker))
         except ClipEsError as error:
             failures.append((record.image_id, str(error)))
             continue
-        same = ours.mask.decided == theirs.mask.decided
-        shares.append((float(same.mean()), float((ours.mask.labels == theirs.mask.labels).mean()), record.image_id))
-        counts.update(ours.mask.decided, theirs.mask.decided)
-        maps.append(_differences(ours, theirs))
-        alike.append(set(ours.mask.class_ids) == set(theirs.mask.class_ids))
-        seconds[0] += slow
-        seconds[1] += quick
-    if not shares:
-        raise DataError(
-            "there is no picture to compare both ways on",
-            found=failures[0][1] if failures else "no picture",
-            next_step="Check the folder and the labels.",
-        )
-    scores, flat = counts.compute(), np.concatenate([one.ravel() for one in maps])
-    least = min(shares)
-    names = ("background", *maker.vocabulary.names)
-    return Agreement(
-        engine=maker.config.encoder.engine,
-        dtype=maker.config.encoder.dtype,
-        pictures=len(shares),
-        equal_pixels=float(np.mean([one for one, *_ in shares])),
-        equal_masks=float(np.mean([one for _, one, _ in shares])),
-        least_pixels=least[0],
-        least=least[2],
-        miou=scores.miou,
-        classes=tuple((n, float(v)) for n, v in zip(names, scores.iou, strict=True) if v == v),
-        maps_mean=float(flat.mean()) if flat.size else 0.0,
-        maps_largest=float(flat.max(initial=0.0)),
-        equal_labels=None if maker.labels == "given" else float(np.mean(alike)),
-        times_faster=seconds[0] / max(seconds[1], 1e-9),
-        failures=tuple(failures),
-    )
+        found.add(record.image_id, ours, theirs, quick, slow)
+    return found.agreement(failures)
 
 
-def _made(maker: MaskMaker, record: ImageRecord) -> tuple[MaskResult, float]:
+def made(maker: MaskMaker, record: ImageRecord) -> tuple[MaskResult, float]:
     """The mask of a picture, and the seconds of its encoder."""
     picture = maker.read(record)
     start = time.perf_counter()

@@ -105,22 +105,35 @@ def evaluate(
     `table` (uint8 [256]) brings the values of the ground truth's files to those of masks, where they have others.
     Raises DataError: no pair at all could be compared.
     """
+    return evaluate_each(((name, *pairs[name]) for name in progress(pairs)), num_classes, undecided, table)
+
+
+def evaluate_each(
+    pairs: Iterable[tuple[str, Path, Path]],
+    num_classes: int,
+    undecided: Literal["miss", "ignore"] = "miss",
+    table: np.ndarray | None = None,
+) -> Evaluation:
+    """The same for name, prediction and truth that come one after the other; a file need not be there before its turn,
+    nor after it."""
     matrix = ConfusionMatrix(num_classes, undecided=undecided)
     failures: list[tuple[str, str]] = []
-    for name in progress(pairs):
-        prediction, truth = pairs[name]
+    compared = 0
+    for name, prediction, truth in pairs:
         try:
             labels = read_mask(truth)
             matrix.update(read_mask(prediction), labels if table is None else table[labels])
         except ClipEsError as error:
             failures.append((name, str(error)))
-    if len(failures) == len(pairs):
+        else:
+            compared += 1
+    if not compared:
         raise DataError(
             "no mask could be compared with its ground truth",
             found=failures[0][1] if failures else "no pair at all",
             next_step="Repair the files, or name other folders.",
         )
-    return Evaluation(matrix.compute(), len(pairs) - len(failures), tuple(failures))
+    return Evaluation(matrix.compute(), compared, tuple(failures))
 
 
 def _known(name: str, found: tuple[dict[str, Path], dict[str, Path]]) -> str:

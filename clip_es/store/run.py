@@ -7,7 +7,6 @@ the number of shards.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
@@ -15,8 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from clip_es.errors import ConfigError, DataError, ShapeError
-from clip_es.masks import write_confidence, write_mask
+from clip_es.errors import ConfigError, DataError
 from clip_es.records.dataset import STAGE, Problem, printable
 from clip_es.records.labels.tables import FOUND_COLUMNS
 from clip_es.store import made_from
@@ -29,11 +27,13 @@ from clip_es.store.found_labels import PIECE, TABLE, FoundLabels, label_figures,
 from clip_es.store.made_from import Changed
 from clip_es.store.manifest import Manifest, plain
 from clip_es.store.regions import write_instances
+from clip_es.store.results import BESIDE, encoded
 from clip_es.store.tables import append_rows, csv_bytes, merged, read_json, write_json
 from clip_es.store.whole import looks_whole
 from clip_es.types import ImageRecord, PseudoMask
 
 __all__ = [
+    "BESIDE",
     "KeepCams",
     "RunStore",
     "StoreError",
@@ -46,9 +46,6 @@ __all__ = [
 ]
 
 Item = TypeVar("Item")
-
-BESIDE = ("confidence", "labels")
-"""What stands beside the masks of a run."""
 
 _PIECE = "failures-"
 """Failures of one shard while it runs: `failures-2of8.csv`. Merged into failures.csv when it closes."""
@@ -212,28 +209,15 @@ class RunStore:
         Raises ShapeError: mask or maps are not those of the record. StoreError: the disk does not take them; the run
         should stop.
         """
-        if not set(mask.class_ids) <= set(record.class_ids):
-            raise ShapeError(
-                "a mask belongs to a picture with other labels",
-                where=record.image_id,
-                expected=record.class_ids,
-                found=mask.class_ids,
-            )
-        files = {}
-        if "confidence" in self._beside:
-            files[f"confidence/{record.image_id}.png"] = _encoded(write_confidence, mask.confidence)
-        if "labels" in self._beside:
-            files[f"labels/{record.image_id}.png"] = _encoded(write_mask, mask.decided)
-        if self.keep != "none":
-            files[f"cams/{record.image_id}.npz"] = encoded_cams(record, cams, self.keep)
-        files[f"masks/{record.image_id}.png"] = _encoded(write_mask, mask.labels)
+        files = encoded(record, mask, self.keep, cams, self._beside)
         if found is not None:
             note(self._found_piece, record.image_id, found)
         made_from.note(self._made_piece, record, record.class_ids if found is None else ())
         if mask.instances is not None:
             write_instances(self.folder / f"instances/{record.image_id}.json", mask.instances)
-        for name, data in files.items():
-            write_atomic(self.folder / name, data)
+        for part, data in files.items():
+            suffix = "npz" if part == "cams" else "png"
+            write_atomic(self.folder / f"{part}/{record.image_id}.{suffix}", data)
         self._finished.add(record.image_id)
 
     def save_cams(self, record: ImageRecord, cams: Mapping[str, np.ndarray]) -> None:
@@ -372,12 +356,6 @@ def _check_shard(index: int, count: int, found: str | None = None) -> None:
             expected="i/n with 1 <= i <= n, such as --shard 2/8",
             found=found or f"{index}/{count}",
         )
-
-
-def _encoded(write, array: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    write(file, array)
-    return file.getvalue()
 
 
 def _settle(wanted: Manifest) -> None:

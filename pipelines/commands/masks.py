@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,17 +26,18 @@ from clip_es.pipelines.commands.data_source import OnSource, S, first
 from clip_es.pipelines.commands.flags import DataVocabularyFlag, FormFlag, LimitFlag, TemplateFlag, WeightsFlag
 from clip_es.pipelines.commands.sources import ScenesSource
 from clip_es.pipelines.console import bar, counted, say, say_failures, show_table
-from clip_es.pipelines.evaluate import Evaluation, evaluate
+from clip_es.pipelines.evaluate import Evaluation, evaluate_each
 from clip_es.pipelines.exchange.import_masks import imported_ids
 from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.pipelines.masks.ray import run_on_ray, shards_on_ray
-from clip_es.pipelines.masks.report import evenly, write_run_report
+from clip_es.pipelines.masks.report import evenly, write_run_report, write_shards_report
 from clip_es.pipelines.masks.run import make_masks, make_shards
 from clip_es.prompts import Synonyms, Vocabulary
 from clip_es.prompts.templates import load_templates, sentences
 from clip_es.records import Dataset, OnBadLabel
 from clip_es.refine.registry import supervision as refiners_saw
 from clip_es.storage import Folder, Place, address_of, place_of
+from clip_es.store.finished import in_folder, in_shards, labels_in_shards
 from clip_es.store.manifest import Manifest
 from clip_es.store.run import KeepCams, RunStore, parse_shard, read_failures, shard
 from clip_es.store.shards.forms import FormName
@@ -183,8 +184,9 @@ class Masks(OnPresets[S]):
             scores = score_run(self.out, dataset, vocabulary)
             summary = store.finish(seconds, figures(scores))
             failed = store.failed_here
-        agreement = self._agreement(maker, dataset) if self.report_pictures else None
-        write_run_report(self.out, dataset, maker, scores, self.report_pictures, agreement)
+        finished = in_folder(self.out, (record.image_id for record in dataset.records))
+        agreement = self._agreement(maker, finished, dataset) if self.report_pictures else None
+        write_run_report(self.out, dataset, maker, scores, self.report_pictures, agreement, finished)
         tell(self.out, summary.done, failed, seconds, scores, vocabulary)
         return 1 if failed else 0
 
@@ -215,7 +217,7 @@ class Masks(OnPresets[S]):
         settings: Mapping[str, object],
         about: Mapping[str, object],
     ) -> int:
-        """The masks as shards: no report, and no figures of quality."""
+        """The masks as shards."""
         part = parse_shard(self.shard)
         place: Place = place_of(self.out)
         # Workers have folders of their own, in which a relative path would mean another place.
@@ -238,10 +240,14 @@ class Masks(OnPresets[S]):
             mine = shard(dataset.records, *part)
             self._make_shards(mine, maker, store)
             seconds = dict(maker.stopwatch.seconds)
-            summary, failed = store.finish(seconds), store.failed_here
-        times = ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items())
-        say(f"{counted(summary.done, 'picture')} done, {failed} failed" + (f" ({times})" if times else ""))
-        say(f"Shards: {place.at('shards')}   See `clip-es shards ls {place}`.")
+            shown = [record.image_id for record in evenly(dataset.records, self.report_pictures)]
+            scores = score_shards(place, dataset, maker.vocabulary)
+            summary, failed = store.finish(seconds, figures(scores)), store.failed_here
+        finished = in_shards(place, shown)
+        agreement = self._agreement(maker, finished, dataset)
+        write_shards_report(place, dataset, maker, scores, agreement, finished)
+        tell_figures(summary.done, failed, seconds, scores, maker.vocabulary)
+        say(f"Shards: {place.at('shards')}   See `clip-es shards ls {place}`.   Report: {place.at('report.html')}")
         return 1 if failed else 0
 
     def _make_shards(self, mine: Sequence[ImageRecord], maker: MaskMaker, store: ShardStore) -> None:
@@ -274,11 +280,11 @@ class Masks(OnPresets[S]):
             cache=None if self.engine == "ray" or self._form() != "folder" else self.out / "regions",
         )
 
-    def _agreement(self, maker: MaskMaker, dataset: Dataset) -> Agreement | None:
+    def _agreement(self, maker: MaskMaker, finished: Collection[str], dataset: Dataset) -> Agreement | None:
         """With torch's float32 on a few finished pictures; None where that is what was computed."""
-        if is_exact(maker.encoder):
+        done = [one for one in dataset.records if one.image_id in finished]
+        if is_exact(maker.encoder) or not done:
             return None
-        done = [one for one in dataset.records if (self.out / "masks" / f"{one.image_id}.png").is_file()]
         try:
             slow = MaskMaker(
                 exact_encoder(maker.encoder, self.weights), maker.vocabulary, maker.bank, maker.config,
@@ -367,14 +373,24 @@ def supervision(maker: MaskMaker) -> dict[str, object]:
 
 def score_run(out: Path, dataset: Dataset, vocabulary: Vocabulary) -> Evaluation | None:
     """The decided labels of a run compared with the ground truth; None where the data set has none."""
-    pairs = {
-        record.image_id: (label, dataset.truth[record.image_id])
+    there = {
+        record.image_id: label
         for record in dataset.records
         if record.image_id in dataset.truth and (label := out / "labels" / f"{record.image_id}.png").is_file()
     }
-    if not pairs:
-        return None
-    result = evaluate(pairs, len(vocabulary.classes) + 1, table=dataset.truth_table)
+    return _scored(there.items(), dataset, vocabulary) if there else None
+
+
+def score_shards(place: Place, dataset: Dataset, vocabulary: Vocabulary) -> Evaluation | None:
+    """The same of a run in shards."""
+    found = labels_in_shards(place, dataset.truth) if dataset.truth else iter(())
+    begin = next(found, None)
+    return None if begin is None else _scored(chain([begin], found), dataset, vocabulary)
+
+
+def _scored(labels: Iterable[tuple[str, Path]], dataset: Dataset, vocabulary: Vocabulary) -> Evaluation:
+    pairs = ((name, path, dataset.truth[name]) for name, path in labels)
+    result = evaluate_each(pairs, len(vocabulary.classes) + 1, table=dataset.truth_table)
     if not dataset.has_background:
         # It cannot be right, so an IoU of 0 would say nothing; where it was predicted, a class was missed.
         result.scores.iou[0] = np.nan
@@ -414,7 +430,17 @@ def versions() -> dict[str, str]:
 def tell(
     out: Path, done: int, failed: int, seconds: Mapping[str, float], scores: Evaluation | None, vocabulary: Vocabulary
 ) -> None:
-    """What a run has come to, for the terminal."""
+    """What a run folder has come to, for the terminal."""
+    tell_figures(done, failed, seconds, scores, vocabulary)
+    if failed:
+        say_failures(read_failures(out / "failures.csv"), out / "failures.csv")
+    say(f"Masks: {out / 'masks'}   Report: {out / 'report.html'}")
+
+
+def tell_figures(
+    done: int, failed: int, seconds: Mapping[str, float], scores: Evaluation | None, vocabulary: Vocabulary
+) -> None:
+    """IoU of each class, and how many pictures are done."""
     if scores:
         names = ("background", *(entry.name for entry in vocabulary.classes))
         rows = [(n, 100 * iou) for n, iou in zip(names, scores.scores.iou.tolist(), strict=True) if iou == iou]
@@ -423,6 +449,3 @@ def tell(
             say(f"  not evaluated: {name}: {reason}")
     times = ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items())
     say(f"{counted(done, 'picture')} done, {failed} failed" + (f" ({times})" if times else ""))
-    if failed:
-        say_failures(read_failures(out / "failures.csv"), out / "failures.csv")
-    say(f"Masks: {out / 'masks'}   Report: {out / 'report.html'}")

@@ -24,7 +24,7 @@ from clip_es.config.run import MaskConfig, RunConfig
 from clip_es.localize.base import Enlarge, Localization
 from clip_es.masks import decide
 from clip_es.pipelines.masks.result import MaskResult
-from clip_es.pipelines.parallel.executor import Executor, Flow, Portable
+from clip_es.pipelines.parallel.executor import Executor, Flow, Many, Portable
 from clip_es.pipelines.stopwatch import Stopwatch
 from clip_es.prompts import Vocabulary
 from clip_es.refine import at_full_size
@@ -54,16 +54,14 @@ def masks_of(
         located = executor.each("localize", steps.locate, encoded)
         refined = executor.each("refine", steps.refine, located)
     else:
-        located = executor.batched("localize", many.locate, steps.locate, encoded, batch_size, _grid)
-        refined = executor.batched(
-            "refine", many.refine, steps.refine, located, batch_size, lambda one: _grid(one.picture)
-        )
+        located = executor.batched("localize", Many(many.locate, steps.locate, _grid), encoded, batch_size)
+        refining = Many(many.refine, steps.refine, lambda one: _grid(one.picture))
+        refined = executor.batched("refine", refining, located, batch_size)
     if many is None or not many.decides:
         decided = executor.apart("refine", steps.decide, refined)
     else:
-        decided = executor.batched(
-            "refine", many.decide, steps.decide, refined, batch_size, lambda one: one.picture.size_hw
-        )
+        deciding = Many(many.decide, steps.decide, lambda one: one.picture.size_hw)
+        decided = executor.batched("refine", deciding, refined, batch_size)
     return ((record, result) for record, (result,) in decided)
 
 

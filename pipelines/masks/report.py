@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from jaxtyping import UInt8
@@ -18,7 +19,9 @@ from clip_es.pipelines.evaluate import Evaluation
 from clip_es.pipelines.masks.method import Maker
 from clip_es.pipelines.report import GalleryRow, Page, gallery_row
 from clip_es.records import Dataset
-from clip_es.store.manifest import Manifest
+from clip_es.storage import Place
+from clip_es.store.finished import Finished, in_folder
+from clip_es.store.manifest import FILE, Manifest
 from clip_es.store.run import read_failures
 from clip_es.store.tables import read_json
 from clip_es.types import ImageRecord
@@ -34,12 +37,14 @@ def write_run_report(
     scores: Evaluation | None,
     pictures: int,
     agreement: Agreement | None = None,
+    finished: Mapping[str, Finished] | None = None,
 ) -> None:
     """Write OUT/report.html from what the folder holds; the maps of the gallery are made once more for it.
 
-    `agreement`: with torch's float32, where the encoder was computed in another way.
+    `agreement`: with torch's float32, where the encoder was computed in another way. `finished`: pictures that may be
+    shown; None: those of the folder.
     """
-    page = run_page(out, dataset, maker, scores, pictures)
+    page = run_page(out, dataset, maker, scores, pictures, finished=finished)
     if agreement:
         page.heading(f"Agreement of {agreement.how} with float32 by torch")
         page.paragraph("The same pictures both ways; `clip-es agree` does this with more of them.")
@@ -47,8 +52,30 @@ def write_run_report(
     page.write(out / "report.html")
 
 
+def write_shards_report(
+    place: Place,
+    dataset: Dataset,
+    maker: Maker,
+    scores: Evaluation | None,
+    agreement: Agreement | None,
+    finished: Mapping[str, Finished],
+) -> None:
+    """The same of a run in shards, wherever they are; `finished` are the pictures that are shown. Raises StoreError."""
+    with TemporaryDirectory() as folder:
+        for name in (FILE, "summary.json", "failures.csv"):
+            Path(folder, name).write_bytes(place.read(name))
+        write_run_report(Path(folder), dataset, maker, scores, len(finished), agreement, finished)
+        place.write("report.html", Path(folder, "report.html").read_bytes())
+
+
 def run_page(
-    out: Path, dataset: Dataset, maker: Maker, scores: Evaluation | None, pictures: int, title: str = "Masks"
+    out: Path,
+    dataset: Dataset,
+    maker: Maker,
+    scores: Evaluation | None,
+    pictures: int,
+    title: str = "Masks",
+    finished: Mapping[str, Finished] | None = None,
 ) -> Page:
     """The page of a run, for those who want to add to it before it is written."""
     summary = read_json(out / "summary.json")
@@ -72,7 +99,7 @@ def run_page(
         known = [(n, 100 * v) for n, v in zip(names, scores.scores.iou.tolist(), strict=True) if v == v]
         page.bars([name for name, _ in known], [value for _, value in known], "IoU, per cent")
     page.heading("Pictures")
-    rows = gallery(out, dataset, maker, pictures)
+    rows = gallery(out, dataset, maker, pictures, finished)
     page.paragraph(
         f"{len(rows)} of {summary['images']['done']} pictures, evenly spread: picture, mask, map of each label before "
         "and after the refiners on the patch grid, ground truth. `clip-es ui` with this folder shows all of them."
@@ -94,20 +121,22 @@ def run_page(
     return page
 
 
-def gallery(out: Path, dataset: Dataset, maker: Maker, count: int) -> list[GalleryRow]:
+def gallery(
+    out: Path, dataset: Dataset, maker: Maker, count: int, finished: Mapping[str, Finished] | None = None
+) -> list[GalleryRow]:
     """Rows for at most `count` finished pictures of a run, evenly spread; their maps are made once more."""
     names = [entry.name for entry in maker.vocabulary.classes]
-    done = [record for record in dataset.records if (out / "masks" / f"{record.image_id}.png").is_file()]
+    if finished is None:
+        finished = in_folder(out, (record.image_id for record in dataset.records))
     rows: list[GalleryRow] = []
-    for record in evenly(done, count):
+    for record in evenly([record for record in dataset.records if record.image_id in finished], count):
+        files = finished[record.image_id]
         try:
             picture = maker.read(record)
             refined = maker.refine(maker.locate(picture, maker.encode([picture])[0], record.class_ids))
-            mask = read_mask(out / "masks" / f"{record.image_id}.png")
+            mask = read_mask(files.mask)
             truth = dataset.read_truth(record.image_id) if record.image_id in dataset.truth else None
-            rows.append(
-                gallery_row(refined, mask, names, truth, _scores(out, record.image_id, mask, truth, len(names)))
-            )
+            rows.append(gallery_row(refined, mask, names, truth, _scores(files, mask, truth, len(names))))
         except ClipEsError:
             # A picture or ground truth that has become unreadable since; the run's own failures are in failures.csv.
             continue
@@ -115,19 +144,17 @@ def gallery(out: Path, dataset: Dataset, maker: Maker, count: int) -> list[Galle
 
 
 def _scores(
-    out: Path,
-    image_id: str,
+    files: Finished,
     mask: UInt8[np.ndarray, "h w"],
     truth: UInt8[np.ndarray, "h w"] | None,
     classes: int,
 ) -> dict[str, float]:
     """What a picture can be ordered by, in per cent; the certainties where the run keeps labels and confidences."""
-    labels, confidence = (out / folder / f"{image_id}.png" for folder in ("labels", "confidence"))
     scores: dict[str, float] = {}
     decided = mask
-    if labels.is_file() and confidence.is_file():
-        decided = read_mask(labels)
-        sure = certainty(decided, mask, read_confidence(confidence))
+    if files.beside:
+        decided = read_mask(files.labels)
+        sure = certainty(decided, mask, read_confidence(files.confidence))
         scores = {_SHOWN[name]: 100 * sure[name] for name in _SHOWN}
     if truth is not None:
         matrix = ConfusionMatrix(classes + 1)

@@ -47,6 +47,17 @@ class Failure:
     """What the step was asked with."""
 
 
+@dataclass(frozen=True)
+class Many:
+    """A step for several pictures at once. It is given what the flow brings, in tuples where that is several things."""
+
+    step: Callable[[list[Any]], list[Any]]
+    alone: Callable[..., Any]
+    """The same for one picture; done where a batch fails."""
+    key: Callable[[Any], Hashable]
+    """Equal for pictures that may go together."""
+
+
 def _grid(picture: Picture) -> Hashable:
     return picture.grid_hw
 
@@ -83,24 +94,13 @@ class Executor:
         A batch that fails, for want of memory most likely, is done picture by picture, so that only what cannot be done
         is lost.
         """
-        seen = self._shared(
-            stage, step, lambda picture: step([picture])[0], pictures, batch_size, _grid, 4 * batch_size
-        )
-        for record, (picture,), one in seen:
+        many = Many(step, lambda picture: step([picture])[0], _grid)
+        for record, (picture,), one in self._shared(stage, many, pictures, batch_size, 4 * batch_size):
             yield record, (picture, one, record.class_ids)
 
-    def batched(
-        self,
-        stage: str,
-        step: Callable[[list[Any]], list[Any]],
-        alone: Callable[..., Any],
-        flow: Flow,
-        batch_size: int,
-        key: Callable[[Any], Hashable],
-    ) -> Flow:
-        """A step that takes pictures of equal `key` together; `alone` is the same step for one picture, done where the
-        batch fails. Both are given what the flow brings, in a tuple where it is several things."""
-        for record, _, one in self._shared(stage, step, alone, flow, batch_size, key, 2 * batch_size):
+    def batched(self, stage: str, many: Many, flow: Flow, batch_size: int) -> Flow:
+        """A step that takes several pictures together."""
+        for record, _, one in self._shared(stage, many, flow, batch_size, 2 * batch_size):
             yield record, (one,)
 
     def each(self, stage: str, step: Callable[..., Any], flow: Flow) -> Flow:
@@ -124,24 +124,17 @@ class Executor:
             )
 
     def _shared(
-        self,
-        stage: str,
-        step: Callable[[list[Any]], list[Any]],
-        alone: Callable[..., Any],
-        flow: Flow,
-        batch_size: int,
-        key: Callable[[Any], Hashable],
-        hold: int,
+        self, stage: str, many: Many, flow: Flow, batch_size: int, hold: int
     ) -> Iterator[tuple[ImageRecord, tuple[Any, ...], Any]]:
         """The record, what the step was asked with, and its result."""
-        for batch in buckets(flow, batch_size, hold=hold, key=lambda pair: key(pair[1][0])):
+        for batch in buckets(flow, batch_size, hold=hold, key=lambda pair: many.key(pair[1][0])):
             asked = [args[0] if len(args) == 1 else args for _, args in batch]
-            found = self._tried(step, asked)
+            found = self._tried(many.step, asked)
             for number, (record, args) in enumerate(batch):
                 if not isinstance(found, Exception):
                     yield record, args, found[number]
                     continue
-                for _, (one,) in self._passed(record, stage, args, lambda args=args: alone(*args)):
+                for _, (one,) in self._passed(record, stage, args, lambda args=args: many.alone(*args)):
                     yield record, args, one
 
     def _passed(self, record: ImageRecord, stage: str, args: tuple[Any, ...], work: Callable[[], Any]) -> Flow:

@@ -7,7 +7,6 @@ and hand back a few numbers.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,13 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from clip_es.errors import ConfigError, DataError, ShapeError
+from clip_es.errors import ConfigError, DataError
 from clip_es.given import stored_bytes
-from clip_es.masks import write_confidence, write_mask
 from clip_es.records.dataset import Problem, printable
 from clip_es.records.packed_records import Records
 from clip_es.storage import Folder, Place, place_of
-from clip_es.store.cams import KeepCams, encoded_cams
+from clip_es.store.cams import KeepCams
 from clip_es.store.differences import describe
 from clip_es.store.disk import Lock, make_folder
 from clip_es.store.failures import COLUMNS as FAILURE_COLUMNS
@@ -30,6 +28,7 @@ from clip_es.store.failures import failure_row
 from clip_es.store.found_labels import FoundLabels
 from clip_es.store.manifest import FILE, SHARDS, Manifest, plain
 from clip_es.store.regions import instances_bytes
+from clip_es.store.results import encoded
 from clip_es.store.run import Summary
 from clip_es.store.shards import manifest
 from clip_es.store.shards.forms import FormName
@@ -40,6 +39,9 @@ from clip_es.types import ImageRecord, PseudoMask
 
 ROWS_PER_SHARD = 256
 """Pictures of a unit; what a machine that dies can lose of its work."""
+
+_NAMES = {"mask.png": "masks", "labels.png": "labels", "confidence.png": "confidence", "cams.npz": "cams"}
+"""What the parts of a run are called in a shard, in their order there."""
 
 
 @dataclass(frozen=True)
@@ -100,20 +102,8 @@ class UnitWriter:
         found: FoundLabels | None = None,
     ) -> None:
         """As `RunStore.save`; nothing is written yet. Raises ShapeError; DataError: the picture cannot be read."""
-        if not set(mask.class_ids) <= set(record.class_ids):
-            raise ShapeError(
-                "a mask belongs to a picture with other labels",
-                where=record.image_id,
-                expected=record.class_ids,
-                found=mask.class_ids,
-            )
-        files = {
-            "mask.png": _png(write_mask, mask.labels),
-            "labels.png": _png(write_mask, mask.decided),
-            "confidence.png": _png(write_confidence, mask.confidence),
-        }
-        if self.keep != "none":
-            files["cams.npz"] = encoded_cams(record, cams, self.keep)
+        parts = encoded(record, mask, self.keep, cams)
+        files = {name: parts[part] for name, part in _NAMES.items() if part in parts}
         if mask.instances is not None:
             files["instances.json"] = instances_bytes(mask.instances)
         if self._sink.pictures:
@@ -352,9 +342,3 @@ def _picture_file(record: ImageRecord) -> dict[str, bytes]:
     if data is None:
         raise DataError("is no file, so a shard cannot carry it", where=record.path)
     return {name if PICTURE.fullmatch(name) else "picture": data}
-
-
-def _png(write: Any, array: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    write(file, array)
-    return file.getvalue()

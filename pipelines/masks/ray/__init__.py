@@ -13,14 +13,15 @@ same pictures whoever dies. Back-pressure, retries and workers that keep the mod
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from clip_es.errors import ConfigError
 from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.pipelines.masks.ray.connect import connected, workers
 from clip_es.pipelines.masks.ray.schedule import Schedule, Shares, died
-from clip_es.pipelines.masks.ray.units import Returned, UnitDone, UnitResult, Written, submitter
+from clip_es.pipelines.masks.ray.units import Destination, Returned, UnitDone, UnitResult, Written, submitter
 from clip_es.store.run import RunStore
 from clip_es.store.shards.store import ShardStore, Unit
 from clip_es.types import ImageRecord
@@ -56,14 +57,8 @@ def run_on_ray(
     """
     if unit < 1:
         raise ConfigError("a unit holds at least one picture", expected="unit >= 1", found=unit)
-    _check_place(maker)
-    shares, tries = Shares(), Counter[str]()
-
-    def keep(some: Sequence[ImageRecord], result: UnitResult) -> None:
-        _keep(result, store, maker)
-        shares.pictures[result.node] += len(some)
-        for _ in some:
-            done()
+    cluster, tries = _Cluster(maker, address, device, gpus, batch_size, done), Counter[str]()
+    to = Returned(store.keep)
 
     def lost(some: Sequence[ImageRecord], error: Exception) -> Iterator[Sequence[ImageRecord]]:
         for record in some:
@@ -73,13 +68,8 @@ def run_on_ray(
                 store.fail(record, "worker", died(error))
                 done()
 
-    with connected(address) as ray:
-        device, gpus = workers(ray, maker, device, gpus)
-        submit = submitter(ray, maker, batch_size, device, gpus)
-        to = Returned(store.keep)
-        schedule = Schedule(ray, lambda some: submit(some, to), keep, lost, gpus)
-        shares.lost = schedule.run(tuple(records[start : start + unit]) for start in range(0, len(records), unit))
-    return shares
+    units = (tuple(records[start : start + unit]) for start in range(0, len(records), unit))
+    return cluster.run(units, lambda some: (some, to), lambda result: _keep(result, store), lost)
 
 
 def shards_on_ray(
@@ -100,15 +90,10 @@ def shards_on_ray(
     errors as in `run_on_ray`. Limits: the calling process reads the manifest and the list of pictures, some ten bytes
     for each picture; nothing else of a picture comes through it.
     """
-    _check_place(maker)
-    shares, tries = Shares(), Counter[str]()
+    cluster, tries = _Cluster(maker, address, device, gpus, batch_size, done), Counter[str]()
 
-    def keep(unit: Unit, result: UnitDone) -> None:
-        maker.stopwatch.add(result.seconds)
+    def keep(result: UnitDone) -> None:
         store.failed_here += result.failed
-        shares.pictures[result.node] += len(unit)
-        for _ in range(len(unit)):
-            done()
 
     def lost(unit: Unit, error: Exception) -> Iterator[Unit]:
         tries[unit.name] += 1
@@ -120,18 +105,50 @@ def shards_on_ray(
             store.fail(unit, "worker", died(error))
             done()
 
-    with connected(address) as ray:
-        device, gpus = workers(ray, maker, device, gpus)
-        submit = submitter(ray, maker, batch_size, device, gpus)
-        to = partial(Written, store.sink)
-        schedule = Schedule(ray, lambda unit: submit(unit.records, to(unit)), keep, lost, gpus)
-        shares.lost = schedule.run(store.units(records, size))
-    return shares
+    return cluster.run(store.units(records, size), lambda unit: (unit.records, Written(store.sink, unit)), keep, lost)
 
 
-def _check_place(maker: MaskMaker) -> None:
-    if maker.encoder.device.type != "cpu":
-        raise ConfigError("the model travels to the workers from the CPU", found=maker.encoder.device)
+U = TypeVar("U", bound=Sized)
+
+
+@dataclass
+class _Cluster:
+    """What both kinds of store ask of a cluster alike: units handed out, and who did how many pictures."""
+
+    maker: MaskMaker
+    address: str | None
+    device: str
+    gpus: float | None
+    batch_size: int
+    done: Callable[[], object]
+
+    def __post_init__(self) -> None:
+        if self.maker.encoder.device.type != "cpu":
+            raise ConfigError("the model travels to the workers from the CPU", found=self.maker.encoder.device)
+
+    def run(
+        self,
+        units: Iterable[U],
+        work: Callable[[U], tuple[Sequence[ImageRecord], Destination]],
+        keep: Callable[[Any], object],
+        lost: Callable[[U, Exception], Iterable[U]],
+    ) -> Shares:
+        """Do all units. `work`: the pictures of one, and where its results go; `keep` takes what came of it; `lost`:
+        what to do in place of one whose worker died."""
+        shares = Shares()
+
+        def kept(unit: U, result: Any) -> None:
+            self.maker.stopwatch.add(result.seconds)
+            keep(result)
+            shares.pictures[result.node] += len(unit)
+            for _ in range(len(unit)):
+                self.done()
+
+        with connected(self.address) as ray:
+            device, gpus = workers(ray, self.maker, self.device, self.gpus)
+            submit = submitter(ray, self.maker, self.batch_size, device, gpus)
+            shares.lost = Schedule(ray, lambda unit: submit(*work(unit)), kept, lost, gpus).run(units)
+        return shares
 
 
 def _once_more(record: ImageRecord, alone: bool, tries: Counter[str]) -> bool:
@@ -140,8 +157,7 @@ def _once_more(record: ImageRecord, alone: bool, tries: Counter[str]) -> bool:
     return tries[record.image_id] < TRIES
 
 
-def _keep(result: UnitResult, store: RunStore, maker: MaskMaker) -> None:
-    maker.stopwatch.add(result.seconds)
+def _keep(result: UnitResult, store: RunStore) -> None:
     for record, cams in result.cams:
         store.save_cams(record, cams)
     for record, stage, error in result.failed:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from made_up_shards import make_shards, records_in
 
@@ -31,6 +33,12 @@ def test_shards_on_object_storage_hold_the_bytes_of_a_folder(bucket, tmp_path, c
     assert "5 pictures, 0 done before, 5 to do" in told.replace("\n", " ")
     rows = rows_of(address)
     assert len(rows) == 5
+    here = json.loads((tmp_path / "run" / "summary.json").read_text())
+    there = json.loads(place_of(address).read("summary.json"))
+    assert (there["miou"], there["evaluated"]) == (here["miou"], 5)
+    page = place_of(address).read("report.html").decode()
+    assert all(record_id in page for record_id in rows)
+    assert f"{here['miou']:.1f}" in page
     for image_id, files in rows.items():
         for part in ("masks", "labels", "confidence"):
             name = {"masks": "mask"}.get(part, part)

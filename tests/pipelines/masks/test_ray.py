@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -15,9 +17,11 @@ from pathlib import Path
 import pytest
 from held_up import held_up
 from ray_machines import machines
+from waiting import until
 
 from clip_es.config.run import DEFAULT
 from clip_es.errors import ConfigError
+from clip_es.pipelines.cli import main
 from clip_es.pipelines.masks import ray as cluster
 from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.pipelines.masks.ray import run_on_ray, shards_on_ray
@@ -25,7 +29,7 @@ from clip_es.pipelines.masks.ray.schedule import Schedule
 from clip_es.pipelines.masks.run import make_masks, make_shards
 from clip_es.records import voc
 from clip_es.scenes.dataset import ScenesConfig, make
-from clip_es.storage import Folder, Place
+from clip_es.storage import Folder, Place, place_of
 from clip_es.store.run import RunStore, read_failures
 from clip_es.store.shards.store import ShardStore, Unit
 from clip_es.types import ImageRecord
@@ -135,6 +139,35 @@ def test_workers_write_shards_and_a_machine_that_dies_leaves_whole_ones(maker, r
     again = f"manifest/{Unit(7, [broken]).name}.json"
     assert there.pop(again)
     assert here == there
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of Ray's own code and the server's
+def test_a_caller_that_is_killed_leaves_whole_shards_on_object_storage_and_the_next_one_does_the_rest(bucket, tmp_path):
+    count = 40
+    root = make(tmp_path / "scenes", ScenesConfig(train=0, val=count, side=(64, 80)))
+    call = ["masks", "scenes", "--root", str(root), "--refine", "affinity", "--device", "cpu", "--rows-per-shard", "1"]
+    assert main([*call, "--out", str(tmp_path / "here"), "--form", "webdataset", "--workers", "0"]) == 0
+    place = place_of(f"{bucket}/there")
+    started, _ = machines({"num_cpus": 1})
+    try:
+        there = ["--engine", "ray", "--ray-address", started.address, "--out", f"{bucket}/there"]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        with subprocess.Popen([sys.executable, "-m", "clip_es", *call, *there], **quiet) as caller:
+            until(lambda: next(place.files("manifest"), None), caller)
+            caller.kill()
+        finished = [file for file in place.files("manifest") if file.name.endswith(".json")]
+        assert caller.returncode == -signal.SIGKILL
+        assert 0 < len(finished) < count
+        assert main([*call, *there]) == 0
+    finally:
+        started.shutdown()
+    whole, mended = (shards_of(one) for one in (Folder(tmp_path / "here"), place))
+    for name in ("run.yaml", "report.html"):  # the one tells who made it, the other where and how long it took
+        assert whole.pop(name)
+        assert mended.pop(name)
+    assert len(mended) == 2 * count + 1
+    assert mended == whole
 
 
 @pytest.mark.slow

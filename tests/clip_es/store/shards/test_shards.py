@@ -15,6 +15,7 @@ from clip_es.errors import ConfigError, DataError
 from clip_es.masks import read_confidence, read_mask
 from clip_es.storage import place_of
 from clip_es.store.disk import StoreError
+from clip_es.store.finished import in_shards, labels_in_shards
 from clip_es.store.run import read_failures
 from clip_es.store.shards import manifest, tars
 from clip_es.store.shards.forms import FORMS
@@ -374,3 +375,25 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert make_shards(tmp_path / "out", records) == 1
     assert len(rows_of(tmp_path / "out")) == 8
+
+
+@BOTH
+def test_labels_come_out_of_shards_one_file_at_a_time_and_a_damaged_shard_is_named_by_its_pictures(tmp_path, form):
+    records = records_in(tmp_path / "in", 8)
+    make_shards(tmp_path / "out", records, form)
+    place = place_of(tmp_path / "out")
+    sorted((tmp_path / "out" / "shards").iterdir())[1].write_bytes(b"")
+    wanted = [records[number].image_id for number in (0, 2, 5)] + ["unknown"]
+    read, refused = {}, []
+    for image_id, path in labels_in_shards(place, wanted):
+        try:
+            read[image_id] = read_mask(path)
+        except DataError:
+            refused.append(image_id)
+    assert {name: labels.tolist() for name, labels in read.items()} == {
+        record.image_id: mask_of(record).decided.tolist() for record in (records[0], records[2])
+    }
+    assert refused == [records[5].image_id]
+    found = in_shards(place, wanted)
+    assert sorted(found) == sorted(wanted[:3])
+    assert np.array_equal(read_mask(found[wanted[0]].mask), mask_of(records[0]).labels)
