@@ -4,6 +4,7 @@
 
 Three fifths of the pictures are drawn scenes with their own labels, the others photographs of scikit-image with up to
 20 labels of VOC; all maps are those the pipeline makes, after the affinity. CPU seconds of this process, one thread.
+A call that was stopped is continued by the next one, from OUT/crf_rows.jsonl.
 """
 
 from __future__ import annotations
@@ -69,10 +70,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    kept = arguments.out / "crf_rows.jsonl"
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    before = {row.name: row for row in read_rows(kept)}
     rows: list[Agreement] = []
     compiled: set[int] = set()
     print(f"{'picture':24s}{'size':>10s}{'labels':>8s}{'same':>10s}{'largest':>10s}{'time':>7s}")
     for picture, maps in inputs(arguments.pictures):
+        if row := before.get(picture.image_id):
+            rows.append(row)
+            continue
         if len(maps.class_ids) not in compiled:  # the native code is compiled once for each number of labels
             corner = ClassMaps(scores=maps.scores, class_ids=maps.class_ids)
             crf(
@@ -83,9 +90,12 @@ def main() -> None:
             compiled.add(len(maps.class_ids))
         row = compare(picture, maps)
         rows.append(row)
+        with kept.open("a") as file:
+            file.write(json.dumps(asdict(row)) + "\n")
         print(
             f"{row.name:24s}{'x'.join(map(str, row.size_hw)):>10s}{row.labels:8d}{row.same:10.4%}{row.largest:10.1e}"
-            f"{row.native_seconds / row.seconds:7.2f}"
+            f"{row.native_seconds / row.seconds:7.2f}",
+            flush=True,
         )
     pixels = np.array([h * w for h, w in (row.size_hw for row in rows)])
     results = {
@@ -110,8 +120,14 @@ def main() -> None:
         f"of the native time {results['native_share_of_energies']:.0%} go to energies, which both compute, and "
         f"{results['native_share_of_lattices']:.0%} to lattices; the rest are {DEFAULT.refiners.crf.iterations} rounds"
     )
-    arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "crf.json").write_text(json.dumps(results, indent=2) + "\n")
+    kept.unlink()
+
+
+def read_rows(path: Path) -> list[Agreement]:
+    """Rows of a call that was stopped; a torn last line does not count."""
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [Agreement(**json.loads(line)) for line in lines]
 
 
 def compare(picture: Picture, maps: ClassMaps) -> Agreement:
