@@ -135,7 +135,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--train", type=int, default=120)
     parser.add_argument("--val", type=int, default=50)
     parser.add_argument("--steps", type=int, default=STEPS, help="of the heads that are compared with text")
+    parser.add_argument("--closed-steps", type=int, default=CLOSED_STEPS, help="of the head of fixed classes")
     parser.add_argument("--rows", nargs="*", default=list(ROWS))
+    parser.add_argument("--left-out", action="store_true", help="no training on pictures with an unseen class")
     parser.add_argument("--finished", action="store_true", help="the table of what earlier calls have trained")
     parser.add_argument("--development", action="store_true", help="other pictures and other unseen classes")
     return parser.parse_args()
@@ -157,7 +159,10 @@ def main() -> None:
     fusions = FUSIONS | TRIED if args.development else FUSIONS
     lessons: dict[tuple[int, str], tuple[list[int], Lesson]] = {}
     for number, left, split, name in order(args.seeds, len(splits), args.rows):
-        row = ROWS[name] if ROWS[name].embedding == "closed" else replace(ROWS[name], steps=args.steps)
+        if left and args.left_out:
+            continue
+        closed = ROWS[name].embedding == "closed"
+        row = replace(ROWS[name], steps=args.closed_steps if closed else args.steps)
         place = drawn.work / "head" / f"{split}-{number}-{row.steps}-{name}{left}".replace(" ", "_").replace(",", "")
         if args.finished and not figures_file(place, row, exam).is_file():
             continue

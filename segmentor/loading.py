@@ -13,7 +13,8 @@ from clip_es.segmentor.training.compat import prepare
 
 _AUXILIARY = "auxiliary_head."
 """Weights that only the training needs: a checkpoint may have them or not."""
-_ROWS = "decode_head.pixel_text.rows"
+ROWS = "decode_head.pixel_text.rows"
+"""Of a pixel-text model."""
 
 
 def build_model(settings: Mapping[str, Any], where: object) -> Any:
@@ -63,12 +64,12 @@ def load_weights(model: Any, checkpoint: Checkpoint) -> None:
             found=f"{len(extra)} that the config's model does not have{_some(extra)}",
             next_step="Name the config the checkpoint was trained with: --config FILE.py.",
         )
-    if _ROWS in differ and own[_ROWS].shape[1:] != given[_ROWS].shape[1:]:
+    if ROWS in differ and own[ROWS].shape[1:] != given[ROWS].shape[1:]:
         raise WeightsError(
             "the checkpoint has text rows of another width than the CLIP of its config",
             where=checkpoint.path,
-            expected=f"{own[_ROWS].shape[1]} numbers in {_ROWS}",
-            found=given[_ROWS].shape[1],
+            expected=f"{own[ROWS].shape[1]} numbers in {ROWS}",
+            found=given[ROWS].shape[1],
             next_step="Name the config the checkpoint was trained with: --config FILE.py.",
         )
     if differ:

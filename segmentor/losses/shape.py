@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from clip_es.errors import WeightsError
+from clip_es.segmentor.training.checkpoints import read_state
 
 TILES = (3, 6)
 """Rows and columns of tiles."""
@@ -156,31 +157,16 @@ def read_inverse_net(path: str | Path) -> InverseNet:
 
     Read with `weights_only=True`. Raises WeightsError: missing, damaged, or another layout.
     """
-    path = Path(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged archive
-        raise WeightsError(
-            "cannot be read as weights alone", where=path, found=f"{type(error).__name__}: {error}"
-        ) from error
-    return inverse_net(state, path)
+    return inverse_net(read_state(path), path)
 
 
-def inverse_net(state: object, where: object = None) -> InverseNet:
+def inverse_net(state: Mapping[str, Tensor], where: object = None) -> InverseNet:
     """The same from a state dict. Raises WeightsError: another layout."""
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    layers = ("fc.0", "fc.2", "fc.4")
-    known: dict[str, Tensor] = {}
-    for key, value in state.items() if isinstance(state, Mapping) else ():
-        name = str(key).removeprefix("module.").removeprefix("inversenet.")
-        if isinstance(value, Tensor):
-            known[name] = value
-    wanted = [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
-    missing = [name for name in wanted if name not in known]
-    shapes = [tuple(known[name].shape) for name in wanted if name in known]
-    side = round((known["fc.0.weight"].shape[1] / 2) ** 0.5) if not missing else 0
-    if missing or known["fc.0.weight"].shape[1] != 2 * side * side or known["fc.4.weight"].shape[0] != 4:
+    known = {key.removeprefix("module.").removeprefix("inversenet."): value for key, value in state.items()}
+    net = _net_like(known)
+    wanted = {} if net is None else {name: value.shape for name, value in net.state_dict().items()}
+    if net is None or any(name not in known or known[name].shape != shape for name, shape in wanted.items()):
+        shapes = [tuple(value.shape) for name, value in known.items() if name.startswith("fc.")]
         raise WeightsError(
             "this is no inverse-transform network",
             where=where,
@@ -188,9 +174,20 @@ def inverse_net(state: object, where: object = None) -> InverseNet:
             found=f"shapes {shapes}" if shapes else f"keys {', '.join(list(known)[:6]) or 'none'}",
             next_step="Name that file, or one of `clip-es train-shape-net`; without --shape-net no network is needed.",
         )
-    net = InverseNet(side, (known["fc.0.weight"].shape[0], known["fc.2.weight"].shape[0]))
-    net.load_state_dict({name: known[name].float() for name in wanted})
+    net.load_state_dict({name: known[name].float() for name in wanted}, assign=True)
     return net
+
+
+def _net_like(known: Mapping[str, Tensor]) -> InverseNet | None:
+    """A network of the sizes of the first two layers, without memory; None where there are no such layers."""
+    first, second = known.get("fc.0.weight"), known.get("fc.2.weight")
+    if first is None or second is None or first.ndim != 2 or second.ndim != 2:
+        return None
+    side = round((first.shape[1] / 2) ** 0.5)
+    if side < 1 or first.shape[1] != 2 * side * side:
+        return None
+    with torch.device("meta"):
+        return InverseNet(side, (first.shape[0], second.shape[0]))
 
 
 def _centres(count: int, like: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ user's (`weights=`), read with `weights_only=True`; nothing is downloaded.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 from clip_es.errors import WeightsError
 from clip_es.segmentor.models.dpt import HOOKS, Dpt, read_dpt, resize_positions
 from clip_es.segmentor.models.drn import Drn, DrnName, DrnPyramid, read_drn
+from clip_es.segmentor.training.checkpoints import read_state
 
 
 class DrnBackbone(BaseModule):
@@ -139,17 +139,3 @@ def _vit_name(key: str) -> str:
     for theirs, ours in _VIT:
         key = key.replace(theirs, ours)
     return key
-
-
-def read_state(path: str | Path) -> Mapping[str, Tensor]:
-    """A state dict from a file, with `weights_only=True`. Raises WeightsError."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged archive
-        raise WeightsError(
-            "cannot be read as weights alone", where=path, found=f"{type(error).__name__}: {error}"
-        ) from error
-    state = content.get("state_dict", content) if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError("holds no state dict", where=path, expected="names and tensors")
-    return state

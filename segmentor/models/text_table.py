@@ -61,14 +61,27 @@ def text_table(
     """Rows for classes, each with its name and synonyms, and for background words.
 
     The row of a word is the mean of its unit vectors over the templates, made unit again.
-    Raises ConfigError: no class, an empty name, one of which the tokenizer reads nothing, or two names that are the
-    same to it. DataError: a sentence is too long for the text tower.
+    Raises ConfigError: no class, an empty name, one of which the tokenizer reads nothing, two names that are the same
+    to it, or a template without {}. DataError: a sentence is too long for the text tower.
     """
     if not words:
         raise ConfigError("there is no class to look for", expected="at least one name", found="an empty list")
     for row in words:
         if not row or not all(word.strip() for word in row):
             raise ConfigError("a class has no name", found=list(map(list, words)))
+    if "background" in (row[0] for row in words):
+        raise ConfigError(
+            "'background' is the first label of every mask already",
+            found="background among the classes",
+            next_step="Leave it out; --background says what counts as background.",
+        )
+    flat = [template for template in templates if "{}" not in template]
+    if flat or not templates:
+        raise ConfigError(
+            "a template has no place for the class, so that all classes would have the same text",
+            expected="a sentence with {}, such as 'a photo of a {}.'",
+            found=repr(flat[0]) if flat else "no template",
+        )
     check_readable([word for row in words for word in row], background)
     check_apart([row[0] for row in words])
     wanted = [*background, *(word for row in words for word in row)]
@@ -82,7 +95,7 @@ def text_table(
 def check_readable(names: Sequence[str], background: Sequence[str] = ()) -> None:
     """Raises ConfigError: the tokenizer reads nothing of a name, so every such name would be the same class."""
     for what, words in (("class name", names), ("background word", background)):
-        silent = [word for word in words if not pieces(word)]
+        silent = [word for word in words if not pieces(word) or not _visible(word)]
         if silent:
             raise ConfigError(
                 f"CLIP's tokenizer reads nothing of a {what}",
@@ -90,6 +103,11 @@ def check_readable(names: Sequence[str], background: Sequence[str] = ()) -> None
                 found=", ".join(map(repr, silent[:5])),
                 next_step="Name the class in other words.",
             )
+
+
+def _visible(word: str) -> bool:
+    """Whether there is more than blanks and characters that only control how others are shown."""
+    return any(letter.isprintable() and not letter.isspace() for letter in word)
 
 
 def check_apart(names: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clip_es.errors import WeightsError
+from clip_es.segmentor.training.checkpoints import reason
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -86,7 +87,7 @@ def _read(path: Path) -> Path:
             "cannot be read as weights alone",
             where=path,
             expected="a file of tensors",
-            found=f"{type(error).__name__}: {str(error)[:200]}",
+            found=f"{type(error).__name__}: {reason(error)}",
             next_step="Save its state_dict alone.",
         ) from error
     return path

@@ -100,6 +100,34 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     )
 
 
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """A bare state dict, alone or under `state_dict`, from a file that holds tensors alone, with `weights_only=True`.
+
+    Raises WeightsError: no such file, damaged, more than tensors and plain values, or no state dict.
+    """
+    path = Path(path).expanduser()
+    expected = "a file of tensors: final.pth of a training, or {'state_dict': ...}"
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "nothing"
+        raise WeightsError("there is no such file of weights", where=path, expected=expected, found=found)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # Damaged files make torch raise almost anything.
+        raise WeightsError(
+            "cannot be read as weights alone",
+            where=path,
+            expected=expected,
+            found=f"{type(error).__name__}: {reason(error)}",
+            next_step="Copy it again if it is damaged; if it holds more than weights, save its state_dict alone.",
+        ) from error
+    state = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(
+            "holds no state dict", where=path, expected="names and tensors", found=type(content).__name__
+        )
+    return {str(key): value for key, value in state.items()}
+
+
 def _tensors_and_plain_values(path: Path) -> Any:
     try:
         others = torch.serialization.get_unsafe_globals_in_checkpoint(path)
@@ -117,7 +145,7 @@ def _tensors_and_plain_values(path: Path) -> Any:
             "the checkpoint holds objects that are not read",
             where=path,
             expected="tensors, numbers, text, and what can be left out",
-            found=_reason(error),
+            found=reason(error),
             next_step="Save a file with {'state_dict': model.state_dict()} alone.",
         ) from error
     except Exception as error:  # Damaged files make torch raise almost anything.
@@ -129,7 +157,7 @@ def _tensors_and_plain_values(path: Path) -> Any:
         ) from error
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """The sentence of torch's long message that says why."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     sentences = [line for line in lines if line.startswith(("Trying", "Unsupported", "Can only"))] or lines[-1:]

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from clip_es.errors import ConfigError, DataError, ShapeError, WeightsError
 from clip_es.segmentor.data.check import check_pairs, refuse
 from clip_es.segmentor.data.pairs import find_pairs
+from clip_es.segmentor.loading import ROWS, build_model
 from clip_es.segmentor.training.adapt import build_config, config_names, heads, load_config
 from clip_es.segmentor.training.backbone import drop_pretrained, use_pretrained
+from clip_es.segmentor.training.checkpoints import read_state, reason
 from clip_es.segmentor.training.compat import mmengine_types, prepare
 from clip_es.segmentor.training.settings import TrainData, TrainSettings
 from clip_es.store.disk import Lock, make_folder, names_in, write_atomic
@@ -93,7 +95,7 @@ def train(
     else:
         use_pretrained(cfg)
         if settings.init is not None:
-            cfg.load_from = str(_usable_weights(settings.init, cfg, out))
+            cfg.load_from = str(_usable_weights(settings.init, cfg))
     make_folder(out)
     with _alone(out) if first else nullcontext(), Stop.on_signals() as stop:
         return _train(cfg, settings, data, out, record, written, first, quiet, tell, stop)
@@ -235,7 +237,7 @@ def _check_checkpoint(path: Path, data: TrainData) -> None:
             "the checkpoint cannot be continued from without executing what it contains, which is never done",
             where=path,
             expected="a checkpoint as `clip-es train` writes it",
-            found=f"{type(error).__name__}: {str(error)[:200]}",
+            found=f"{type(error).__name__}: {reason(error)}",
             next_step="Remove it to continue from an older one.",
         ) from error
     meta = content.get("meta") or {} if isinstance(content, dict) else {}
@@ -250,26 +252,13 @@ def _check_checkpoint(path: Path, data: TrainData) -> None:
         )
 
 
-def _usable_weights(path: Path, cfg: Config, out: Path) -> Path:
+def _usable_weights(path: Path, cfg: Config) -> Path:
     """Weights to begin with, read without executing anything. Returns the file mmengine is to load.
 
-    Raises WeightsError: no bare state_dict. ShapeError: its classifier is for another number of classes.
+    Raises WeightsError: no bare state_dict, or none of its weights fits the model. ShapeError: its classifier is for
+    another number of classes, or its text of another width.
     """
-    import torch
-
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise WeightsError(
-            "cannot be read as weights alone",
-            where=path,
-            expected="a file of tensors: final.pth of a training, or {'state_dict': ...}",
-            found=f"{type(error).__name__}: {str(error)[:200]}",
-            next_step="Save its state_dict alone. mmengine's own checkpoints hold more than weights.",
-        ) from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise WeightsError("holds no state_dict", where=path, expected="names and tensors")
+    state = {key.removeprefix("module."): value for key, value in read_state(path).items()}
     wanted = heads(cfg)[0].num_classes
     for name in ("decode_head.conv_seg.weight", "decode_head.branches.0.weight"):
         if name in state and state[name].shape[0] != wanted:
@@ -280,6 +269,25 @@ def _usable_weights(path: Path, cfg: Config, out: Path) -> Path:
                 found=int(state[name].shape[0]),
                 next_step="Pass the vocabulary of these weights, or leave the classifier out of the file.",
             )
+    own = build_model(cfg.to_dict(), "the config").state_dict()
+    if ROWS in own and ROWS in state and own[ROWS].shape[1:] != state[ROWS].shape[1:]:
+        raise ShapeError(
+            "the weights were compared with text of another width",
+            where=path,
+            expected=f"{own[ROWS].shape[1]} numbers in {ROWS}",
+            found=list(state[ROWS].shape[1:]),
+            next_step="Name the CLIP they were trained with (--text-weights), or begin without --init.",
+        )
+    if not any(key in own and own[key].shape == value.shape for key, value in state.items()):
+        key = next(iter(own))
+        other = next(((name, value) for name, value in state.items()), None)
+        raise WeightsError(
+            "none of these weights fits the model of the config",
+            where=path,
+            expected=f"{len(own)} weights such as {key} {list(own[key].shape)}",
+            found="none" if other is None else f"{len(state)} such as {other[0]} {list(other[1].shape)}",
+            next_step="Name weights of this architecture, or begin without --init.",
+        )
     return path
 
 

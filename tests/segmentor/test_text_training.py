@@ -13,7 +13,6 @@ from clip_es.errors import ConfigError, DataError, ShapeError, WeightsError
 from clip_es.masks import read_mask, read_wide_mask, write_mask
 from clip_es.metrics.zero_shot import EpisodeMeter
 from clip_es.pipelines.cli import main
-from clip_es.pipelines.segments import SegmentFolder
 from clip_es.pipelines.training_free import TrainingFree, mixed
 from clip_es.records.folds import Episode, fold
 from clip_es.segmentor.data.episodes import Protocol, episode_target, evaluate_episodes, training_episodes
@@ -21,26 +20,13 @@ from clip_es.segmentor.exportable import save_text_rows
 from clip_es.segmentor.inference import Segmenter
 from clip_es.segmentor.models.drn import Drn, DrnPyramid, read_drn
 from clip_es.segmentor.onnx_export import export_onnx
-from clip_es.segmentor.training.launch import TrainSettings, train
+from clip_es.segmentor.training.settings import TrainSettings
 from clip_es.store.manifest import Manifest
 from clip_es.store.tables import read_json
 from clip_es.types import ImageRecord
 
 pytest.importorskip("mmseg")
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(scope="module")
-def trained(tiny_training, tmp_path_factory):
-    folder = tiny_training.make_run(tmp_path_factory.mktemp("data") / "data")
-    out = tmp_path_factory.mktemp("trained") / "out"
-    told = {}
-    settings = TrainSettings(
-        config="scenes_small", head="pixel-text", edges=True, iterations=2, batch_size=2, workers=0, loss="plain"
-    )
-    data = tiny_training.train_data(folder, val=False)
-    train(settings, data, out, tell=lambda i, n, loss, miou: told.setdefault(i, loss))
-    return out / "final.pth", told, data, folder
 
 
 @pytest.fixture
@@ -182,16 +168,6 @@ def test_the_command_mixes_training_free_answers_and_names_what_clip_hardly_know
         mixed(alone, alone[:1], 0.5)
     assert main([*words, "--template", "a {}.", "--out", str(tmp_path / "b")]) == 2
     assert "go with --classes" in capsys.readouterr().err
-
-
-def test_segments_of_another_size_are_a_failure_of_their_picture(trained, tmp_path, capsys):
-    segments = SegmentFolder(tmp_path / "segments", {"any": 1})
-    segments.save("p0", torch.zeros(5, 7, dtype=torch.int64), torch.zeros(1, 5, 7, dtype=torch.bool))
-    words = ["predict", str(trained[0]), str(trained[3] / "images" / "p0.png"), "--device", "cpu"]
-    fused = ["--fuse", "segments", "--segments", str(tmp_path / "segments"), "--out", str(tmp_path / "out")]
-    assert main([*words, *fused]) == 1
-    assert "Make the segments again" in (tmp_path / "out" / "failures.csv").read_text()
-    assert "one size" in capsys.readouterr().out
 
 
 def test_episodes_are_evaluated_by_the_command_with_their_protocol(trained, tmp_path, capsys):

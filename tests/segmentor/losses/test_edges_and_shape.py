@@ -162,7 +162,11 @@ def test_weights_of_another_layout_are_refused(tmp_path):
     state = {f"inversenet.{key}": value for key, value in InverseNet(6, (12, 8)).state_dict().items()}
     torch.save(state, tmp_path / "net.pth")
     assert read_inverse_net(tmp_path / "net.pth").side == 6
-    for wrong in ({}, {"fc.0.weight": torch.zeros(3, 3)}, {**state, "inversenet.fc.4.weight": torch.zeros(5, 8)}):
+    first = {"fc.0.weight": torch.zeros(3, 3)}
+    flat = {**state, "inversenet.fc.0.weight": torch.zeros(3)}
+    five = {**state, "inversenet.fc.4.weight": torch.zeros(5, 8)}
+    short = {**state, "inversenet.fc.0.bias": torch.zeros(5)}
+    for wrong in ({}, first, flat, five, short):
         with pytest.raises(WeightsError, match="no inverse-transform network"):
             inverse_net(wrong)
     (tmp_path / "net.pth").write_bytes(b"no weights")

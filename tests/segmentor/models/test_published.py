@@ -111,7 +111,7 @@ def test_public_weights_are_read_by_name_and_others_are_named(tmp_path):
         build({**DRN, "name": "drn_d_105", "weights": str(tmp_path / "drn.pth")})
     torch.save({"state_dict": [1, 2]}, tmp_path / "list.pth")
     (tmp_path / "text.pth").write_text("no weights")
-    from clip_es.segmentor.models.published import read_state
+    from clip_es.segmentor.training.checkpoints import read_state
 
     with pytest.raises(WeightsError, match="holds no state dict"):
         read_state(tmp_path / "list.pth")
