@@ -71,8 +71,8 @@ def main() -> None:
         crop=12,
         # Twice the default rates, for less than half of its steps.
         unseen_rates=Rate(2e-3, 3e-4, poly=True),
-        self_rate=Rate(2e-3, 3e-4, 1e-4, poly=True),
-        again_rate=Rate(2e-3, 3e-4, poly=True),
+        self_rate=Rate(1e-3, 3e-4, 1e-4, poly=True),
+        again_rate=Rate(1e-3, 3e-4, poly=True),
         networks=NetworkSettings(context_hidden=16, widths=(128,), dropout=(0.1,), hidden=128),
     )
     known = rows(base)

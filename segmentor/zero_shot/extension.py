@@ -230,8 +230,8 @@ class Extension(nn.Module):
         if phase == "seen" or (every and phase == "self-training"):
             return self._real(step, phase)
         if every:
-            return self._synthetic(step) if (local // every) % 2 else self._real(step, phase)
-        return both(self._real(step, phase), self._synthetic(step))
+            return self._synthetic(step, phase) if (local // every) % 2 else self._real(step, phase)
+        return both(self._real(step, phase), self._synthetic(step, phase))
 
     def _real(self, step: int, phase: str) -> StepLosses:
         chosen = self.settings
@@ -263,7 +263,7 @@ class Extension(nn.Module):
             generated=torch.where(known, labels, UNDECIDED),
         )
 
-    def _synthetic(self, step: int) -> StepLosses:
+    def _synthetic(self, step: int, phase: str) -> StepLosses:
         chosen, n, side = self.settings, self.settings.batch, self.settings.crop
         labels, scored = self.drawing.labels(n, side)
         if chosen.noise == "latent":
@@ -275,6 +275,8 @@ class Extension(nn.Module):
         weights = chosen.weights
         if weights.synthetic is None:
             weights = replace(weights, synthetic=self.balance)
+        if phase in ("self-training", "unseen again") and weights.synthetic is not None:
+            weights = replace(weights, synthetic=chosen.self_synthetic * weights.synthetic)
         return synthetic_step(
             labels.to(self.device),
             noise,

@@ -65,16 +65,16 @@ def gated_labels(
 ) -> Int[Tensor, "n h w"]:
     """An ignored cell gets the unseen class u only where the localizer's map of u is at least `threshold`.
 
-    Of the classes whose map agrees the one with the best score is taken; with `top_p` it must be among so many
-    outputs as well. A map of zeros (a class that is not in the picture) lets nothing through.
+    u is the unseen class with the best score, so a cell where model and localizer speak of different ones stays
+    ignored; with `top_p` it must be among so many outputs as well. A map of zeros (a class that is not in the
+    picture) lets nothing through.
     Source: specs of the extension; the published rule has no gate.
     """
     grid = scores.shape[-2:]
     open_ = F.interpolate(maps.float(), size=grid, mode="bilinear", align_corners=False) >= threshold
-    allowed = scores[:, unseen.start : unseen.stop].masked_fill(~open_, float("-inf"))
-    best, at = allowed.max(dim=1)
+    best, at = scores[:, unseen.start : unseen.stop].max(dim=1)
     rank = (scores > best[:, None]).sum(dim=1)
-    takes: Bool[Tensor, "n h w"] = (labels == UNDECIDED) & open_.any(dim=1)
+    takes: Bool[Tensor, "n h w"] = (labels == UNDECIDED) & open_.gather(1, at[:, None])[:, 0]
     if top_p is not None:
         takes = takes & (rank < top_p)
     return torch.where(takes, at + unseen.start, labels.long())

@@ -122,6 +122,9 @@ class ExtendSettings:
     networks: NetworkSettings = field(default_factory=NetworkSettings)
     weights: Weights = field(default_factory=lambda: Weights(kl=1.0, classes=1.0, content=10.0, synthetic=None))
     """Coefficients of the losses."""
+    self_synthetic: float = 0.3
+    """Factor of --weights.synthetic from self-training on, where guessed cells stand for unseen classes too; 1
+    published."""
     fine_real: float = 1.0
     """Cross-entropy of real features from the second phase on; 0.75 published."""
     fine_fake: float = 0.25
@@ -144,8 +147,8 @@ class ExtendSettings:
     """Share of blocks of a single class, drawn from the prior, among those laid out."""
     seen_rate: Rate = field(default_factory=lambda: Rate(1e-3, 1e-3, 1e-3, poly=True))
     unseen_rates: Rate = field(default_factory=lambda: Rate(1e-3, 3e-4, poly=True))
-    self_rate: Rate = field(default_factory=lambda: Rate(1e-3, 3e-4, 1e-4, poly=True))
-    again_rate: Rate = field(default_factory=lambda: Rate(1e-3, 3e-4, poly=True))
+    self_rate: Rate = field(default_factory=lambda: Rate(5e-4, 3e-4, 1e-4, poly=True))
+    again_rate: Rate = field(default_factory=lambda: Rate(5e-4, 3e-4, poly=True))
     decay: float = 5e-4
     """Weight decay of classifier and contextual module; the generator has none."""
     seed: int = 0
@@ -287,6 +290,7 @@ def settings_of(way: Way, split: str = "voc-15-5") -> ExtendSettings:
             clip=False,
         ),
         weights=Weights(synthetic=published.synthetic, synthetic_generator=published.synthetic_generator),
+        self_synthetic=1.0,
         fine_real=0.75,
         fine_fake=published.fake,
         adversary="l1",

@@ -95,8 +95,9 @@ def test_a_closed_gate_lets_nothing_through_and_an_open_one_chooses_by_score():
     empty = torch.full((1, 2, 2), 255)
     maps = torch.zeros(1, 2, 2, 2)
     assert bool((labels.gated_labels(empty, scores, maps, range(2, 4), threshold=0.5) == 255).all())
-    maps[0, 0, 0, 0] = 1.0  # class 2 may be in the first cell alone
-    maps[0, :, 1, 1] = 1.0  # both may be in the last one
+    maps[0, 0, 0] = 1.0  # the localizer says class 2 in the first row
+    maps[0, :, 1, 1] = 1.0  # and either in the last cell
+    scores[0, 2, 0, 0] = 2.0  # where the scores say so too in the first cell alone
     got = labels.gated_labels(empty, scores, maps, range(2, 4), threshold=0.5)
     assert got[0].tolist() == [[2, 255], [255, 3]]
     known = labels.gated_labels(torch.zeros_like(empty), scores, maps, range(2, 4), threshold=0.5)

@@ -150,6 +150,17 @@ def test_doubt_is_what_seen_classes_lie_beside_the_fit_and_for_unseen_cells_alon
     assert bool((added == added[:, :1]).all())
 
 
+def test_made_cells_count_less_where_guessed_ones_stand_for_unseen_classes_too():
+    examples, _, vectors = world(2, 0)
+    extension = Extension(replace(TOY, self_synthetic=0.25), examples, vectors, SEEN)
+    found = {}
+    for phase in ("unseen", "self-training", "unseen again"):
+        torch.manual_seed(3)
+        found[phase] = float(extension.eval()._synthetic(0, phase).discriminator.detach())
+    assert found["self-training"] == found["unseen again"] == pytest.approx(0.25 * found["unseen"], rel=1e-5)
+    assert found["unseen"] > 0
+
+
 def test_made_cells_weigh_an_unseen_class_like_a_seen_one():
     examples, _, vectors = world(8, 0)
     chosen = replace(TOY, weights=Weights(synthetic=None), unseen_mass=1.0)
