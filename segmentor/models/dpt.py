@@ -1,7 +1,7 @@
 """Dense prediction transformer: a ViT's tokens put together again as maps at four scales, and fused.
 
-SAZS uses level 2 alone as its pixel embedding, so that blocks behind its tokens teach nothing; `DptPixels` leaves them
-out. The fused paths are the full decoder, as in LSeg. Parameter names are those of the public files.
+SAZS uses level 2 alone as its pixel embedding, so that blocks behind its tokens teach nothing; `DptBackbone` leaves
+them out. The fused paths are the full decoder, as in LSeg. Parameter names are those of the public files.
 Source: Ranftl et al. 2021; SAZS's and LSeg's released code.
 """
 

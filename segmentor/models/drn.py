@@ -1,6 +1,6 @@
 """Dilated residual networks DRN-D-22 and DRN-D-105, and the pyramid head that SAZS puts on them.
 
-Plain torch modules whose parameters have the names of the public files; `register` makes them known to mmsegmentation.
+Plain torch modules whose parameters have the names of the public files; `DrnBackbone` is theirs in mmsegmentation.
 Source: Yu et al. 2017 (DRN), SAZS's released head. Differs: two convolutions of that head that nothing uses (`fc2`,
 `up`) do not exist; `read_drn` leaves them out.
 """
