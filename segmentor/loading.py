@@ -13,6 +13,8 @@ from clip_es.segmentor.training.compat import prepare
 
 _AUXILIARY = "auxiliary_head."
 """Weights that only the training needs: a checkpoint may have them or not."""
+_PUBLIC = ("DrnBackbone", "DptBackbone")
+"""Backbones that begin a training with public weights; a checkpoint holds theirs, and the file may be elsewhere."""
 ROWS = "decode_head.pixel_text.rows"
 """Of a pixel-text model."""
 
@@ -30,6 +32,8 @@ def build_model(settings: Mapping[str, Any], where: object) -> Any:
     model.pop("pretrained", None)
     if isinstance(model.get("backbone"), dict):
         model["backbone"]["init_cfg"] = None
+        if model["backbone"].get("type") in _PUBLIC:
+            model["backbone"]["weights"] = None
     scope = settings.get("default_scope", "mmseg")
     init_default_scope(scope if isinstance(scope, str) else "mmseg")
     try:

@@ -117,3 +117,12 @@ def test_public_weights_are_read_by_name_and_others_are_named(tmp_path):
         read_state(tmp_path / "list.pth")
     with pytest.raises(WeightsError, match="weights alone"):
         read_state(tmp_path / "text.pth")
+
+
+def test_a_trained_model_needs_the_public_file_no_more(tmp_path):
+    from clip_es.segmentor.loading import build_model
+
+    part = {"type": "FCNHead", "in_channels": 512, "in_index": 0, "channels": 8, "num_classes": 3, "num_convs": 1}
+    backbone = {**DRN, "weights": str(tmp_path / "gone.pth")}
+    made = build_model({"model": {"type": "EncoderDecoder", "backbone": backbone, "decode_head": part}}, "config.py")
+    assert sum(p.numel() for p in made.backbone.parameters()) > 1e6
