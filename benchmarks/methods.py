@@ -141,7 +141,8 @@ def _before_pixels(maker: MaskMaker) -> str:
     return repr((used, [getattr(config.refiners, name) for name in on_grid]))
 
 
-def _digest(row: Row) -> str:
+def digest(row: Row) -> str:
+    """The settings of a row, so that figures of other settings are not taken for its own."""
     return sha256(repr(row.config).encode()).hexdigest()[:12]
 
 
@@ -156,7 +157,7 @@ def _counted(
 ) -> list[MATRICES]:
     """The matrices of all pictures of a set, read where they are known, else made and kept."""
     keys = {
-        (row.name, condition): f"{row.name}|{condition}|{_digest(row)}" for row in wanted for condition in conditions
+        (row.name, condition): f"{row.name}|{condition}|{digest(row)}" for row in wanted for condition in conditions
     }
     told, start, every, done, spent = time.time(), time.time(), [], 0, time.process_time()
     for number, (name, scene) in enumerate(scenes(which, count, seed)):

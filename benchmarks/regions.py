@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 from method_rows import Row, scenes
-from methods import Bench
+from methods import Bench, digest
 from scipy import ndimage
 
 from clip_es.config.presets import BEST, CLIPER_SCENES, PATCH_TEXT_SCENES
@@ -116,6 +116,7 @@ def measure(folder: Path, weights: str, methods: Sequence[str], count: int, seed
     for kind in KINDS:
         (folder / kind).mkdir(parents=True, exist_ok=True)
     wanted = [row for method in methods for row in rows(method, folder)]
+    keys = {row.name: f"{row.name}|{digest(row)}" for row in wanted}
     bench = Bench(encoder, wanted)
     found, start, spent, done = {row.name: [] for row in wanted}, time.time(), time.process_time(), 0
     for number, (name, scene) in enumerate(scenes("main", count, seed)):
@@ -124,18 +125,18 @@ def measure(folder: Path, weights: str, methods: Sequence[str], count: int, seed
         if path.is_file():
             with np.load(path) as file:
                 known = {key: file[key] for key in file.files}
-        if missing := [(row.name, "clean") for row in wanted if row.name not in known]:
+        if missing := [(row.name, "clean") for row in wanted if keys[row.name] not in known]:
             done += 1
             for kind, regions in drawn_regions(scene, number).items():
                 write_regions(folder / kind / "scene.json", regions)  # what `Bench` calls every picture
             for (row, _), matrix in bench.picture(scene, number, missing).items():
-                known[row] = matrix.counts
+                known[keys[row]] = matrix.counts
             kept.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(".part.npz")
             np.savez_compressed(part, **known)
             part.replace(path)
         for row in wanted:
-            found[row.name].append(known[row.name])
+            found[row.name].append(known[keys[row.name]])
         if (number + 1) % 10 == 0:
             cost = (time.process_time() - spent) / max(1, done)
             print(f"  {number + 1} of {count}, {time.time() - start:.0f} s, {cost:.2f} CPU s a picture", flush=True)
