@@ -196,7 +196,7 @@ class ShardStore:
         self.skipped = 0
         ids = records.ids() if isinstance(records, Records) else (record.image_id for record in records)
         hashes = np.fromiter(map(hash, ids), np.int64, len(records))
-        left = ~np.isin(hashes, self._finished)
+        left = ~_among(hashes, self._finished)
         self.skipped = int(len(left) - left.sum())
         return self._cut(records, left, size)
 
@@ -232,7 +232,7 @@ class ShardStore:
                 pieces.append(_hashes(entry.ids))
                 failed.update((one.image_id, one) for one in entry.failures)
         finished = _joined(pieces)
-        left = ~np.isin(_hashes(failed), finished)
+        left = ~_among(_hashes(failed), finished)
         rows = {one for one, counts in zip(failed.values(), left, strict=True) if counts} | set(self._problems)
         ordered = sorted(rows, key=lambda one: (one.image_id, one.stage, one.reason))
         place.write("failures.csv", csv_bytes(FAILURE_COLUMNS, map(failure_row, ordered)))
@@ -282,6 +282,13 @@ def _hashes(ids: Collection[str]) -> np.ndarray:
 def _joined(pieces: Sequence[np.ndarray]) -> np.ndarray:
     """All of them, ascending, each once."""
     return np.unique(np.concatenate(pieces)) if pieces else np.zeros(0, np.int64)
+
+
+def _among(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Whether each stands in an ascending list; `np.isin` would sort both, in five times the memory."""
+    if not len(known):
+        return np.zeros(len(hashes), bool)
+    return known[np.searchsorted(known, hashes).clip(max=len(known) - 1)] == hashes
 
 
 @dataclass
