@@ -11,6 +11,7 @@ from clip_es.errors import DataError
 from clip_es.storage import Place
 from clip_es.store.shards import manifest
 from clip_es.store.shards.manifest import Entry
+from clip_es.store.shards.rows import NEEDED
 from clip_es.store.shards.upkeep import read_rows
 
 
@@ -29,9 +30,9 @@ def in_folder(run: Path, image_ids: Iterable[str]) -> dict[str, Finished]:
     parts = ("masks", "labels", "confidence")
     found = {}
     for image_id in image_ids:
-        mask, *beside = (run / part / f"{image_id}.png" for part in parts)
+        mask, labels, confidence = (run / part / f"{image_id}.png" for part in parts)
         if mask.is_file():
-            found[image_id] = Finished(mask, *beside, beside=all(path.is_file() for path in beside))
+            found[image_id] = Finished(mask, labels, confidence, labels.is_file() and confidence.is_file())
     return found
 
 
@@ -42,8 +43,8 @@ def in_shards(place: Place, image_ids: Collection[str]) -> dict[str, Finished]:
         if isinstance(entry, Entry):
             for number, image_id in enumerate(entry.ids):
                 if image_id in wanted and image_id not in found:
-                    names = ("mask.png", "labels.png", "confidence.png")
-                    found[image_id] = Finished(*(entry.inner(place, number, name) for name in names))
+                    mask, labels, confidence = (entry.inner(place, number, name) for name in NEEDED)
+                    found[image_id] = Finished(mask, labels, confidence)
     return found
 
 

@@ -68,7 +68,9 @@ def run_on_ray(
                 store.fail(record, "worker", died(error))
                 done()
 
-    units = (tuple(records[start : start + unit]) for start in range(0, len(records), unit))
+    units: Iterator[Sequence[ImageRecord]] = (
+        tuple(records[start : start + unit]) for start in range(0, len(records), unit)
+    )
     return cluster.run(units, lambda some: (some, to), lambda result: _keep(result, store), lost)
 
 

@@ -152,8 +152,8 @@ def test_a_caller_that_is_killed_leaves_whole_shards_on_object_storage_and_the_n
     started, _ = machines({"num_cpus": 1})
     try:
         there = ["--engine", "ray", "--ray-address", started.address, "--out", f"{bucket}/there"]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        with subprocess.Popen([sys.executable, "-m", "clip_es", *call, *there], **quiet) as caller:
+        quiet, command = subprocess.DEVNULL, [sys.executable, "-m", "clip_es", *call, *there]
+        with subprocess.Popen(command, stdout=quiet, stderr=quiet) as caller:
             until(lambda: next(place.files("manifest"), None), caller)
             caller.kill()
         finished = [file for file in place.files("manifest") if file.name.endswith(".json")]
