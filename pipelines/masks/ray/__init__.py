@@ -60,7 +60,7 @@ def run_on_ray(
     cluster, tries = _Cluster(maker, address, device, gpus, batch_size, done), Counter[str]()
     to = Returned(store.keep)
 
-    def lost(some: Sequence[ImageRecord], error: Exception) -> Iterator[Sequence[ImageRecord]]:
+    def lost(some: tuple[ImageRecord, ...], error: Exception) -> Iterator[tuple[ImageRecord, ...]]:
         for record in some:
             if _once_more(record, len(some) == 1, tries):
                 yield (record,)
@@ -68,9 +68,7 @@ def run_on_ray(
                 store.fail(record, "worker", died(error))
                 done()
 
-    units: Iterator[Sequence[ImageRecord]] = (
-        tuple(records[start : start + unit]) for start in range(0, len(records), unit)
-    )
+    units = (tuple(records[start : start + unit]) for start in range(0, len(records), unit))
     return cluster.run(units, lambda some: (some, to), lambda result: _keep(result, store), lost)
 
 
