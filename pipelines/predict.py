@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,13 +24,14 @@ from clip_es.pipelines.training_free import TrainingFree, mixed
 from clip_es.records.dataset import Problem, read_lines
 from clip_es.records.picture_files import picture_id, pictures_below
 from clip_es.refine.crf.dense import crf
-from clip_es.segmentor.fusion import vote
+from clip_es.segmentor.fusion import nearest_sides, vote
 from clip_es.segmentor.inference import Segmenter, TestViews
 from clip_es.store.run import RunStore, StoreError
 from clip_es.types import MAX_CLASSES, UNDECIDED, UNDECIDED_WIDE, ClassMaps, ImageRecord, Picture, PseudoMask
 
 Rgb = UInt8[np.ndarray, "h w 3"]
 Probabilities = Float32[Tensor, "label h w"]
+FuseRule = Literal["vote", "nearest-side"]
 
 LEAST = 0.01
 """A label that nowhere in a picture reaches this probability is not shown to the CRF, which costs time and memory for
@@ -49,15 +51,35 @@ class PredictConfig:
     """Pictures with more than this many million pixels are refused before they are decoded."""
     fuse: float = 0.0
     """How much of the mean over its segment a pixel takes, 0..1; 0: segments are not looked at."""
+    fuse_rule: FuseRule = "vote"
+    """What segments do where `fuse` is above 0; the share counts for the vote alone."""
+    fuse_tau: float = 0.5
+    """IoU with a predicted mask that nearest-side asks of a segment."""
+    background_threshold: float | None = None
+    """Pixels whose likeliest class has a lower probability, among the classes alone, are background; None: background
+    is a label among the others."""
     training_free: float = 0.0
     """How much of training-free CLIPer's probabilities is mixed in, 0..1; 0: CLIPer is not asked."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
             raise ConfigError("the threshold is a confidence", expected="0..1", found=self.threshold)
-        for flag, share in (("--fuse-amount", self.fuse), ("--training-free", self.training_free)):
+        for flag, share in (
+            ("--fuse-amount", self.fuse),
+            ("--fuse-tau", self.fuse_tau),
+            ("--training-free", self.training_free),
+        ):
             if not 0 <= share <= 1:
                 raise ConfigError(f"{flag} is a share", expected="0..1", found=share)
+        least = self.background_threshold
+        if least is not None and not 0 <= least <= 1:
+            raise ConfigError("--background-threshold is a probability", expected="0..1", found=least)
+        if least is not None and self.fuse and self.fuse_rule == "nearest-side":
+            raise ConfigError(
+                "--fuse-rule nearest-side needs background as a row",
+                found="--background-threshold",
+                next_step="Leave the threshold out, or pass --fuse-rule vote.",
+            )
         ImageConfig(max_megapixels=self.max_megapixels)  # It knows the range.
 
 
@@ -81,6 +103,7 @@ def predict(
     does not take the files. ConfigError: what would fail for every picture, such as a missing CRF.
     """
     image = ImageConfig(max_megapixels=config.max_megapixels)
+    row, least = config.background_threshold is None, config.background_threshold
 
     def failed(failure: Failure) -> None:
         if isinstance(failure.error, (StoreError, ConfigError)):
@@ -90,32 +113,42 @@ def predict(
 
     def save_labels(record: ImageRecord, rgb: Rgb) -> None:
         with stopwatch("predict"):
-            labels, confidence = segmenter.labels(rgb)
+            labels, confidence = segmenter.labels(rgb, background=row)
+            if least is not None:
+                labels, confidence = behind_threshold(labels, confidence, least)
         with stopwatch("store"):
             store.save(record, decided_wide(labels, confidence, len(segmenter.names), config.threshold))
 
     def look(rgb: Rgb) -> tuple[Rgb, Probabilities]:
         with stopwatch("predict"):
-            return rgb, segmenter.probabilities(rgb, config.views)
+            return rgb, segmenter.probabilities(rgb, config.views, row)
 
     def mix(record: ImageRecord, rgb: Rgb, probabilities: Probabilities) -> tuple[Rgb, Probabilities]:
         assert training_free is not None
         with stopwatch("training-free"):
-            return rgb, mixed(probabilities, training_free(record), config.training_free)
+            alone = training_free(record)
+            return rgb, mixed(probabilities, alone if row else without_background(alone), config.training_free)
 
     def fuse(record: ImageRecord, rgb: Rgb, probabilities: Probabilities) -> tuple[Rgb, Probabilities]:
         assert segments is not None
         with stopwatch("fuse"):
+            if config.fuse_rule == "nearest-side":
+                sides = segments.sides(record.image_id).to(probabilities.device)
+                return rgb, nearest_sides(probabilities, sides, config.fuse_tau)
             regions = segments.regions(record.image_id).to(probabilities.device)
             return rgb, vote(probabilities, regions, config.fuse)
 
     def sharpen(record: ImageRecord, crf: CrfConfig, rgb: Rgb, probabilities: Probabilities) -> Probabilities:
         with stopwatch("crf"):
-            return smooth(record.image_id, rgb, probabilities, crf)
+            if least is None:
+                return smooth(record.image_id, rgb, probabilities, crf)
+            # The threshold is background's score among those of the classes, so it wins exactly below it.
+            scored = torch.cat([torch.full_like(probabilities[:1], least), probabilities[1:]]) / (1 + least)
+            return smooth(record.image_id, rgb, scored, crf)
 
     def save(record: ImageRecord, probabilities: Probabilities) -> None:
         with stopwatch("store"):
-            store.save(record, decided(probabilities, config.threshold))
+            store.save(record, decided(probabilities, config.threshold, None if config.crf else least))
 
     with Threads(2, most=4) as readers:
         executor = Executor(failed, readers=readers)
@@ -138,9 +171,33 @@ def predict(
             done()
 
 
-def decided(probabilities: Float32[Tensor, "label h w"], threshold: float = 0.0) -> PseudoMask:
-    """The likeliest label of each pixel, the first of equals, with its probability; 255 below the threshold."""
-    confidence, winner = (t.cpu().numpy() for t in (probabilities.amax(dim=0), probabilities.argmax(dim=0)))
+def without_background(probabilities: Float32[Tensor, "label h w"]) -> Float32[Tensor, "label h w"]:
+    """What the classes are among themselves, and 0 for background; 0 for all where only background is."""
+    classes = torch.cat([torch.zeros_like(probabilities[:1]), probabilities[1:]])
+    return classes / classes.sum(0).clamp(min=1e-12)
+
+
+def behind_threshold(
+    labels: Int64[Tensor, "h w"], probability: Float32[Tensor, "h w"], least: float
+) -> tuple[Int64[Tensor, "h w"], Float32[Tensor, "h w"]]:
+    """Background, 0, where the likeliest class has a probability below `least`; its confidence is what that lacks."""
+    behind = probability < least
+    return labels.masked_fill(behind, 0), torch.where(behind, 1 - probability, probability)
+
+
+def decided(
+    probabilities: Float32[Tensor, "label h w"], threshold: float = 0.0, background_below: float | None = None
+) -> PseudoMask:
+    """The likeliest label of each pixel, the first of equals, with its probability; 255 below the threshold.
+
+    With `background_below` it is the likeliest class, and background where that has a lower probability.
+    """
+    if background_below is None:
+        found = probabilities.argmax(dim=0), probabilities.amax(dim=0)
+    else:
+        classes = probabilities[1:]
+        found = behind_threshold(classes.argmax(dim=0) + 1, classes.amax(dim=0), background_below)
+    winner, confidence = (values.cpu().numpy() for values in found)
     labels = winner.astype(np.uint8)
     confidence = np.clip(confidence, 0, 1, dtype=np.float32)
     return PseudoMask(

@@ -1,8 +1,9 @@
 """Predictions and segments of the same picture, joined without any ground truth.
 
 `vote`: every pixel's probabilities, in part those of its segment. `nearest_side`: the segment that overlaps most with a
-predicted mask takes its place, if the two overlap enough. The published fusion of SAZS chooses by the overlap with the
-*ground truth*; it is `clip_es.pipelines.studies.oracle.published`, of `clip-es oracle` alone.
+predicted mask takes its place, if the two overlap enough; `nearest_sides` does so for each class. The published fusion
+of SAZS chooses by the overlap with the *ground truth*; it is `clip_es.pipelines.studies.oracle.published`, of
+`clip-es oracle` alone.
 """
 
 from __future__ import annotations
@@ -43,6 +44,27 @@ def nearest_side(
     share = overlaps(prediction.flatten()[None], both.flatten(1))[0]
     best = int(share.argmax())
     return both[best] if float(share[best]) >= least else prediction
+
+
+def nearest_sides(
+    shares: Float[Tensor, "class h w"], sides: Bool[Tensor, "k sh sw"], least: float = 0.5
+) -> Float[Tensor, "class h w"]:
+    """`nearest_side` for the mask of every class but the first, which is background and gets what no class takes.
+
+    Of several classes that take a pixel the likeliest wins. The winner and the label that was there exchange their
+    shares, so that these still sum to one. Raises ShapeError: segments of another size.
+    """
+    before = shares.argmax(0)
+    present = before.unique()
+    present = present[present > 0]
+    if not len(present):
+        _check(shares.shape[1:], sides.shape[1:])
+        return shares
+    taken = torch.stack([nearest_side(before == label, sides, least) for label in present])
+    likeliest = present[shares[present].masked_fill(~taken, -1).argmax(0)]
+    after = torch.where(taken.any(0), likeliest, 0)[None]
+    old, new = shares.gather(0, before[None]), shares.gather(0, after)
+    return shares.scatter(0, before[None], new).scatter(0, after, old)
 
 
 def _check(size: torch.Size, segments: torch.Size) -> None:

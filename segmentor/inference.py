@@ -18,7 +18,7 @@ from torch import Tensor
 from clip_es.encoder.encode import find_device as pick_device
 from clip_es.errors import ConfigError, DataError, WeightsError
 from clip_es.segmentor.loading import build_model, load_weights, settings_of
-from clip_es.segmentor.models.pixel_text import ROWS_AT_ONCE
+from clip_es.segmentor.models.pixel_text import NOWHERE, ROWS_AT_ONCE
 from clip_es.segmentor.training.checkpoints import read_checkpoint
 from clip_es.segmentor.training.compat import prepare
 from clip_es.types import MAX_CLASSES, MAX_WIDE_CLASSES, UNDECIDED
@@ -149,6 +149,8 @@ class Segmenter:
             "background_words": list(head.text.get("background") or ()),
             "trained_classes": sorted(trained - {"background"}),
             "unseen_classes": [name for name in self.names if name not in trained],
+            "held_out_in_training": list(head.text.get("unseen") or ()),
+            "held_out_in_training_pictures": head.text.get("pictures_with_unseen", "not known"),
             "unseen_bonus": head.pixel_text.bonus,
             "clip_read_the_names": "very likely: nothing keeps the names of classes out of the captions CLIP was "
             "trained on",
@@ -183,9 +185,11 @@ class Segmenter:
 
     @torch.no_grad()
     def probabilities(
-        self, rgb: UInt8[np.ndarray, "h w 3"], views: TestViews = _ONE_VIEW
+        self, rgb: UInt8[np.ndarray, "h w 3"], views: TestViews = _ONE_VIEW, background: bool = True
     ) -> Float32[Tensor, "label h w"]:
         """Probability of each label at each pixel, on the model's device; they sum to one.
+
+        Without `background` that of label 0 is 0, and the others are what they are among themselves.
 
         The mean of the softmax over all views, each at the picture's size, as mmsegmentation's SegTTAModel has it.
         Differs: views are added up one by one, so memory does not grow with them, and scales multiply the size that
@@ -195,7 +199,10 @@ class Segmenter:
         total: Tensor | None = None
         for scale in views.scales:
             for flip in (False, True) if views.flip else (False,):
-                part = self._logits(rgb, scale, flip).float().softmax(dim=0)
+                logits = self._logits(rgb, scale, flip).float()
+                if not background:
+                    logits = torch.cat([torch.full_like(logits[:1], NOWHERE), logits[1:]])
+                part = logits.softmax(dim=0)
                 total = part if total is None else total.add_(part)
         assert total is not None
         self._check_finite(total)
@@ -203,7 +210,7 @@ class Segmenter:
 
     @torch.no_grad()
     def labels(
-        self, rgb: UInt8[np.ndarray, "h w 3"], rows_at_once: int = ROWS_AT_ONCE
+        self, rgb: UInt8[np.ndarray, "h w 3"], rows_at_once: int = ROWS_AT_ONCE, background: bool = True
     ) -> tuple[Int64[Tensor, "h w"], Float32[Tensor, "h w"]]:
         """The likeliest label of each pixel and its probability, for any number of classes of a pixel-text model.
 
@@ -232,7 +239,7 @@ class Segmenter:
 
         with self._arithmetic():
             maps = head.maps(model.extract_feat(data["inputs"]))
-            found, sure = head.pixel_text.stream(maps, resize, rows_at_once)
+            found, sure = head.pixel_text.stream(maps, resize, rows_at_once, background)
         self._check_finite(sure)
         return found[0], sure[0]
 

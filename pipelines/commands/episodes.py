@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -124,6 +124,7 @@ class EvaluateEpisodes:
             text_of=str(facts["text_of"]),
             trained_classes=trained,
             leaked_classes=leaked,
+            held_out_in_training_pictures=_held_out(facts, tested),
             clip_read_the_names=facts["clip_read_the_names"],
         )
 
@@ -141,6 +142,12 @@ class EvaluateEpisodes:
             return cycle(listed, self.episodes)
         pictures = {k: [e.image_id for e in listed if e.class_id == k] for k in which.test}
         return draw_episodes(pictures, self.episodes, self.seed)
+
+
+def _held_out(facts: Mapping[str, Any], tested: Sequence[str]) -> str:
+    """What became of training pictures with test classes, where the training was told of all of these."""
+    told = {_plain(name) for name in facts["held_out_in_training"]}
+    return str(facts["held_out_in_training_pictures"]) if {_plain(name) for name in tested} <= told else "not known"
 
 
 def _plain(name: str) -> str:

@@ -15,7 +15,7 @@ from clip_es.errors import ConfigError
 from clip_es.pipelines.commands.flags import LimitFlag
 from clip_es.pipelines.commands.masks import versions
 from clip_es.pipelines.console import bar, counted, say, say_failures
-from clip_es.pipelines.predict import PredictConfig, check_wide, pictures_to_predict, predict
+from clip_es.pipelines.predict import FuseRule, PredictConfig, check_wide, pictures_to_predict, predict
 from clip_es.pipelines.segments import SegmentFolder
 from clip_es.pipelines.stopwatch import Stopwatch, peak_memory
 from clip_es.pipelines.training_free import TrainingFree
@@ -68,17 +68,25 @@ class Predict:
     """Sentences with {} for the class, in place of the training's or the vocabulary's."""
     background: str | None = None
     """What counts as background, words separated by commas. None: the training's or the vocabulary's."""
+    background_threshold: float | None = None
+    """Background by a threshold in place of a row: the pixels whose likeliest class has a lower probability than this,
+    0..1, among the classes asked alone. None: background is a row of its words."""
     unseen_bonus: float = 0.0
     """Added to the logits of classes that the model was not trained on, which otherwise lose to those that it was."""
     training_free: float = 0.0
     """How much of what training-free CLIPer says, asked for the same classes, is mixed in, 0..1: for a
     pixel-text model and classes that it was not trained on. 0.7 was best on scenes of 12 classes, 0 on scenes of 32."""
     fuse: Literal["none", "segments"] = "none"
-    """segments: each pixel takes, in part, the mean of its segment in --segments. No ground truth is looked at."""
+    """segments: those in --segments join in, by --fuse-rule. No ground truth is looked at."""
     segments: Path | None = None
     """Folder that `clip-es segments` made for these pictures."""
+    fuse_rule: FuseRule = "vote"
+    """vote, the default: each pixel takes, in part, the mean of its segment. nearest-side: the side of an eigenvector
+    with the highest IoU with the mask of a class takes its place, where that IoU is --fuse-tau or more."""
     fuse_amount: float = 0.5
-    """How much of a segment's mean a pixel takes, 0..1."""
+    """How much of a segment's mean a pixel takes, 0..1, in the vote."""
+    fuse_tau: float = 0.5
+    """The IoU that nearest-side asks for, 0..1."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     dtype: DType = "float32"
@@ -98,12 +106,33 @@ class Predict:
             raise ConfigError(
                 "--fuse segments and --segments FOLDER belong together", next_step="Pass both, or neither."
             )
-        amount = self.fuse_amount if self.fuse == "segments" else 0.0
+        amount = 0.0 if self.fuse == "none" else 1.0 if self.fuse_rule == "nearest-side" else self.fuse_amount
         crf_config = self.crf_config if self.crf else None
-        settings = PredictConfig(views, crf_config, self.threshold, self.max_megapixels, amount, self.training_free)
+        settings = PredictConfig(
+            views,
+            crf_config,
+            self.threshold,
+            self.max_megapixels,
+            amount,
+            self.fuse_rule,
+            self.fuse_tau,
+            self.background_threshold,
+            self.training_free,
+        )
+        self._check_background()
         folder = None if self.segments is None else SegmentFolder(self.segments)
         segmenter = Segmenter.load(self.checkpoint, self.config, device=self.device, dtype=self.dtype)
         asked = ask(segmenter, self.classes, self.background, self.template, self.unseen_bonus)
+        if self.background_threshold is not None:
+            if len(segmenter.names) < 3:
+                raise ConfigError(
+                    "the probability of one class among itself is 1, which no threshold divides",
+                    where="--background-threshold",
+                    expected="two classes or more in --classes",
+                    found=segmenter.names[1],
+                    next_step="Ask for more classes, or say with --background what is around it.",
+                )
+            asked["protocol"] |= {"background_words": [], "background_threshold": self.background_threshold}
         if segmenter.wide:
             check_wide(settings, len(segmenter.names) - 1)
         frozen = TrainingFree.beside(segmenter) if self.training_free else None
@@ -157,6 +186,14 @@ class Predict:
             say_failures(read_failures(self.out / "failures.csv"), self.out / "failures.csv")
         say(f"Masks: {self.out / 'masks'}")
         return 1 if failed else 0
+
+    def _check_background(self) -> None:
+        if self.background_threshold is not None and self.classes is None:
+            raise ConfigError("--background-threshold goes with --classes", next_step="Pass --classes as well.")
+        if self.background_threshold is not None and self.background is not None:
+            raise ConfigError(
+                "--background and --background-threshold are two ways to find background", next_step="Pass one of them."
+            )
 
 
 def ask(

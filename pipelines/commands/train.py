@@ -16,6 +16,7 @@ from clip_es.errors import ClipEsError, ConfigError, DataError
 from clip_es.pipelines.commands.flags import OwnVocabularyFlag
 from clip_es.pipelines.console import bar, say
 from clip_es.prompts.vocabulary import classes_of_run, load_vocabulary
+from clip_es.segmentor.data.unseen import WithUnseen
 from clip_es.segmentor.training.launch import train
 from clip_es.segmentor.training.settings import TrainData, TrainSettings, class_names
 from clip_es.storage import address_of
@@ -39,6 +40,11 @@ class Train:
     list_file: Path | None = None
     """Ids to train on, one a line. None: every mask of the folder."""
     vocabulary: OwnVocabularyFlag = None
+    unseen: str | None = None
+    """Classes that the masks hold and the model is not to learn, separated by commas. None: all are learnt."""
+    pictures_with_unseen: WithUnseen | None = None
+    """What becomes of pictures with one of --unseen. drop, the default: they are not trained on. ignore: they are,
+    without its pixels. keep: its pixels are background, a leak that published figures have."""
     val: Path | None = None
     """Root of a data set in the layout of VOC, with ground truth for validation."""
     val_split: str = "val"
@@ -97,9 +103,13 @@ class Train:
                 raise ConfigError("--val and --val-masks mean the same thing", next_step="Pass one of them.")
             masks, pictures = self.val / "SegmentationClass", pictures or self.val / "JPEGImages"
             listed = listed or self.val / "ImageSets" / "Segmentation" / f"{self.val_split}.txt"
-        names = self._names(is_run)
+        every = self._names(is_run)
+        unseen = self._unseen(every)
+        names = [name for name in every if name not in dict(unseen)]
         return TrainData(
             classes=class_names(names),
+            unseen=unseen,
+            pictures_with_unseen=self.pictures_with_unseen or "drop",
             **(self._words(names, is_run) if self.settings.head == "pixel-text" else {}),
             run=self.run_folder if is_run else None,
             masks=None if is_run else self.run_folder,
@@ -109,6 +119,21 @@ class Train:
             val_images=pictures,
             val_list_file=listed,
         )
+
+    def _unseen(self, names: Sequence[str]) -> tuple[tuple[str, int], ...]:
+        """Name and mask value of each class that is not to be learnt."""
+        if self.unseen is None:
+            if self.pictures_with_unseen is not None:
+                raise ConfigError("--pictures-with-unseen goes with --unseen", next_step="Name the classes as well.")
+            return ()
+        asked = dict.fromkeys(name.strip() for name in self.unseen.split(","))
+        if wrong := [name for name in asked if name not in names]:
+            raise ConfigError(
+                f"{wrong[0]!r} is no class of these masks", where="--unseen", expected=f"of {', '.join(names[:10])}"
+            )
+        if len(asked) == len(names):
+            raise ConfigError("no class is left to learn", where="--unseen", found=self.unseen)
+        return tuple((name, value) for value, name in enumerate(names, 1) if name in asked)
 
     def _names(self, is_run: bool) -> Sequence[str]:
         if is_run:

@@ -5,6 +5,7 @@ Imported by `clip_es.segmentor.prepare`, which also registers what is here; need
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from mmseg.datasets.transforms import PackSegInputs
 from clip_es.errors import ConfigError, DataError
 from clip_es.masks import palette, read_confidence, read_mask
 from clip_es.segmentor.data.pairs import check_labels, find_pairs
+from clip_es.segmentor.data.unseen import WithUnseen, seen_labels, without_unseen
 from clip_es.store.shards.inner import content_of
 
 
@@ -53,7 +55,8 @@ class PseudoMaskDataset(BaseSegDataset):
     with confidence, so that the threshold is the loss's to choose; its pictures are looked for in the shards or where
     its run.yaml says, or in `images`. Without a run, `masks` is a folder of PNGs as `clip-es masks` writes them,
     palette or grey, such as ground truth, and `images` has their pictures. `list_file` names the ids to use, one a
-    line. `metainfo=dict(classes=(...))` are the names, background first.
+    line. `metainfo=dict(classes=(...))` are the names, background first. `unseen` are mask values of further classes,
+    which are not learnt; `pictures_with_unseen` says what becomes of pictures that hold them.
 
     Raises ConfigError: no classes, neither run nor masks. DataError: a folder or a picture is missing, nothing is
     left. Whether sizes and labels fit is checked as each picture is read (`LoadPseudoMask`).
@@ -66,6 +69,8 @@ class PseudoMaskDataset(BaseSegDataset):
         masks: str | None = None,
         confidence: str | None = None,
         list_file: str | None = None,
+        unseen: Sequence[int] = (),
+        pictures_with_unseen: WithUnseen = "drop",
         metainfo: dict | None = None,
         **kwargs: Any,
     ) -> None:
@@ -76,21 +81,28 @@ class PseudoMaskDataset(BaseSegDataset):
             )
         meta = {"palette": palette()[: len(names)].tolist(), **(metainfo or {})}
         self._source = {"run": run, "images": images, "masks": masks, "confidence": confidence, "list_file": list_file}
+        self._unseen, self._pictures = tuple(unseen), pictures_with_unseen
         super().__init__(metainfo=meta, **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """One entry for each picture, in the order of the list or of the names."""
+        count = len(self._metainfo["classes"]) + len(self._unseen)
+        table = seen_labels(count, self._unseen, self._pictures) if self._unseen else None
+        pairs = find_pairs(**self._source)
+        if self._unseen and self._pictures == "drop":
+            pairs = without_unseen(pairs, self._unseen)
         return [
             {
                 "img_path": _for_mmcv(pair.image),
                 "seg_map_path": str(pair.mask),
                 "confidence_path": None if pair.confidence is None else str(pair.confidence),
-                "class_count": len(self._metainfo["classes"]),
+                "class_count": count,
+                "seen_labels": table,
                 "label_map": self.label_map,
                 "reduce_zero_label": False,
                 "seg_fields": [],
             }
-            for pair in find_pairs(**self._source)
+            for pair in pairs
         ]
 
 
@@ -111,6 +123,8 @@ class LoadPseudoMask(BaseTransform):
         path = Path(results["seg_map_path"])
         labels = read_mask(path)
         check_labels(labels, results["class_count"], path)
+        if results.get("seen_labels") is not None:
+            labels = results["seen_labels"][labels]
         size = tuple(results["ori_shape"][:2]) if "ori_shape" in results else labels.shape
         _check_size(labels, size, path, results)
         if results.get("confidence_path"):

@@ -43,7 +43,8 @@ class Protocol:
     leaked_classes: tuple[str, ...] = ()
     """Test classes among them: the model has seen what it is tested on."""
     held_out_in_training_pictures: str = "not known"
-    """Whether pictures with test classes were trained on; their pixels then teach what these classes are not."""
+    """What became of pictures with test classes: drop, ignore (their pixels) or keep, which teaches what these
+    classes are not."""
     clip_read_the_names: str = "not known"
     """Whether the captions of CLIP's own training named the test classes."""
     fusion: str = "none"

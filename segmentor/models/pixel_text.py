@@ -20,6 +20,8 @@ from clip_es.errors import ShapeError
 from clip_es.segmentor.models.pixel_embedding import ClipPixelEmbedding, PixelEmbedding, zero_
 from clip_es.segmentor.models.text_table import TextTable
 
+NOWHERE = -1e4
+"""Logit of a class that is not to win anywhere; within float16."""
 LSEG_SCALE = 1 / 0.07
 """Factor between a cosine and a logit in LSeg, 14.29."""
 ROWS_AT_ONCE = 256
@@ -58,7 +60,7 @@ def class_logits(
     """The best row of each class; -1e4 for a class without rows."""
     shape = (len(logits), count, *logits.shape[2:])
     index = owners[None, :, None, None].expand_as(logits)
-    lowest = logits.new_full(shape, -1e4)
+    lowest = logits.new_full(shape, NOWHERE)
     return lowest.scatter_reduce(1, index, logits, "amax", include_self=True)
 
 
@@ -184,10 +186,12 @@ class PixelText(nn.Module):
         maps: Maps,
         resize: Callable[[Float[Tensor, "batch class h w"]], Float[Tensor, "batch class oh ow"]],
         rows_at_once: int = ROWS_AT_ONCE,
+        background: bool = True,
     ) -> tuple[Int64[Tensor, "batch oh ow"], Float[Tensor, "batch oh ow"]]:
         """The class of each pixel and its probability, with memory for some rows at a time, however many there are.
 
-        `resize` brings logits to the size that is asked for. Classes and probabilities are those of all logits at once.
+        `resize` brings logits to the size that is asked for. Without `background` its row is left out. Classes and
+        probabilities are those of all logits at once.
         """
         joined = self.joined(maps)
         compare, fold = self.comparer(maps, joined), Fold()
@@ -196,7 +200,10 @@ class PixelText(nn.Module):
         for first, end in class_blocks(owners, len(self.names), rows_at_once):
             inside = (owners >= first) & (owners < end)
             some = class_logits(compare(rows[inside]), owners[inside] - first, end - first)
-            fold.add(resize(self._weighed(some, joined, first)))
+            some = self._weighed(some, joined, first)
+            if not background and first == 0:
+                some = torch.cat([torch.full_like(some[:, :1], NOWHERE), some[:, 1:]], dim=1)
+            fold.add(resize(some))
         return fold.answer()
 
     def comparer(

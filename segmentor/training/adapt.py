@@ -141,7 +141,13 @@ def _set_data(cfg: Config, settings: TrainSettings, data: TrainData) -> None:
     train = _pipeline(cfg.train_dataloader.get("dataset"), settings)
     tested = cfg.get("val_dataloader") or cfg.get("test_dataloader") or {}
     test = _pipeline(tested["dataset"], settings) if tested.get("dataset") else _PLAIN_TEST
-    cfg.train_dataloader.dataset = {"type": "PseudoMaskDataset", **data.train, "metainfo": meta, "pipeline": train}
+    cfg.train_dataloader.dataset = {
+        "type": "PseudoMaskDataset",
+        **data.train,
+        **data.labels("train"),
+        "metainfo": meta,
+        "pipeline": train,
+    }
     if cfg.train_dataloader.get("batch_sampler") is None:
         cfg.train_dataloader.sampler = {"type": "InfiniteSampler", "shuffle": True}
     if settings.batch_size is not None:
@@ -157,7 +163,8 @@ def _set_data(cfg: Config, settings: TrainSettings, data: TrainData) -> None:
         given = cfg.get(f"{part}_dataloader") or {"batch_size": 1, "num_workers": 2}
         loader: dict[str, Any] = dict(given)
         loader["sampler"] = {"type": "DefaultSampler", "shuffle": False}
-        loader["dataset"] = {"type": "PseudoMaskDataset", **data.val, "metainfo": meta, "pipeline": test}
+        sources = {**data.val, **data.labels("val")}
+        loader["dataset"] = {"type": "PseudoMaskDataset", **sources, "metainfo": meta, "pipeline": test}
         loader["dataset"]["test_mode"] = True
         cfg[f"{part}_dataloader"] = loader
         cfg[f"{part}_cfg"] = {"type": f"{part.title()}Loop"}

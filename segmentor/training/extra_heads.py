@@ -37,6 +37,8 @@ def set_text_head(cfg: Config, settings: TrainSettings, data: TrainData) -> None
     text = {"weights": weights, "words": [list(row) for row in names], "background": list(data.background_words)}
     text["background"] = text["background"] or ["background"]
     text["templates"] = list(data.templates) or ["a photo of a {}."]
+    if data.unseen:
+        text["unseen"], text["pictures_with_unseen"] = [name for name, _ in data.unseen], data.pictures_with_unseen
     cfg.model.decode_head = {
         "type": "PixelTextHead",
         "in_channels": widths,

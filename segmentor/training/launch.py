@@ -81,10 +81,11 @@ def train(
     first = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
     found = find_pairs(**data.train)
     _check_modes(settings, data, found)
+    label_count = len(data.classes) + len(data.unseen)
     if check and first:
-        refuse(check_pairs(found, len(data.classes)))
+        refuse(check_pairs(found, label_count))
         if data.val:
-            refuse(check_pairs(find_pairs(**data.val), len(data.classes)))
+            refuse(check_pairs(find_pairs(**data.val), label_count))
     record = _record(settings, data)
     last = _to_continue(out, record, resume, first)
     written = _plain_config(cfg)  # Names the address of the backbone, not the file it was fetched to.
@@ -177,7 +178,10 @@ def _check_modes(settings: TrainSettings, data: TrainData, found: list) -> None:
 
 def _record(settings: TrainSettings, data: TrainData) -> dict[str, Any]:
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()}
-    return {"settings": plain, "data": {"train": data.train, "val": data.val, "classes": list(data.classes)}}
+    return {
+        "settings": plain,
+        "data": {"train": {**data.train, **data.labels("train")}, "val": data.val, "classes": list(data.classes)},
+    }
 
 
 @contextmanager
@@ -207,7 +211,7 @@ def _to_continue(out: Path, record: dict[str, Any], resume: bool, first: bool) -
         )
     try:
         old = read_json(out / _RECORD)
-        before, now = old["settings"], record["settings"]
+        before, now = _compared(old), _compared(record)
         differ = [key for key in now if key not in _MAY_CHANGE and before.get(key) != now[key]]
         differ += [] if old["data"]["classes"] == record["data"]["classes"] else ["classes"]
     except (DataError, KeyError, TypeError, AttributeError) as error:
@@ -221,6 +225,11 @@ def _to_continue(out: Path, record: dict[str, Any], resume: bool, first: bool) -
             next_step="Pass the settings of its train.json, or another --out.",
         )
     return newest_checkpoint(out)
+
+
+def _compared(record: dict[str, Any]) -> dict[str, Any]:
+    """What a training that is continued must have in common with its record."""
+    return {**record["settings"], "pictures_with_unseen": record["data"]["train"].get("pictures_with_unseen")}
 
 
 def _check_checkpoint(path: Path, data: TrainData) -> None:

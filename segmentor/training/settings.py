@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from clip_es.errors import ConfigError
 from clip_es.masks import CRF_THRESHOLD
+from clip_es.segmentor.data.unseen import WithUnseen
 from clip_es.segmentor.losses.confidence import LossMode
 
 
@@ -83,6 +84,10 @@ class TrainData:
     """What background is called there."""
     templates: tuple[str, ...] = ()
     """Sentences with {} for the word."""
+    unseen: tuple[tuple[str, int], ...] = ()
+    """Name and mask value of classes that the masks hold and the model is not trained on; `classes` are the others."""
+    pictures_with_unseen: WithUnseen = "drop"
+    """What becomes of pictures that hold one of those."""
     val_masks: Path | None = None
     val_images: Path | None = None
     val_list_file: Path | None = None
@@ -91,6 +96,13 @@ class TrainData:
     def train(self) -> dict[str, Any]:
         """Arguments of the training set."""
         return _texts(run=self.run, masks=self.masks, images=self.images, list_file=self.list_file)
+
+    def labels(self, part: Literal["train", "val"]) -> dict[str, Any]:
+        """Arguments of a data set whose masks hold unseen classes too; a validation never looks at their pixels."""
+        if not self.unseen:
+            return {}
+        pictures = self.pictures_with_unseen if part == "train" else "ignore"
+        return {"unseen": [value for _, value in self.unseen], "pictures_with_unseen": pictures}
 
     @property
     def val(self) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ import torch
 
 from clip_es.errors import ShapeError
 from clip_es.pipelines.studies.oracle import counts_of, published
-from clip_es.segmentor.fusion import nearest_side, vote
+from clip_es.segmentor.fusion import nearest_side, nearest_sides, vote
 
 
 @pytest.fixture
@@ -56,3 +56,30 @@ def test_the_published_choice_by_ground_truth_is_never_below_the_prediction():
 def test_segments_of_another_size_are_refused(shares):
     with pytest.raises(ShapeError, match=r"of one size. Expected 6 x 8. Found 8 x 6"):
         vote(shares, torch.zeros(8, 6, dtype=torch.int64), 0.5)
+
+
+def test_each_class_takes_the_side_nearest_to_its_mask_and_shares_still_sum_to_one():
+    """Classes 1 (left) and 2 (right), each with a pixel off the sides' common border."""
+    truth = torch.ones(6, 8, dtype=torch.int64)
+    truth[:, 4:] = 2
+    labels = truth.clone()
+    labels[0, 3], labels[5, 4], labels[2, 0] = 2, 1, 0
+    shares = torch.nn.functional.one_hot(labels, 3).permute(2, 0, 1) * 0.7 + 0.1
+    fused = nearest_sides(shares, (truth == 2)[None])
+    assert torch.equal(fused.argmax(0), truth)
+    torch.testing.assert_close(fused.sum(0), torch.ones(6, 8))
+    torch.testing.assert_close(fused.amax(0), torch.full((6, 8), 0.8))
+    assert torch.equal(nearest_sides(shares, (truth == 2)[None], least=0.99), shares)
+    with pytest.raises(ShapeError, match="of one size"):
+        nearest_sides(shares, torch.zeros(1, 8, 6, dtype=torch.bool))
+
+
+def test_what_no_class_takes_becomes_background():
+    shares = torch.full((2, 4, 8), 0.5)
+    shares[1, :, :4], shares[1, 0, 7] = 0.75, 0.75
+    shares[0] = 1 - shares[1]
+    side = torch.zeros(1, 4, 8, dtype=torch.bool)
+    side[0, :, :4] = True
+    fused = nearest_sides(shares, side)
+    assert torch.equal(fused.argmax(0) == 1, side[0])
+    assert fused[:, 0, 7].tolist() == [0.75, 0.25]
