@@ -6,8 +6,8 @@
 
 The second decoder comes from
 
-    clip-es train-clipseg scenes --start clip --scenes.without boat cow --scenes.pictures 1000 --batch 16 --steps 200 \\
-        --amp bfloat16 --validate-every 0 --out runs/clipseg-unseen
+    clip-es train-clipseg scenes --start clip --half --scenes.without boat cow --scenes.hide --scenes.pictures 1000 \\
+        --batch 16 --steps 200 --amp bfloat16 --validate-every 0 --out runs/clipseg-unseen
 
 Scenes are of seed 2026; the decoders were trained on seed 77, the CLIP on seed 7.
 """
