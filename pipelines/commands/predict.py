@@ -129,7 +129,7 @@ class Predict:
                     "the probability of one class among itself is 1, which no threshold divides",
                     where="--background-threshold",
                     expected="two classes or more in --classes",
-                    found=segmenter.names[1],
+                    found=", ".join(segmenter.names[1:]),
                     next_step="Ask for more classes, or say with --background what is around it.",
                 )
             asked["protocol"] |= {"background_words": [], "background_threshold": self.background_threshold}

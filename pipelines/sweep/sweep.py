@@ -128,11 +128,11 @@ def sweep(
     missing = [template for template in templates if template not in terms]
     found = banks(encoder, vocabulary, missing, synonyms, background=against_background)
     for template, bank in track(found, "templates", len(missing)):
-        text = bank.vectors.cpu().split([bank.class_count, len(bank.names) - bank.class_count])
+        text, others = bank.vectors.cpu().split([bank.class_count, len(bank.names) - bank.class_count])
         if select == "share":
-            row = label_share_terms(features.vectors, labels, *text, encoder.logit_scale)
+            row = label_share_terms(features.vectors, labels, text, others, encoder.logit_scale)
         else:
-            row = sharpness_terms(features.vectors, labels, text[0], encoder.logit_scale, sharpness, text[1])
+            row = sharpness_terms(features.vectors, labels, text, encoder.logit_scale, sharpness, others)
         terms[template] = row.numpy()
         if saved:
             saved.save(digest(template.encode()), terms[template])

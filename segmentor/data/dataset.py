@@ -81,7 +81,8 @@ class PseudoMaskDataset(BaseSegDataset):
             )
         meta = {"palette": palette()[: len(names)].tolist(), **(metainfo or {})}
         self._source = {"run": run, "images": images, "masks": masks, "confidence": confidence, "list_file": list_file}
-        self._unseen, self._pictures = tuple(unseen), pictures_with_unseen
+        self._unseen = tuple(unseen)
+        self._pictures: WithUnseen = pictures_with_unseen
         super().__init__(metainfo=meta, **kwargs)
 
     def load_data_list(self) -> list[dict]:

@@ -308,7 +308,8 @@ class Extension(nn.Module):
 
     def _doubt(self, labels: Tensor) -> Tensor:
         """For cells of unseen classes how far a seen class, drawn anew for each, lies from what its name foretold."""
-        drawn = torch.tensor(self.named_seen)[self.drawing.places(*labels.shape[:2], len(self.named_seen))]
+        n, side = labels.shape[:2]
+        drawn = torch.tensor(self.named_seen)[self.drawing.places(n, side, len(self.named_seen))]
         drawn[labels < self.seen] = len(self.missed)
         table = torch.cat((self.missed, self.missed.new_zeros(1, self.missed.shape[1])))
         return table[drawn.to(self.device)].permute(0, 3, 1, 2)

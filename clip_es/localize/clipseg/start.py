@@ -10,6 +10,8 @@ one. No mask is used, and no name but those of the training.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
@@ -61,19 +63,22 @@ def start_as_clip(
     # Layer norms take the mean over the channels away, so half of the products count negatively.
     sign = torch.ones(dim, device=size.device)
     sign[1::2] = -1
-    _project(decoder.reduces[0], basis.T @ reading, tokens[0])
+    reduces = cast("list[nn.Linear]", list(decoder.reduces))
+    blocks = cast("list[nn.TransformerEncoderLayer]", list(decoder.blocks))
+    _project(reduces[0], basis.T @ reading, tokens[0])
     _project(decoder.film_mul, sign[:, None] * basis.T, prompts)
     nn.init.zeros_(decoder.film_add.weight)
     nn.init.zeros_(decoder.film_add.bias)
-    for reduce, further in zip(list(decoder.reduces)[1:], tokens[1:], strict=True):
+    for reduce, further in zip(reduces[1:], tokens[1:], strict=True):
         _project(reduce, reduce.weight, further, _SMALL)
-    for block in decoder.blocks:
+    for block in blocks:
         block.self_attn.out_proj.weight.mul_(_SMALL)
         block.linear2.weight.mul_(_SMALL)
         block.linear2.bias.zero_()
     if isinstance(decoder.trans_conv, nn.ConvTranspose2d):
         decoder.trans_conv.weight.mul_(0.1).add_(_GAIN * dim**-0.5 * sign[:, None, None, None])
-        decoder.trans_conv.bias.fill_(-_GAIN)
+        if decoder.trans_conv.bias is not None:
+            decoder.trans_conv.bias.fill_(-_GAIN)
     for key, parameter in decoder.named_parameters():
         parameter.requires_grad_(not key.startswith(FIXED))
     return decoder
