@@ -120,13 +120,10 @@ class PatchText:
         if self.stretches:
             return self._surgery(seen, class_ids)
         known = None if class_ids is None else check_known(class_ids, self.bank)
-        if known is not None and self.config.competitors == "labels":
-            shown, rows = known, range(len(known))
-            shares = self.shares(seen, known)
-        else:
-            shares = self.shares(seen)
-            shown = rows = self._found(shares) if known is None else known
-        raw = shares[list(rows)].unflatten(1, seen.read_hw)
+        alone = known if self.config.competitors == "labels" else None
+        shares = self.shares(seen, alone)
+        shown = self._found(shares) if known is None else known
+        raw = (shares[list(shown)] if alone is None else shares[: len(alone)]).unflatten(1, seen.read_hw)
         scores = raw.amax((1, 2)) if shown else raw.new_zeros(0)
         return Localization(ClassMaps(raw, shown, background=(1 - raw.sum(0)).clamp(0, 1)), scores, raw, None)
 
