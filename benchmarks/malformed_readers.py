@@ -51,7 +51,9 @@ from clip_es.records.phrases.table import PhraseTable
 from clip_es.records.voc import read_annotation
 from clip_es.scenes.dataset import ScenesConfig, make
 from clip_es.scenes.weights import load_scenes_state_dict
-from clip_es.store.run import RunStore, read_failures, update_summary
+from clip_es.store.failures import read_failures
+from clip_es.store.run import RunStore
+from clip_es.store.summary import update_summary
 from clip_es.types import ImageRecord, PseudoMask
 
 SMALL = ImageConfig(max_megapixels=1.0, max_patches=64)

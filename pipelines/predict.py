@@ -26,7 +26,8 @@ from clip_es.records.picture_files import picture_id, pictures_below
 from clip_es.refine.crf.dense import crf
 from clip_es.segmentor.fusion import nearest_sides, vote
 from clip_es.segmentor.inference import Segmenter, TestViews
-from clip_es.store.run import RunStore, StoreError
+from clip_es.store.disk import StoreError
+from clip_es.store.run import RunStore
 from clip_es.types import MAX_CLASSES, UNDECIDED, UNDECIDED_WIDE, ClassMaps, ImageRecord, Picture, PseudoMask
 
 Rgb = UInt8[np.ndarray, "h w 3"]

@@ -19,7 +19,7 @@ from PIL import Image
 from clip_es.overlay import label_name, overlay_colour, overlay_heat, overlay_labels
 from clip_es.pipelines.masks.method import Refined
 from clip_es.scaling import upsample
-from clip_es.store.run import write_atomic
+from clip_es.store.disk import write_atomic
 
 
 @dataclass(frozen=True)

@@ -8,61 +8,33 @@ the number of shards.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from clip_es.errors import ConfigError, DataError
-from clip_es.records.dataset import STAGE, Problem, printable
+from clip_es.records.dataset import STAGE, Problem
 from clip_es.records.labels.tables import FOUND_COLUMNS
 from clip_es.store import made_from
 from clip_es.store.cams import KeepCams, encoded_cams
-from clip_es.store.differences import describe
 from clip_es.store.disk import Lock, StoreError, drop_torn_line, make_folder, names_in, write_atomic
 from clip_es.store.failures import COLUMNS as FAILURE_COLUMNS
 from clip_es.store.failures import failure_row, read_failures
 from clip_es.store.found_labels import PIECE, TABLE, FoundLabels, label_figures, note
 from clip_es.store.made_from import Changed
 from clip_es.store.manifest import Manifest, plain
+from clip_es.store.opening import claim, refuse_foreign, refuse_other_settings
 from clip_es.store.regions import write_instances
 from clip_es.store.results import BESIDE, encoded
-from clip_es.store.tables import append_rows, csv_bytes, merged, read_json, write_json
+from clip_es.store.summary import Summary, add_to_summary, merge_lock
+from clip_es.store.tables import append_rows, csv_bytes, merged
 from clip_es.store.whole import looks_whole
 from clip_es.types import ImageRecord, PseudoMask
 
-__all__ = [
-    "BESIDE",
-    "KeepCams",
-    "RunStore",
-    "StoreError",
-    "Summary",
-    "parse_shard",
-    "read_failures",
-    "shard",
-    "update_summary",
-    "write_atomic",
-]
-
-Item = TypeVar("Item")
-
 _PIECE = "failures-"
 """Failures of one shard while it runs: `failures-2of8.csv`. Merged into failures.csv when it closes."""
-_MERGE = "merge"
-"""Name of the lock under which failures.csv and summary.json change."""
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a run has come to."""
-
-    done: int
-    """Finished pictures in the folder, of all shards and calls."""
-    failed: int
-    """Rows of failures.csv, of all shards."""
-    skipped: int
-    """Pictures that were finished before this call."""
 
 
 class RunStore:
@@ -111,36 +83,21 @@ class RunStore:
         Raises ConfigError: the folder holds something else or a run with other settings, or another process writes the
         same shard. StoreError: the disk is full or read-only, or permission is denied.
         """
-        folder, (index, count) = Path(folder), shard
+        folder = Path(folder)
         wanted = Manifest.of(folder, {**settings, "keep_cams": keep}, about or {})
-        _check_shard(index, count)
         if folder.exists() and not folder.is_dir():
             raise ConfigError("a run needs a folder", where=folder, found="a file", next_step="Pass another --out.")
-        make_folder(folder)
         others = names_in(folder)
         # Whoever makes a run writes run.yaml first, so this order never takes a young run for something else.
-        if others and not Manifest.is_in(folder):
-            raise ConfigError(
-                "the folder holds something that is not a run",
-                where=folder,
-                expected="a new or empty folder, or one with run.yaml",
-                found=", ".join(sorted(map(printable, others))[:8]),
-                next_step="Pass another --out.",
-            )
-        name = f"{index}of{count}"
-        lock = Lock.take(folder, name)
-        if lock is None:
-            raise ConfigError(
-                f"another run is writing shard {index}/{count} of this folder",
-                where=folder,
-                found=Lock.holder(folder, name),
-                next_step="Wait for it or stop it, or pass another --out.",
-            )
+        if not Manifest.is_in(folder):
+            refuse_foreign(folder, others)
+        lock = claim(folder, shard)
         try:
             _settle(wanted)
             for part in ("masks", *beside, *(["cams"] if keep != "none" else [])):
                 make_folder(folder / part)
-            return cls(folder, keep, lock, folder / f"{_PIECE}{name}.csv", beside)
+            index, count = shard
+            return cls(folder, keep, lock, folder / f"{_PIECE}{index}of{count}.csv", beside)
         except BaseException:
             lock.release()
             raise
@@ -244,13 +201,13 @@ class RunStore:
         `seconds` by stage are added to those of earlier calls and other shards; `figures`, such as miou, replace
         earlier ones of the same name. Raises StoreError.
         """
-        with _merge_lock(self.folder):
+        with merge_lock(self.folder):
             rows = self._merge()
             summary = Summary(done=len(self._finished), failed=len(rows), skipped=len(self._skipped))
             told = {"images": asdict(summary), **plain(figures or {}, "figures")}
             if (table := self.folder / TABLE).exists():
                 told["labels"] = label_figures(table)
-            _add_to_summary(self.folder, told, seconds or {})
+            add_to_summary(self.folder, told, seconds or {})
         self._lock.release()
         return summary
 
@@ -259,7 +216,7 @@ class RunStore:
         if not self._lock.held:
             return
         try:
-            with _merge_lock(self.folder):
+            with merge_lock(self.folder):
                 self._merge()
         finally:
             self._lock.release()
@@ -326,38 +283,6 @@ class RunStore:
                 path.unlink(missing_ok=True)
 
 
-def update_summary(folder: str | Path, figures: Mapping[str, Any]) -> None:
-    """Add figures to a run's summary.json, such as miou of a later evaluation. Raises StoreError."""
-    with _merge_lock(Path(folder)):
-        _add_to_summary(Path(folder), plain(figures, "figures"), {})
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """`2/8` as (2, 8). Raises ConfigError: not of the form i/n with 1 <= i <= n."""
-    index, _, count = text.partition("/")
-    numbers = [int(part) if part.isascii() and part.isdigit() else 0 for part in (index.strip(), count.strip())]
-    _check_shard(numbers[0], numbers[1], found=text)
-    return numbers[0], numbers[1]
-
-
-def shard(items: Sequence[Item], index: int, count: int) -> Sequence[Item]:
-    """Part `index` of `count`, 1 <= index <= count: every count-th item, so the parts differ by one item at most.
-
-    Raises ConfigError.
-    """
-    _check_shard(index, count)
-    return items[index - 1 :: count]
-
-
-def _check_shard(index: int, count: int, found: str | None = None) -> None:
-    if not 1 <= index <= count:
-        raise ConfigError(
-            "a shard is one part of several",
-            expected="i/n with 1 <= i <= n, such as --shard 2/8",
-            found=found or f"{index}/{count}",
-        )
-
-
 def _settle(wanted: Manifest) -> None:
     """Write run.yaml, or compare the settings with those that are there."""
     if wanted.write():
@@ -366,35 +291,4 @@ def _settle(wanted: Manifest) -> None:
         there = Manifest.read(wanted.folder)
     except DataError as error:
         raise ConfigError(error.what, where=error.where, found=error.found, next_step="Pass another --out.") from error
-    if not there.differences(wanted):
-        return
-    rows = describe(there, wanted)
-    raise ConfigError(
-        "the folder holds a run with other settings",
-        where=wanted.folder,
-        expected="; ".join(f"{what} {before}" for what, before, _ in rows),
-        found="; ".join(f"{what} {now}" for what, _, now in rows),
-        next_step="Pass another --out, or the settings of its run.yaml.",
-    )
-
-
-def _merge_lock(folder: Path) -> Lock:
-    return Lock.wait_for(folder, _MERGE)
-
-
-def _add_to_summary(folder: Path, figures: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
-    """Figures replace those of the same name, seconds add up."""
-    path = folder / "summary.json"
-    try:
-        old = read_json(path)
-    except DataError:
-        old = {}  # What is no summary is written anew.
-    seconds_before = old.get("seconds")
-    total = {
-        stage: value
-        for stage, value in (seconds_before if isinstance(seconds_before, dict) else {}).items()
-        if isinstance(value, int | float)
-    }
-    for stage, value in seconds.items():
-        total[stage] = total.get(stage, 0.0) + float(value)
-    write_json(path, {**old, **figures, "seconds": total}, durable=True)
+    refuse_other_settings(wanted.folder, there, wanted)

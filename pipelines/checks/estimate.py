@@ -20,7 +20,8 @@ from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.pipelines.masks.pools import worker_count
 from clip_es.pipelines.masks.run import make_masks
 from clip_es.refine import at_full_size
-from clip_es.store.run import KeepCams, RunStore
+from clip_es.store.cams import KeepCams
+from clip_es.store.run import RunStore
 from clip_es.types import ImageRecord
 
 _BLOCK = 4096

@@ -29,8 +29,8 @@ from clip_es.segmentor.data.check import (
     check_pixels,
     refuse,
 )
+from clip_es.store.failures import read_failures
 from clip_es.store.manifest import Manifest
-from clip_es.store.run import read_failures
 from clip_es.types import UNDECIDED
 
 

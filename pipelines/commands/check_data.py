@@ -27,7 +27,7 @@ from clip_es.pipelines.parallel.cores import cores
 from clip_es.prompts import Vocabulary
 from clip_es.prompts.templates import sentences
 from clip_es.records import Dataset, OnBadLabel
-from clip_es.store.run import KeepCams
+from clip_es.store.cams import KeepCams
 from clip_es.store.tables import write_csv, write_json
 
 _WORTH_WORKERS = 300

@@ -37,9 +37,12 @@ from clip_es.prompts.templates import load_templates, sentences
 from clip_es.records import Dataset, OnBadLabel
 from clip_es.refine.registry import supervision as refiners_saw
 from clip_es.storage import Folder, Place, address_of, place_of
+from clip_es.store.cams import KeepCams
+from clip_es.store.failures import read_failures
 from clip_es.store.finished import in_folder, in_shards, labels_in_shards
 from clip_es.store.manifest import Manifest
-from clip_es.store.run import KeepCams, RunStore, parse_shard, read_failures, shard
+from clip_es.store.opening import parse_shard, shard
+from clip_es.store.run import RunStore
 from clip_es.store.shards.forms import FormName
 from clip_es.store.shards.store import ROWS_PER_SHARD, ShardStore
 from clip_es.types import ImageRecord

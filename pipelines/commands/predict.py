@@ -25,7 +25,10 @@ from clip_es.prompts.vocabulary import LISTS, PACKAGED
 from clip_es.refine.crf.dense import resolve_backend
 from clip_es.segmentor.inference import Segmenter, TestViews
 from clip_es.segmentor.models.pixel_text import ROWS_AT_ONCE
-from clip_es.store.run import BESIDE, RunStore, parse_shard, read_failures, shard
+from clip_es.store.failures import read_failures
+from clip_es.store.opening import parse_shard, shard
+from clip_es.store.results import BESIDE
+from clip_es.store.run import RunStore
 
 DType = Literal["float32", "bfloat16", "float16"]
 

@@ -25,7 +25,8 @@ from clip_es.prompts import load_vocabulary
 from clip_es.records import Dataset, Problem
 from clip_es.records.maps import MapFolder, Scale, find_maps
 from clip_es.records.picture_files import pictures_of
-from clip_es.store.run import RunStore, parse_shard, shard
+from clip_es.store.opening import parse_shard, shard
+from clip_es.store.run import RunStore
 from clip_es.types import ImageRecord
 
 AFTER_MAPS = ("crf",)

@@ -11,7 +11,7 @@ from clip_es.pipelines.exchange.history import PARTS, Before, digest
 from clip_es.pipelines.exchange.import_masks import TABLE, apply_edit, imported_ids, write_edit
 from clip_es.pipelines.exchange.run_folder import Run
 from clip_es.store.disk import Lock, drop_torn_line, names_in
-from clip_es.store.run import update_summary
+from clip_es.store.summary import update_summary
 
 
 def save_edit(run: Run, image_id: str, new: UInt8[np.ndarray, "h w"], seen: str, made_with: str) -> int:

@@ -35,7 +35,7 @@ from clip_es.pipelines.exchange.history import (
 from clip_es.pipelines.exchange.run_folder import LabelKind, Run
 from clip_es.records import Problem
 from clip_es.store.disk import Lock, StoreError, drop_torn_line, names_in, write_atomic
-from clip_es.store.run import update_summary
+from clip_es.store.summary import update_summary
 from clip_es.store.tables import append_rows, read_csv
 from clip_es.types import UNDECIDED
 

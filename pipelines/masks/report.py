@@ -20,9 +20,9 @@ from clip_es.pipelines.masks.method import Maker
 from clip_es.pipelines.report import GalleryRow, Page, gallery_row
 from clip_es.records import Dataset
 from clip_es.storage import Place
+from clip_es.store.failures import read_failures
 from clip_es.store.finished import Finished, in_folder
 from clip_es.store.manifest import FILE, Manifest
-from clip_es.store.run import read_failures
 from clip_es.store.tables import read_json
 from clip_es.types import ImageRecord
 

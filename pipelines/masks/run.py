@@ -23,8 +23,9 @@ from clip_es.pipelines.masks.pools import readers_for, workers_for
 from clip_es.pipelines.parallel.executor import Executor, Failure
 from clip_es.pipelines.stopwatch import Stopwatch
 from clip_es.scaling import upsample
+from clip_es.store.cams import KeepCams
+from clip_es.store.disk import StoreError
 from clip_es.store.found_labels import FoundLabels
-from clip_es.store.run import KeepCams, StoreError
 from clip_es.store.shards.store import ShardStore
 from clip_es.types import ImageRecord, PseudoMask
 

@@ -33,7 +33,8 @@ from clip_es.prompts.check import check_file
 from clip_es.records import coco_instances, folder
 from clip_es.records.voc import read_annotation
 from clip_es.safe_yaml import load_yaml
-from clip_es.store.run import read_failures, update_summary
+from clip_es.store.failures import read_failures
+from clip_es.store.summary import update_summary
 from clip_es.types import ImageRecord
 
 CAMPAIGN = Path(__file__).parents[2] / "benchmarks" / "malformed.py"

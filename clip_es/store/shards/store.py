@@ -17,23 +17,23 @@ import numpy as np
 
 from clip_es.errors import ConfigError, DataError
 from clip_es.given import stored_bytes
-from clip_es.records.dataset import Problem, printable
+from clip_es.records.dataset import Problem
 from clip_es.records.packed_records import Records
 from clip_es.storage import Folder, Place, place_of
 from clip_es.store.cams import KeepCams
-from clip_es.store.differences import describe
-from clip_es.store.disk import Lock, make_folder
+from clip_es.store.disk import Lock
 from clip_es.store.failures import COLUMNS as FAILURE_COLUMNS
 from clip_es.store.failures import failure_row
 from clip_es.store.found_labels import FoundLabels
 from clip_es.store.manifest import FILE, SHARDS, Manifest, plain
+from clip_es.store.opening import claim, refuse_foreign, refuse_other_settings
 from clip_es.store.regions import instances_bytes
 from clip_es.store.results import encoded
-from clip_es.store.run import Summary
 from clip_es.store.shards import manifest
 from clip_es.store.shards.forms import FormName
 from clip_es.store.shards.manifest import Entry
 from clip_es.store.shards.rows import PICTURE, ShardRow
+from clip_es.store.summary import Summary, added_seconds
 from clip_es.store.tables import csv_bytes, json_text
 from clip_es.types import ImageRecord, PseudoMask
 
@@ -176,7 +176,8 @@ class ShardStore:
         place = place if isinstance(place, Place) else place_of(place)
         where = place.path if isinstance(place, Folder) else Path(str(place))
         wanted = Manifest.of(where, {**settings, "keep_cams": keep, "form": SHARDS}, about or {})
-        lock = _taken(place, shard)
+        # Object storage knows no locks.
+        lock = claim(place.path, shard) if isinstance(place, Folder) else None
         try:
             _settle(place, wanted)
             sink = Sink(place, form, wanted.settings_sha256, tuple(classes), keep, pictures)
@@ -238,19 +239,16 @@ class ShardStore:
         place.write("failures.csv", csv_bytes(FAILURE_COLUMNS, map(failure_row, ordered)))
         summary = Summary(done=len(finished), failed=len(ordered), skipped=self.skipped)
         told = {"images": asdict(summary), "shards": asdict(total), **plain(figures or {}, "figures")}
-        place.write("summary.json", json_text({**told, "seconds": self._seconds(seconds or {})}).encode())
+        told["seconds"] = added_seconds(self._seconds_before(), seconds or {})
+        place.write("summary.json", json_text(told).encode())
         self.close()
         return summary
 
-    def _seconds(self, seconds: Mapping[str, float]) -> dict[str, float]:
+    def _seconds_before(self) -> object:
         try:
-            before = json.loads(self.sink.place.read("summary.json", limit=2**24))["seconds"]
-            total = {str(stage): float(value) for stage, value in before.items()}
-        except (DataError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            total = {}  # There is none yet, or what is none is written anew.
-        for stage, value in seconds.items():
-            total[stage] = total.get(stage, 0.0) + float(value)
-        return total
+            return json.loads(self.sink.place.read("summary.json", limit=2**24))["seconds"]
+        except (DataError, ValueError, KeyError, TypeError, RecursionError):
+            return None  # There is none yet, or what is none is written anew.
 
     def close(self) -> None:
         """Let go of the place; a second call does nothing."""
@@ -309,44 +307,10 @@ class Totals:
 def _settle(place: Place, wanted: Manifest) -> None:
     """Write run.yaml, or compare the settings with those that are there."""
     if not place.has(FILE):
-        others = sorted({file.name.split("/")[0] for file in place.files()})
-        if others:
-            raise ConfigError(
-                "the place holds something that is not a run",
-                where=place,
-                expected=f"a new or empty one, or one with {FILE}",
-                found=", ".join(map(printable, others[:8])),
-                next_step="Pass another --out.",
-            )
+        refuse_foreign(place, {file.name.split("/")[0] for file in place.files()})
         if place.write(FILE, wanted.text(), replace=False):
             return
-    there = Manifest.read(wanted.folder)
-    if there.differences(wanted):
-        rows = describe(there, wanted)
-        raise ConfigError(
-            "the place holds a run with other settings",
-            where=place,
-            expected="; ".join(f"{what} {before}" for what, before, _ in rows),
-            found="; ".join(f"{what} {now}" for what, _, now in rows),
-            next_step="Pass another --out, or the settings of its run.yaml.",
-        )
-
-
-def _taken(place: Place, shard: tuple[int, int]) -> Lock | None:
-    """The lock of this caller's part; None on object storage, which has none. Raises ConfigError."""
-    if not isinstance(place, Folder):
-        return None
-    make_folder(place.path)
-    name = f"{shard[0]}of{shard[1]}"
-    lock = Lock.take(place.path, name)
-    if lock is None:
-        raise ConfigError(
-            f"another run is writing shard {shard[0]}/{shard[1]} of this folder",
-            where=place,
-            found=Lock.holder(place.path, name),
-            next_step="Wait for it or stop it, or pass another --out.",
-        )
-    return lock
+    refuse_other_settings(place, Manifest.read(wanted.folder), wanted)
 
 
 def _picture_file(record: ImageRecord) -> dict[str, bytes]:

@@ -20,8 +20,8 @@ from clip_es.pipelines.masks.run import Shelf, Store, make_masks
 from clip_es.pipelines.parallel.executor import Executor, Failure, Flow, Portable
 from clip_es.pipelines.stopwatch import Stopwatch
 from clip_es.refine import workers_help
+from clip_es.store.cams import KeepCams
 from clip_es.store.found_labels import FoundLabels
-from clip_es.store.run import KeepCams
 from clip_es.store.shards.store import Sink, Unit
 from clip_es.types import ImageRecord, PseudoMask
 

@@ -32,7 +32,10 @@ from clip_es.masks import read_confidence, read_mask, write_mask
 from clip_es.records import Problem
 from clip_es.store import disk
 from clip_es.store.disk import Lock, StoreError, names_in, write_atomic
-from clip_es.store.run import RunStore, parse_shard, read_failures, shard, update_summary
+from clip_es.store.failures import read_failures
+from clip_es.store.opening import parse_shard, shard
+from clip_es.store.run import RunStore
+from clip_es.store.summary import update_summary
 from clip_es.types import ImageRecord, PseudoMask
 
 SETTINGS = {"config": DEFAULT.in_use(), "weights": "abc", "dataset": {"name": "test", "sha256": "def"}}

@@ -13,7 +13,7 @@ from recorded import CASES, GOLDEN, recorded
 
 from clip_es.masks import read_mask, write_mask
 from clip_es.pipelines.cli import main
-from clip_es.store.run import read_failures
+from clip_es.store.failures import read_failures
 
 
 @pytest.fixture

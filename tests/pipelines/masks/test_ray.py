@@ -30,7 +30,8 @@ from clip_es.pipelines.masks.run import make_masks, make_shards
 from clip_es.records import voc
 from clip_es.scenes.dataset import ScenesConfig, make
 from clip_es.storage import Folder, Place, place_of
-from clip_es.store.run import RunStore, read_failures
+from clip_es.store.failures import read_failures
+from clip_es.store.run import RunStore
 from clip_es.store.shards.store import ShardStore, Unit
 from clip_es.types import ImageRecord
 

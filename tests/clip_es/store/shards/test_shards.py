@@ -15,8 +15,8 @@ from clip_es.errors import ConfigError, DataError
 from clip_es.masks import read_confidence, read_mask
 from clip_es.storage import place_of
 from clip_es.store.disk import StoreError
+from clip_es.store.failures import read_failures
 from clip_es.store.finished import in_shards, labels_in_shards
-from clip_es.store.run import read_failures
 from clip_es.store.shards import manifest, tars
 from clip_es.store.shards.forms import FORMS
 from clip_es.store.shards.manifest import Entry
