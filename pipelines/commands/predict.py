@@ -15,13 +15,14 @@ from clip_es.errors import ConfigError
 from clip_es.pipelines.commands.flags import LimitFlag
 from clip_es.pipelines.commands.masks import versions
 from clip_es.pipelines.console import bar, counted, say, say_failures
-from clip_es.pipelines.predict import FuseRule, PredictConfig, check_wide, pictures_to_predict, predict
+from clip_es.pipelines.predict import FuseRule, PredictConfig, check_wide, predict
 from clip_es.pipelines.segments import SegmentFolder
 from clip_es.pipelines.stopwatch import Stopwatch, peak_memory
 from clip_es.pipelines.training_free import TrainingFree
 from clip_es.prompts import load_vocabulary
 from clip_es.prompts.check import barely_known
 from clip_es.prompts.vocabulary import LISTS, PACKAGED
+from clip_es.records.unlabeled import unlabeled_pictures
 from clip_es.refine.crf.dense import resolve_backend
 from clip_es.segmentor.inference import Segmenter, TestViews
 from clip_es.segmentor.models.pixel_text import ROWS_AT_ONCE
@@ -142,7 +143,7 @@ class Predict:
         if settings.crf:
             backend = resolve_backend(settings.crf.backend, segmenter.device.type)
             settings = replace(settings, crf=replace(settings.crf, backend=backend))
-        records, problems = pictures_to_predict(self.images, len(segmenter.names), self.list_file, self.out)
+        records, problems = unlabeled_pictures(self.images, len(segmenter.names) - 1, self.list_file, self.out)
         compared = {
             "method": "predict",
             "config": settings,

@@ -14,7 +14,6 @@ from clip_es.encoder import load_encoder
 from clip_es.encoder.encode import find_device
 from clip_es.joints import Choice, hint
 from clip_es.pipelines.console import bar, say
-from clip_es.pipelines.predict import pictures_to_predict
 from clip_es.pipelines.segments import (
     SegmentFolder,
     SegmentsConfig,
@@ -25,6 +24,7 @@ from clip_es.pipelines.segments import (
     settings_of,
 )
 from clip_es.pipelines.shape_net import ShapeNetConfig, train_shape_net
+from clip_es.records.unlabeled import unlabeled_pictures
 from clip_es.refine.regions.settings import RegionsConfig
 from clip_es.refine.regions.sources import SOURCES
 from clip_es.refine.regions.superpixels import SuperpixelConfig
@@ -70,7 +70,7 @@ class Segments:
         """Regions of a mask generator, or superpixels."""
         config = RegionsConfig(self.source, superpixels=self.superpixels, sam=self.sam)
         find = finder(config, str(find_device(self.device)))
-        records, unusable = pictures_to_predict(self.images, 2, None, self.out)
+        records, unusable = unlabeled_pictures(self.images, 1, None, self.out)
         used = {"sam": self.sam} if self.source == "sam" else {"superpixels": self.superpixels}
         settings = plain({"source": self.source, "export": self.export, **used}, "settings")
         folder = SegmentFolder(self.out, settings, ("regions",))
@@ -87,7 +87,7 @@ class Segments:
     def _spectral(self) -> int:
         encoder = load_encoder(self.weights, device=self.device)
         config = SegmentsConfig(self.spectral, self.nodes)
-        records, unusable = pictures_to_predict(self.images, 2, None, self.out)
+        records, unusable = unlabeled_pictures(self.images, 1, None, self.out)
         folder = SegmentFolder(self.out, settings_of(config, encoder))
         todo = [record for record in records if not folder.has(record.image_id)]
         say(f"{len(records)} pictures, {len(records) - len(todo)} done before, {len(todo)} to do")

@@ -16,7 +16,8 @@ from clip_es.errors import ConfigError, DataError, WeightsError
 from clip_es.masks import read_confidence, read_mask
 from clip_es.pipelines.checks.run import check_run
 from clip_es.pipelines.cli import main
-from clip_es.pipelines.predict import decided, pictures_to_predict, smooth
+from clip_es.pipelines.predict import decided, smooth
+from clip_es.records.unlabeled import unlabeled_pictures
 from clip_es.segmentor.inference import Segmenter, TestViews, scaled
 from clip_es.segmentor.training.checkpoints import parse_config, read_checkpoint
 
@@ -186,20 +187,20 @@ def test_one_bad_picture_is_a_row_and_the_others_are_done(model, pictures, tmp_p
 
 def test_pictures_come_from_a_folder_a_list_of_paths_or_one_file(pictures, tmp_path):
     (tmp_path / "list.txt").write_text("pictures/b.png\npictures/inner/c.png\npictures/none.png\n")
-    records, problems = pictures_to_predict(tmp_path / "list.txt", 3)
+    records, problems = unlabeled_pictures(tmp_path / "list.txt", 2)
     assert [record.image_id for record in records] == ["pictures__b", "pictures__inner__c", "pictures__none"]
     assert records[0].class_ids == (0, 1)
     assert problems == [], "that none.png is not there is met when it is read"
-    assert [r.image_id for r in pictures_to_predict(pictures / "a.png", 3)[0]] == ["a"]
+    assert [r.image_id for r in unlabeled_pictures(pictures / "a.png", 2)[0]] == ["a"]
     (tmp_path / "ids.txt").write_text("b\ninner/c.png\nz\n")
-    records, problems = pictures_to_predict(pictures, 3, tmp_path / "ids.txt")
+    records, problems = unlabeled_pictures(pictures, 2, tmp_path / "ids.txt")
     assert [record.image_id for record in records] == ["b", "inner__c"]
     assert problems[0].image_id == "z"
     with pytest.raises(DataError, match="no such pictures"):
-        pictures_to_predict(tmp_path / "nowhere", 3)
+        unlabeled_pictures(tmp_path / "nowhere", 2)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no picture to predict"):
-        pictures_to_predict(tmp_path / "empty", 3)
+        unlabeled_pictures(tmp_path / "empty", 2)
 
 
 def test_results_inside_the_folder_of_pictures_are_not_taken_for_pictures(model, pictures):
