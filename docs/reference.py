@@ -128,7 +128,7 @@ def parts(page: Path) -> None:
     from clip_es.config.presets import PRESETS
     from clip_es.formats.registry import FORMATS
     from clip_es.localize.methods import METHODS
-    from clip_es.prompts.vocabulary import PACKAGED, load_vocabulary
+    from clip_es.prompts.vocabulary_files import PACKAGED, load_vocabulary
     from clip_es.records.labels.formats import LABEL_FORMATS
     from clip_es.refine.registry import REFINERS
     from clip_es.segmentor.training.adapt import CONFIGS, config_names

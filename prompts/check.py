@@ -13,7 +13,8 @@ import yaml
 
 from clip_es.encoder.tokenize import pieces, tokenize
 from clip_es.errors import ConfigError
-from clip_es.prompts.vocabulary import PACKAGED, ClassEntry, load_vocabulary
+from clip_es.prompts.vocabulary import ClassEntry
+from clip_es.prompts.vocabulary_files import PACKAGED, load_vocabulary
 from clip_es.safe_yaml import load_yaml
 
 if TYPE_CHECKING:

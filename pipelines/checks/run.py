@@ -17,7 +17,7 @@ import numpy as np
 from clip_es.errors import ConfigError, DataError
 from clip_es.pipelines.parallel.pool import Here, ahead
 from clip_es.pipelines.parallel.processes import Processes
-from clip_es.prompts.vocabulary import classes_of_run
+from clip_es.prompts.vocabulary_files import classes_of_run
 from clip_es.records.picture_files import pictures_below
 from clip_es.segmentor.data.check import (
     AGAIN,

@@ -13,7 +13,7 @@ from clip_es.errors import ConfigError, DataError
 from clip_es.pipelines.commands.flags import OwnVocabularyFlag
 from clip_es.pipelines.console import say, show_table, track
 from clip_es.pipelines.evaluate import evaluate, masks_below, pair, read_ids
-from clip_es.prompts.vocabulary import classes_of_run, load_vocabulary
+from clip_es.prompts.vocabulary_files import classes_of_run, load_vocabulary
 from clip_es.records.dataset import read_lines
 from clip_es.store.manifest import Manifest
 from clip_es.store.tables import write_json

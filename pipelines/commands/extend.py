@@ -20,7 +20,7 @@ from clip_es.metrics.zero_shot import ZeroShotMeter
 from clip_es.pipelines.console import bar, say, show_table, track
 from clip_es.pipelines.evaluate import pair, read_ids
 from clip_es.pipelines.extend import Conditions, ExtendData, Named, extend, prepare
-from clip_es.prompts.vocabulary import load_vocabulary
+from clip_es.prompts.vocabulary_files import load_vocabulary
 from clip_es.segmentor.zero_shot.labels import resize_labels
 from clip_es.segmentor.zero_shot.settings import ExtendSettings, Way, settings_of
 from clip_es.segmentor.zero_shot.split import SeenUnseenSplit, load_split, own_split, split_names

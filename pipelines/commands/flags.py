@@ -9,7 +9,7 @@ import tyro
 from clip_es.encoder.download import OFFICIAL
 from clip_es.prompts.templates import NAMED
 from clip_es.prompts.templates import PACKAGED as TEMPLATES
-from clip_es.prompts.vocabulary import PACKAGED
+from clip_es.prompts.vocabulary_files import PACKAGED
 from clip_es.records.labels.formats import LABEL_FORMATS, LabelFormatName
 from clip_es.store.shards.forms import FORMS
 

@@ -21,7 +21,7 @@ from clip_es.pipelines.stopwatch import Stopwatch, peak_memory
 from clip_es.pipelines.training_free import TrainingFree
 from clip_es.prompts import load_vocabulary
 from clip_es.prompts.check import barely_known
-from clip_es.prompts.vocabulary import LISTS, PACKAGED
+from clip_es.prompts.vocabulary_files import LISTS, PACKAGED
 from clip_es.records.unlabeled import unlabeled_pictures
 from clip_es.refine.crf.dense import resolve_backend
 from clip_es.segmentor.inference import Segmenter, TestViews

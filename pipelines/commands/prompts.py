@@ -22,7 +22,8 @@ from clip_es.prompts.bank import build_bank
 from clip_es.prompts.check import check_file
 from clip_es.prompts.sharpness import SharpnessConfig, several_labels, sharpness
 from clip_es.prompts.synonyms import candidates, fuse, most_likely, no_meaning, rank, with_entry
-from clip_es.prompts.vocabulary import ClassEntry, Vocabulary, load_vocabulary
+from clip_es.prompts.vocabulary import ClassEntry, Vocabulary
+from clip_es.prompts.vocabulary_files import load_vocabulary
 from clip_es.prompts.wordnet import WordNet, load_wordnet
 from clip_es.prompts.write import write_vocabulary
 from clip_es.records import Dataset

@@ -21,7 +21,7 @@ from clip_es.pipelines.commands.data_source import DataSource, Reading
 from clip_es.pipelines.commands.flags import LabelsFormatFlag
 from clip_es.pipelines.console import say
 from clip_es.prompts import Vocabulary, load_vocabulary
-from clip_es.prompts.vocabulary import vocabulary_of
+from clip_es.prompts.vocabulary_files import vocabulary_of
 from clip_es.records import Dataset, Use
 from clip_es.records.file_listing import picture_names
 from clip_es.records.folder import image_id_of

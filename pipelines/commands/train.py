@@ -15,7 +15,7 @@ import tyro
 from clip_es.errors import ClipEsError, ConfigError, DataError
 from clip_es.pipelines.commands.flags import OwnVocabularyFlag
 from clip_es.pipelines.console import bar, say
-from clip_es.prompts.vocabulary import classes_of_run, load_vocabulary
+from clip_es.prompts.vocabulary_files import classes_of_run, load_vocabulary
 from clip_es.segmentor.data.unseen import WithUnseen
 from clip_es.segmentor.training.launch import train
 from clip_es.segmentor.training.settings import TrainData, TrainSettings, class_names

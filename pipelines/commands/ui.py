@@ -27,7 +27,8 @@ from clip_es.pipelines.playground.uploads import Uploads
 from clip_es.pipelines.playground.words import Words
 from clip_es.prompts import Synonyms, Vocabulary, load_vocabulary
 from clip_es.prompts.templates import sentences
-from clip_es.prompts.vocabulary import PACKAGED, ClassEntry
+from clip_es.prompts.vocabulary import ClassEntry
+from clip_es.prompts.vocabulary_files import PACKAGED
 
 SMALLER = replace(DEFAULT, image=replace(DEFAULT.image, max_megapixels=16.0))
 """A visitor waits for every step, so larger pictures are left to `clip-es masks`."""

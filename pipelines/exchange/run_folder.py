@@ -14,7 +14,7 @@ from clip_es.errors import ConfigError, DataError
 from clip_es.formats import Names
 from clip_es.formats.names import coco_category_ids
 from clip_es.masks import read_mask
-from clip_es.prompts.vocabulary import classes_of_run, load_vocabulary
+from clip_es.prompts.vocabulary_files import classes_of_run, load_vocabulary
 from clip_es.records.picture_files import pictures_of
 from clip_es.store.disk import names_in
 from clip_es.store.manifest import FILE, Manifest

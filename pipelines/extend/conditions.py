@@ -15,7 +15,8 @@ from torch import Tensor
 from clip_es.encoder import load_encoder
 from clip_es.errors import ConfigError
 from clip_es.prompts.bank import build_bank
-from clip_es.prompts.vocabulary import ClassEntry, Vocabulary, load_vocabulary
+from clip_es.prompts.vocabulary import ClassEntry, Vocabulary
+from clip_es.prompts.vocabulary_files import load_vocabulary
 from clip_es.prompts.word_vectors import centred, concatenated, load_word_vectors
 
 BACKGROUND = "background"

@@ -17,7 +17,7 @@ from clip_es.errors import ConfigError, nearest
 from clip_es.images import look_at
 from clip_es.masks import CRF_THRESHOLD, read_confidence, read_mask
 from clip_es.pipelines.extend.conditions import BACKGROUND, LEAK, Named, vectors_of
-from clip_es.prompts.vocabulary import classes_of_run, load_vocabulary
+from clip_es.prompts.vocabulary_files import classes_of_run, load_vocabulary
 from clip_es.segmentor.data.pairs import Pair, check_labels, find_pairs
 from clip_es.segmentor.inference import Segmenter
 from clip_es.segmentor.zero_shot.beginning import OldClassifier

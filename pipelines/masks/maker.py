@@ -34,7 +34,7 @@ from clip_es.pipelines.stopwatch import Stopwatch, timed
 from clip_es.prompts import Synonyms, Vocabulary, build_bank, load_vocabulary
 from clip_es.prompts.bank import class_words
 from clip_es.prompts.templates import NAMED, load_templates, sentences
-from clip_es.prompts.vocabulary import Words
+from clip_es.prompts.vocabulary_files import Words
 from clip_es.refine import Surroundings, on_grid
 from clip_es.refine.registry import looks_ahead, on_grid_together, on_patches, supervision
 from clip_es.store.found_labels import FoundLabels

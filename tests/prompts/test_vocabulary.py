@@ -11,7 +11,7 @@ import pytest
 from clip_es.errors import ConfigError, DataError
 from clip_es.prompts import ClassEntry, Vocabulary, load_vocabulary
 from clip_es.prompts.templates import sentences
-from clip_es.prompts.vocabulary import PACKAGED
+from clip_es.prompts.vocabulary_files import PACKAGED
 
 VOC = [
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
