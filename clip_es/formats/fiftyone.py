@@ -1,6 +1,7 @@
 """FiftyOne: `fo.Dataset.from_dir(DIR, dataset_type=fo.types.FiftyOneDataset)` gives samples with `fo.Segmentation`.
 
-The dataset's mask targets have the names: 0 background, k + 1 class k, 255 undecided.
+The dataset's mask targets have the names: 0 background, k + 1 class k, 255 undecided. Masks are grey: FiftyOne reads
+them through OpenCV, which gives the colours of a palette in place of its numbers.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from clip_es.file_source import LARGEST_JSON, Source
 from clip_es.formats.names import Names
 from clip_es.formats.source import Incoming
 from clip_es.formats.voc import labels_of_png, voc_colours
-from clip_es.formats.writer import Writer, palette_png
+from clip_es.formats.writer import Writer, grey_png
 from clip_es.store.tables import json_text
 from clip_es.types import UNDECIDED
 
@@ -38,7 +39,7 @@ class FiftyOneWriter(Writer):
         """The picture, its mask and a sample."""
         file_name = self.place(picture, f"data/{image_id}", labels)
         mask = f"fields/{FIELD}/{image_id}.png"
-        self.folder.write(mask, palette_png(labels))
+        self.folder.write(mask, grey_png(labels))
         segmentation = {"_cls": "Segmentation", "tags": [], "mask_path": mask}
         sample = {"filepath": f"data/{file_name}", "tags": [self.split], "_media_type": "image", FIELD: segmentation}
         self._samples.add("samples", sample)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
+from PIL import Image
 
 from clip_es.errors import ConfigError
 from clip_es.formats.folder import ExportFolder
@@ -70,6 +71,13 @@ def palette_png(labels: UInt8[np.ndarray, "h w"]) -> bytes:
     """The bytes of a palette PNG."""
     data = io.BytesIO()
     write_mask(data, labels)
+    return data.getvalue()
+
+
+def grey_png(labels: UInt8[np.ndarray, "h w"]) -> bytes:
+    """The bytes of an 8-bit grey PNG, for readers that turn a palette into its colours."""
+    data = io.BytesIO()
+    Image.fromarray(labels).save(data, format="PNG")
     return data.getvalue()
 
 

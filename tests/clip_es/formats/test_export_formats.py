@@ -209,9 +209,19 @@ def test_fiftyone_gets_samples_with_a_segmentation(made, tmp_path):
     for sample in json.loads((out / "samples.json").read_text())["samples"]:
         assert (out / sample["filepath"]).is_file()
         assert sample["ground_truth"]["_cls"] == "Segmentation"
-        found[Path(sample["filepath"]).stem] = pixels(out / sample["ground_truth"]["mask_path"])
+        mask = out / sample["ground_truth"]["mask_path"]
+        found[Path(sample["filepath"]).stem] = pixels(mask)
+        with Image.open(mask) as image:
+            assert image.mode == "L"  # FiftyOne reads with OpenCV, which turns a palette into colours.
     same(found, made.masks)
     told("fiftyone, by its documented form", found, made.masks)
+
+
+def test_fiftyone_masks_are_numbers_as_opencv_reads_them(made, tmp_path):
+    cv2 = pytest.importorskip("cv2", exc_type=ImportError)
+    out = exported(made, "fiftyone", tmp_path / "out")
+    masks = (out / "fields/ground_truth").iterdir()
+    same({path.stem: cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in masks}, made.masks)
 
 
 def test_fiftyone_reads_its_dataset(made, tmp_path):
