@@ -1,8 +1,10 @@
 """Label Studio: tasks with a brush mask for each class as a prediction, to be corrected, and the labelling interface.
 
-Serve the pictures as local files (LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT=DIR, storage DIR/images), make a project with
-config.xml, import tasks.json; "Export, JSON" is what comes back. Undecided is a label of its own; what no region covers
-is background. Reading also takes polygons; later regions lie on top.
+Serve the pictures as local files (LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true,
+LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT=DIR, storage DIR/images), make a project with config.xml, import tasks.json;
+"Export, JSON" is what comes back. Undecided is a label of its own; what no region covers is background. Reading also
+takes polygons. Label Studio keeps the order of regions when one of them is extended, so the order does not tell what
+lies on top: what was drawn anew lies on what was there, and later regions on earlier ones.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ TAG, IMAGE = "label", "image"
 
 _ID = "image_id"
 _MOST_REGIONS = 10_000
+_NO_REGIONS = ("choices", "textarea", "rating", "taxonomy", "number", "datetime", "relation")
+"""Results about a picture as a whole, or about two regions."""
 
 
 class LabelStudioWriter(Writer):
@@ -100,8 +104,10 @@ def _regions(labels: UInt8[np.ndarray, "h w"], names: Names) -> list[dict[str, A
 
 
 def read(source: Source, names: Names) -> Iterator[Incoming]:
-    """The tasks of every JSON file that is a list of them: the last annotation that was not cancelled, or else the last
-    prediction."""
+    """The tasks of every JSON file that is a list of them: the last annotation that was not cancelled, those marked as
+    ground truth before others, or else the last prediction. An export of all tasks has numbers for predictions: nobody
+    has opened such a task, and it is passed over, as one is that was skipped. Raises DataError: all were."""
+    total = passed_over = 0
     for name in source.names:
         if not name.lower().endswith(".json") or PurePosixPath(name).name == "clip-es-export.json":
             continue
@@ -110,43 +116,83 @@ def read(source: Source, names: Names) -> Iterator[Incoming]:
             continue
         for number, task in enumerate(tasks, start=1):
             where = f"{PurePosixPath(name).name}, task {number}"
+            total += 1
             try:
-                picture, results = _task(task, where)
+                picture, made = _task(task, where)
             except DataError as error:
                 yield Incoming.refused(where, error)
                 continue
-            yield Incoming(picture, where, partial(_labels, results, names, where))
+            if made is None:
+                passed_over += 1
+                continue
+            yield Incoming(picture, where, partial(_labels, made, names, where))
+    if total and passed_over == total:
+        raise DataError(
+            "nobody has annotated any of its tasks", where=source.path, found=f"{total} tasks", next_step="Submit one."
+        )
 
 
-def _task(task: Any, where: str) -> tuple[str, list[Any]]:
-    """The picture of a task, and the regions that count. Raises DataError."""
+def _task(task: Any, where: str) -> tuple[str, dict[str, Any] | None]:
+    """The picture of a task, and the annotation that counts; None where nobody has made one. Raises DataError."""
     data = task.get("data") if isinstance(task, dict) else None
     known = data.get(_ID) if isinstance(data, dict) else None
     picture = known if isinstance(known, str) else data.get(IMAGE) if isinstance(data, dict) else None
     if not isinstance(picture, str) or not picture:
         raise DataError("has no picture", where=where, expected=f"data.{_ID} or data.{IMAGE}", found=str(data)[:80])
-    for key in ("annotations", "predictions"):
-        made = task.get(key) or []
-        if not isinstance(made, list) or not all(isinstance(one, dict) for one in made):
-            raise DataError(f"has no list of {key}", where=where, found=str(made)[:80])
-        used = [one.get("result") for one in made if one.get("was_cancelled") is not True]
+    name = f"{picture}.png" if known else picture
+    made = [_list(task, key, where) for key in ("annotations", "predictions")]
+    for found in made:
+        used = [one for one in found if isinstance(one, dict) and one.get("was_cancelled") is not True]
+        used = [one for one in used if one.get("ground_truth") is True] or used
         if used:
-            results = used[-1]
-            if not isinstance(results, list) or len(results) > _MOST_REGIONS:
-                raise DataError("has no list of regions, or a very long one", where=where, found=str(results)[:40])
-            return f"{picture}.png" if known else picture, results
-    raise DataError("has neither an annotation nor a prediction", where=where, next_step="Label it, or leave it out.")
+            return name, used[-1]
+    if not any(made):
+        raise DataError(
+            "has neither an annotation nor a prediction", where=where, next_step="Label it, or leave it out."
+        )
+    return name, None
 
 
-def _labels(results: list[Any], names: Names, where: str, size_hw: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
-    labels = np.zeros(size_hw, dtype=np.uint8)
+def _list(task: dict[str, Any], key: str, where: str) -> list[Any]:
+    made = task.get(key) or []
+    plain = (dict, int) if key == "predictions" else dict
+    if not isinstance(made, list) or not all(isinstance(one, plain) for one in made):
+        raise DataError(f"has no list of {key}", where=where, found=str(made)[:80])
+    return made
+
+
+def _labels(made: dict[str, Any], names: Names, where: str, size_hw: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
+    """What was drawn anew on what had been predicted, and in both every region on those before it."""
+    labels, fresh = np.zeros(size_hw, dtype=np.uint8), np.zeros(size_hw, dtype=np.uint8)
+    drawn = np.zeros(size_hw, dtype=bool)
+    predicted = made.get("prediction")
+    known = predicted.get("result") if isinstance(predicted, dict) else None
+    before = {at: (label, mask) for at, label, mask, _ in _regions_of(known or [], names, where, size_hw)}
+    for at, label, mask, origin in _regions_of(made.get("result"), names, where, size_hw):
+        old = before.get(at)
+        new = mask & ~old[1] if old is not None and old[0] == label else mask
+        if origin == "prediction":
+            new = np.zeros_like(mask)
+        paint(labels, mask, label)
+        paint(fresh, new, label)
+        drawn |= new
+    return np.where(drawn, fresh, labels)
+
+
+_Region = tuple[str, int, Bool[np.ndarray, "h w"], object]
+"""Id, label, pixels, and where a region comes from as Label Studio says it: prediction, prediction-changed, manual."""
+
+
+def _regions_of(results: object, names: Names, where: str, size_hw: tuple[int, int]) -> Iterator[_Region]:
+    if not isinstance(results, list) or len(results) > _MOST_REGIONS:
+        raise DataError("has no list of regions, or a very long one", where=where, found=str(results)[:40])
     for number, drawn in enumerate(results, start=1):
         at = f"{where}, region {number}"
         value = drawn.get("value") if isinstance(drawn, dict) else None
         kind = next((key for key in ("brushlabels", "polygonlabels") if isinstance(value, dict) and key in value), None)
         if kind is None or not isinstance(value, dict):
-            if isinstance(drawn, dict) and drawn.get("type") in ("choices", "textarea", "rating", "taxonomy"):
-                continue  # About the picture as a whole.
+            if isinstance(drawn, dict) and drawn.get("type") in _NO_REGIONS:
+                continue
             found = drawn.get("type") if isinstance(drawn, dict) else drawn
             raise DataError(
                 "is neither a brush nor a polygon", where=at, found=str(found)[:40], next_step="Draw it with the brush."
@@ -158,8 +204,7 @@ def _labels(results: list[Any], names: Names, where: str, size_hw: tuple[int, in
         if not isinstance(label, list) or len(label) != 1 or not isinstance(label[0], str):
             raise DataError("needs one label", where=at, found=str(label)[:80])
         mask = brush.decode(value.get("rle"), size_hw) if kind == "brushlabels" else _polygon(value, size_hw, at)
-        paint(labels, mask, names.label(label[0]))
-    return labels
+        yield str(drawn.get("id")), names.label(label[0]), mask, drawn.get("origin")
 
 
 def _polygon(value: dict[str, Any], size_hw: tuple[int, int], where: str) -> Bool[np.ndarray, "h w"]:

@@ -10,6 +10,9 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|/data/")
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")
 """What Label Studio puts before the name of an uploaded file."""
 
+_UPLOAD = re.compile(r"/data/upload/(?:[0-9]+/)?[0-9a-f]{8}-([^/]+)")
+_NOT_KEPT = re.compile(r"[^-\w.]")
+
 _DEEPEST = 64
 _LONGEST = 4096
 
@@ -36,6 +39,18 @@ def tails(stated: str) -> Iterator[str]:
         yield "/".join(parts[start:])
     for start in range(len(parts)) if bare else ():
         yield "/".join([*parts[start:-1], bare or ""])
+
+
+def uploaded_name(stated: str) -> str | None:
+    """What Label Studio calls an uploaded file, without the digits before it; None for other addresses."""
+    found = _UPLOAD.search(_path_of(stated[:_LONGEST]))
+    return found[1] if found else None
+
+
+def uploaded_as(name: str) -> str:
+    """What a file of this name is called once it was uploaded to Label Studio: blanks become underscores, and other
+    letters than those of words, `-` and `.` are left out. Source: Django's `get_valid_filename`."""
+    return _NOT_KEPT.sub("", name.rpartition("/")[2].strip().replace(" ", "_"))
 
 
 def _path_of(address: str) -> str:

@@ -13,6 +13,7 @@ from clip_es.records.file_listing import MASKS, PICTURES, SEPARATOR, Listing, Pl
 from clip_es.records.labels.formats import open_labels
 from clip_es.records.labels.lines import Asked, LabelTable, Line, Lines
 from clip_es.records.packed_records import Records, Row
+from clip_es.records.picture_files import Uploads
 from clip_es.records.stored.pictures import FilesOf, StoredTree, names_below
 from clip_es.records.text_files import check_inside, printable
 from clip_es.storage import address_of
@@ -140,11 +141,14 @@ class _Finder:
     def __init__(self, images: Path, stored: StoredTree | None = None) -> None:
         self._images = images
         self._tree = Tree(images) if stored is None else stored
+        self._uploads = Uploads(images) if stored is None else None
         self._by_id: Callable[[str], str | None] | None = None if stored is None else stored.by_id
 
     def anywhere(self, stated: str) -> str | None:
-        """The picture whose path below the folder is what a stated path ends with, the longest such end."""
-        return next((found for tail in tails(stated) if (found := self(tail))), None)
+        """The picture whose path below the folder is what a stated path ends with, the longest such end; or which
+        Label Studio gave that name when it was uploaded. Raises DataError: several may be meant."""
+        found = self._uploads.find(stated) if self._uploads else None
+        return found or next((found for tail in tails(stated) if (found := self(tail))), None)
 
     def __call__(self, name: str) -> str | None:
         if self._tree.has(name):

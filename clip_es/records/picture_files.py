@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from clip_es.errors import DataError
+from clip_es.records.elsewhere import uploaded_as, uploaded_name
 from clip_es.records.file_listing import PICTURES, picture_names
 
 _DEPTH = 4
@@ -15,6 +16,36 @@ _DEPTH = 4
 def picture_id(inner: Path) -> str:
     """The id of a picture by its path below its folder: `a__b` for `a/b.jpg`."""
     return "__".join(inner.with_suffix("").parts)
+
+
+class Uploads:
+    """Pictures below a folder by the names they have once they were uploaded to Label Studio."""
+
+    def __init__(self, images: Path) -> None:
+        self._images = images
+        self._names: dict[str, list[str]] | None = None
+
+    def find(self, stated: str) -> str | None:
+        """The picture of an address, relative to the folder; the folder is listed when it is first asked for.
+
+        Raises DataError: several pictures have this name.
+        """
+        name = uploaded_name(stated)
+        if name is None:
+            return None
+        if self._names is None:
+            self._names = {}
+            for inner in picture_names(self._images):
+                self._names.setdefault(uploaded_as(inner), []).append(inner)
+        found = self._names.get(name, [])
+        if len(found) > 1:
+            raise DataError(
+                f"an uploaded picture is called {name[:100]!r}, and so may several be",
+                where=self._images,
+                found=", ".join(found[:3]),
+                next_step="Upload pictures of different names, or serve them as local files.",
+            )
+        return found[0] if found else None
 
 
 def pictures_below(folders: Path | Iterable[Path]) -> dict[str, list[Path]]:

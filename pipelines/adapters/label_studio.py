@@ -15,24 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin, urlsplit
-from urllib.request import Request, urlopen
 
 import numpy as np
 
 from clip_es.errors import ClipEsError, DataError
 from clip_es.formats.label_studio import region as brush_region
+from clip_es.pipelines.adapters.pictures import Pictures
 from clip_es.pipelines.adapters.predict import Predictor
-from clip_es.records.elsewhere import tails
-from clip_es.records.file_listing import PICTURES
 from clip_es.records.labels.label_studio import labels_of_task
+from clip_es.records.text_files import printable
 from clip_es.records.xml_files import parse_xml
 
 VERSION = "clip-es"
-LARGEST_PICTURE = 2**28
-"""Bytes of a picture that is fetched from Label Studio."""
 
 
 @dataclass(frozen=True)
@@ -68,17 +63,12 @@ class Backend:
     """Answers Label Studio's requests."""
 
     def __init__(
-        self,
-        predictor: Predictor,
-        images: Path | None = None,
-        host: str | None = None,
-        token: str | None = None,
+        self, predictor: Predictor, pictures: Pictures, tell: Callable[[str], object] = lambda _: None
     ) -> None:
-        """`images`: the folder the pictures lie in; `host` and `token`: of the Label Studio that has the others."""
+        """`tell`: what becomes of a line about a request, since Label Studio shows no error of a backend."""
         self.predictor = predictor
-        self._images = images
-        self._host = host
-        self._token = token
+        self._pictures = pictures
+        self._tell = tell
 
     @property
     def routes(self) -> Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]:
@@ -96,14 +86,20 @@ class Backend:
         return {"status": "UP", "model_class": "clip-es"}
 
     def predict(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """A prediction for each task; a picture that cannot be used gets none. Raises DataError: no interface."""
+        """A prediction for each task; a picture that cannot be used gets none, so that it can be asked for again.
+
+        Raises DataError: no interface.
+        """
         tasks, config = asked.get("tasks"), asked.get("label_config")
         if not isinstance(tasks, list) or not isinstance(config, str):
             raise DataError("a request names tasks and label_config", found=", ".join(map(str, asked))[:100])
         interface = Interface.of(config)
-        return {"results": [self._prediction(task, interface) for task in tasks]}
+        results = [self._prediction(task, interface) for task in tasks]
+        self._tell(f"Label Studio: {len(results) - results.count([])} of {len(results)} pictures predicted")
+        return {"results": results}
 
-    def _prediction(self, task: Any, interface: Interface) -> dict[str, Any]:
+    def _prediction(self, task: Any, interface: Interface) -> dict[str, Any] | list[Any]:
+        """A prediction, or an empty list of them."""
         try:
             data = task.get("data") if isinstance(task, dict) else None
             address = data.get(interface.data) if isinstance(data, dict) else None
@@ -111,9 +107,13 @@ class Backend:
                 raise DataError("the task has no picture", expected=f"data.{interface.data}", found=str(data)[:80])
             offered = self.predictor.known(interface.labels)
             labels = [name for name in self.predictor.known(labels_of_task(task)) if self._offered(name, offered)]
-            regions = self.predictor.regions(self._picture(address), labels)
+            regions = self.predictor.regions(self._pictures(address), labels)
         except ClipEsError as error:
-            return {"model_version": VERSION, "score": 0.0, "result": [], "error": str(error)}
+            number = task.get("id") if isinstance(task, dict) else None
+            self._tell(
+                f"Label Studio: task {printable(str(number), 20)} has no prediction: {printable(str(error), 500)}"
+            )
+            return []
         found = []
         for region in regions:
             name = self._offered(region.name, offered)
@@ -127,37 +127,3 @@ class Backend:
         """The class as the interface spells it."""
         class_id = self.predictor.maker.vocabulary.class_id
         return next((label for label in offered if class_id(label) == class_id(name)), None)
-
-    def _picture(self, address: str) -> Path | bytes:
-        """A file below the folder, or what Label Studio has under the address. Raises DataError: neither."""
-        if self._images is not None:
-            for tail in tails(address):
-                path = self._images / tail
-                if path.suffix.lower() in PICTURES and path.is_file():
-                    return path
-        if self._host is None:
-            raise DataError(
-                f"the picture {address[:100]!r} is not below the folder of the pictures",
-                where=self._images,
-                next_step="Pass --images, or --label-studio with the address it runs at.",
-            )
-        return self._fetch(urljoin(self._host, address))
-
-    def _fetch(self, address: str) -> bytes:
-        """From Label Studio itself, and from nowhere else."""
-        if urlsplit(address)[:2] != urlsplit(str(self._host))[:2]:
-            raise DataError("the picture lies with somebody else", where=address[:100], expected=self._host)
-        head = {"Authorization": f"Token {self._token}"} if self._token else {}
-        try:
-            with urlopen(Request(address, headers=head), timeout=60) as answer:
-                content = answer.read(LARGEST_PICTURE + 1)
-        except (OSError, ValueError) as error:
-            raise DataError(
-                "Label Studio does not give the picture",
-                where=address[:100],
-                found=error,
-                next_step="Set LABEL_STUDIO_API_KEY to a token of an account that sees the project.",
-            ) from error
-        if len(content) > LARGEST_PICTURE:
-            raise DataError("the picture is too large", where=address[:100])
-        return content

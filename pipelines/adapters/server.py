@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import socket
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 from clip_es.errors import ClipEsError
+from clip_es.records.text_files import printable
 
 LARGEST_REQUEST = 2**28
 """Bytes: a picture of 190 MB as base64."""
@@ -18,30 +20,47 @@ Route = Callable[[dict[str, Any]], dict[str, Any]]
 """From the object a request holds, empty for GET, to that of the answer. Raises ClipEsError: told as status 400."""
 
 
-def server(routes: Mapping[str, Route], host: str = "127.0.0.1", port: int = 9090) -> ThreadingHTTPServer:
+def server(
+    routes: Mapping[str, Route],
+    host: str = "127.0.0.1",
+    port: int = 9090,
+    tell: Callable[[str], object] = lambda _: None,
+) -> ThreadingHTTPServer:
     """A server that is bound and does not yet answer: call `serve_forever`, and `shutdown` from another thread.
 
-    Raises OSError: the address is taken.
+    `tell`: what becomes of a line about a request that is refused or fails. Raises OSError: the address is taken.
     """
+    handler = type("Handler", (_Handler,), {"table": dict(routes), "tell": staticmethod(tell)})
+    return (_Server6 if ":" in host else _Server)((host, port), handler)
 
-    handler = type("Handler", (_Handler,), {"table": dict(routes)})
-    made = ThreadingHTTPServer((host, port), handler)
-    made.daemon_threads = True
-    return made
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Who asked may hang up in the midst of it; anything else is told as every fault is."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
 
 
 class _Handler(BaseHTTPRequestHandler):
     table: ClassVar[Mapping[str, Route]] = {}
+    tell: ClassVar[Callable[[str], object]] = staticmethod(lambda _: None)
     timeout = 60
     """Seconds that a client may be silent."""
     protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.0"  # Python's 0.9 would answer without a status.
 
     def do_GET(self) -> None:
         self._answer("GET", {})
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
-        if not length.isascii() or not length.isdigit() or int(length) > LARGEST_REQUEST:
+        if not length.isascii() or not length.isdigit() or len(length) > 12 or int(length) > LARGEST_REQUEST:
             self.close_connection = True
             return self._send(413, {"error": f"a request needs a Content-Length of at most {LARGEST_REQUEST} bytes"})
         try:
@@ -53,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._answer("POST", asked)
 
     def _answer(self, method: str, asked: dict[str, Any]) -> None:
-        path = urlsplit(self.path).path
+        path = self.path.partition("?")[0]
         route = self.table.get(f"{method} {path.rstrip('/') or '/'}")
         if route is None:
             return self._send(404, {"error": f"there is no {method} {path[:80]}"})
@@ -64,14 +83,24 @@ class _Handler(BaseHTTPRequestHandler):
         except Exception as error:  # One request must not end the others; the tool shows what it is told.
             return self._send(500, {"error": f"{type(error).__name__}: {str(error)[:200]}"})
 
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What Python's server says of a request that is none, as JSON."""
+        self.close_connection = True
+        self._send(code, {"error": message or "this is no request"})
+
     def _send(self, status: int, content: dict[str, Any]) -> None:
         data = json.dumps(content).encode()
-        with suppress(ConnectionError):  # Who asked may be gone by now.
+        if status >= 400:
+            asked = printable(getattr(self, "requestline", ""), 100)
+            self.tell(f"{asked}: {status} {printable(str(content.get('error')), 500)}")
+        with suppress(OSError):  # Who asked may be gone by now.
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
+            if self.close_connection:
+                self.send_header("Connection", "close")
             self.end_headers()
             self.wfile.write(data)
 
     def log_message(self, format: str, *args: object) -> None:
-        """One line for each request is more than a terminal wants."""
+        """A line for each request that went well is more than a terminal wants."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from clip_es.errors import ConfigError
 from clip_es.pipelines.adapters.label_studio import Backend
+from clip_es.pipelines.adapters.pictures import Pictures
 from clip_es.pipelines.adapters.predict import Predictor
 from clip_es.pipelines.adapters.server import server
 from clip_es.pipelines.adapters.x_anylabeling import RemoteServer
@@ -39,10 +40,11 @@ class Serve:
         """Load the model, then answer until it is stopped."""
         if self.images is not None and not self.images.is_dir():
             raise ConfigError("is not a folder", where=self.images, next_step="Check --images.")
+        pictures = Pictures(self.images, self.label_studio, os.environ.get("LABEL_STUDIO_API_KEY"))
         predictor = Predictor.load(self.weights, self.vocabulary, self.device)
-        backend = Backend(predictor, self.images, self.label_studio, os.environ.get("LABEL_STUDIO_API_KEY"))
+        backend = Backend(predictor, pictures, say)
         try:
-            made = server({**backend.routes, **RemoteServer(predictor).routes}, self.host, self.port)
+            made = server({**backend.routes, **RemoteServer(predictor).routes}, self.host, self.port, say)
         except (OSError, OverflowError) as error:
             raise ConfigError(
                 "cannot listen there", where=f"{self.host}:{self.port}", found=error, next_step="Pass another --port."

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import socket
+import struct
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -19,6 +21,7 @@ from PIL import Image
 from clip_es.errors import DataError
 from clip_es.pipelines.adapters.cvat import DetectionFunction
 from clip_es.pipelines.adapters.label_studio import Backend, Interface
+from clip_es.pipelines.adapters.pictures import Pictures
 from clip_es.pipelines.adapters.predict import Predictor
 from clip_es.pipelines.adapters.server import server
 from clip_es.pipelines.adapters.x_anylabeling import RemoteServer
@@ -54,12 +57,22 @@ def mask(scene, names, predictor) -> np.ndarray:
     return predictor.result(scene.path, names).mask.labels
 
 
+TOLD: list[str] = []
+
+
+@pytest.fixture
+def lines() -> list[str]:
+    """What the servers tell during a test."""
+    TOLD.clear()
+    return TOLD
+
+
 @pytest.fixture(scope="module")
 def address(scene, predictor) -> Iterator[str]:
     """Both servers on one free port."""
-    routes = {**Backend(predictor, scene.path.parent).routes, **RemoteServer(predictor).routes}
-    with server(routes, port=0) as made:
-        thread = threading.Thread(target=made.serve_forever, daemon=True)
+    label_studio = Backend(predictor, Pictures(scene.path.parent), TOLD.append)
+    with server({**label_studio.routes, **RemoteServer(predictor).routes}, port=0, tell=TOLD.append) as made:
+        thread = threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{made.server_address[1]}"
         made.shutdown()
@@ -156,15 +169,15 @@ def test_label_studio_is_answered_over_http(scene, names, predictor, mask, addre
     told("Label Studio over HTTP", np.where(mask == 255, 255, found), mask)
 
 
-def test_a_task_without_choices_is_tagged_and_one_without_picture_told(scene, predictor, address):
+def test_a_task_without_choices_is_tagged_and_one_without_picture_told(scene, predictor, address, lines):
     config = CONFIG.format("".join(f'<Label value="{name}"/>' for name in predictor.names))
     tasks = [{"data": {"photo": scene.path.name}}, {"data": {"photo": "/data/upload/1/none.jpg"}}, {"data": {}}, 7]
     results = ask(address, "/predict", {"tasks": tasks, "label_config": config})["results"]
     found = {region["value"]["brushlabels"][0] for region in results[0]["result"]}
     expected = predictor.result(scene.path).mask
     assert found == {predictor.names[k] for k in expected.class_ids if (expected.labels == k + 1).any()}
-    assert [result["result"] for result in results[1:]] == [[], [], []]
-    assert "is not below the folder of the pictures" in results[1]["error"]
+    assert results[1:] == [[], [], []]  # No predictions, so Label Studio asks for them again.
+    assert "is not below the folder of the pictures" in lines[0]
 
 
 def test_an_interface_without_a_brush_is_refused_with_the_remedy(address):
@@ -218,10 +231,50 @@ def test_a_request_that_is_none_gets_a_status_and_the_server_goes_on(path, data,
     assert ask(address, "/health")["status"] == "UP"
 
 
-def test_pictures_are_fetched_from_label_studio_alone(predictor, tmp_path):
-    backend = Backend(predictor, tmp_path, host="http://127.0.0.1:9", token="t")
-    for address, says in (("http://elsewhere.invalid/a.jpg", "with somebody else"), ("/data/a.jpg", "does not give")):
-        with pytest.raises(DataError, match=says):
-            backend._picture(address)
-    (tmp_path / "a.jpg").touch()
-    assert backend._picture("/data/local-files/?d=..%2F..%2Fa.jpg") == Path(tmp_path / "a.jpg")
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GARBAGE\r\n\r\n",
+        b"GET http://[ HTTP/1.1\r\nConnection: close\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nContent-Length: 999999999999\r\n\r\n{}",
+        b"DELETE /predict HTTP/1.1\r\n\r\n",
+        b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 200 + b"\r\n",
+    ],
+)
+def test_bytes_that_are_no_request_are_refused_as_json(sent, address, lines, capfd):
+    host, _, port = address.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=30) as made:
+        made.sendall(sent)
+        answer = b""
+        while piece := made.recv(65536):
+            answer += piece
+    status, _, body = answer.partition(b"\r\n\r\n")
+    assert status.startswith(b"HTTP/1.1 4") or status.startswith(b"HTTP/1.1 5")
+    assert json.loads(body)["error"]
+    assert len(lines) == 1
+    assert "\n" not in lines[0]
+    assert ask(address, "/health")["status"] == "UP"
+    assert capfd.readouterr().err == ""
+
+
+def test_who_hangs_up_is_no_fault(address, capfd):
+    host, _, port = address.removeprefix("http://").partition(":")
+    for sent in (b"", b"POST /predict HTTP/1.1\r\nContent-Length: 100\r\n\r\n{", b"GET /v1/models HTTP/1.1\r\n\r\n"):
+        with socket.create_connection((host, int(port)), timeout=30) as made:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # Closing resets.
+            made.sendall(sent)
+    assert ask(address, "/health")["status"] == "UP"
+    assert capfd.readouterr().err == ""
+
+
+def test_many_ask_at_once_and_each_gets_its_own_answer(scene, names, predictor, mask, address):
+    picture = base64.b64encode(scene.path.read_bytes()).decode()
+    asked = [{"model": "clip-es", "image": picture, "params": {"text_prompt": name}} for name in names * 4]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda one: ask(address, "/v1/predict", one), asked))
+    for one, answer in zip(asked, answers, strict=True):
+        assert {shape["label"] for shape in answer["data"]["shapes"]} <= {one["params"]["text_prompt"]}
+        assert answer == answers[asked.index(one)]

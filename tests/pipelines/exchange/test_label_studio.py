@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clip_es.file_source import Source
+from clip_es.formats import FORMATS, Names, brush
+from clip_es.formats.label_studio import region
 from clip_es.masks import read_mask
 from clip_es.pipelines.cli import main
 
@@ -49,3 +52,92 @@ def test_what_was_mended_in_label_studio_overrides_and_the_rest_stays(made_up_ru
     assert (after[first][stroke] == 3).all()
     assert after[first][1, 1] == 1
     assert all(np.array_equal(after[image_id], before[image_id]) for image_id in others)
+
+
+RECORDED = Path(__file__).parents[2] / "golden/label-studio/export.json"
+"""What Label Studio 1.23.2 exported of the five tasks of `worst` over `made_up_run(count=5)`, all of them, after its
+brush was used in a browser: 004 submitted as it was; in 000 the region `cat`, which comes first, drawn over
+`traffic light` and `dog`, and `dog` erased where it was not; in 001 a new region `traffic light`; two never opened."""
+
+
+def test_what_label_studio_itself_exported_changes_what_was_drawn_and_nothing_else(made_up_run, tmp_path, capsys):
+    made = made_up_run(tmp_path, 5)
+    before = {image_id: read_mask(made.run / f"labels/{image_id}.png") for image_id in made.masks}
+    assert main(["worst", str(made.run), "--format", "label-studio", "--count", "5", "--out", str(tmp_path / "w")]) == 0
+    capsys.readouterr()
+    call = ["import", str(made.run), "--format", "label-studio", "--labels", "decided", "--from", str(RECORDED)]
+    assert main(call) == 0
+    assert "2 pictures edited (53 pixels differ from RUN/labels), 1 unchanged, 0 refused" in capsys.readouterr().out
+    drawn = {"000.plain": (1, 32), "001.plain": (2, 21)}
+    for image_id, labels in before.items():
+        after = read_mask(made.run / f"labels/{image_id}.png")
+        label, pixels = drawn.get(image_id, (0, 0))
+        assert ((after != labels) == (after == label) & (labels != label) & (pixels > 0)).all()
+        assert int((after != labels).sum()) == pixels
+    (task,) = [one for one in json.loads(RECORDED.read_text()) if one["data"]["image_id"] == "000.plain"]
+    regions = {one["value"]["brushlabels"][0]: one for one in task["annotations"][0]["result"]}
+    cat = brush.decode(regions["cat"]["value"]["rle"], before["000.plain"].shape)
+    assert cat[read_mask(made.run / "labels/000.plain.png") == 1].all()
+    lights = brush.decode(regions["traffic light"]["value"]["rle"], cat.shape)
+    assert (cat & lights).sum() > 0  # Label Studio leaves the regions beneath as they are.
+    assert main(call) == 0
+    assert "0 pictures edited" in capsys.readouterr().out
+
+
+def test_tasks_that_nobody_has_annotated_are_passed_over_and_an_export_of_such_alone_is_told(
+    made_up_run, tmp_path, capsys
+):
+    made = made_up_run(tmp_path, 5)
+    tasks = json.loads(RECORDED.read_text())
+    for task in tasks:
+        for annotation in task["annotations"]:
+            annotation["was_cancelled"] = True
+    export = tmp_path / "export.json"
+    export.write_text(json.dumps(tasks))
+    call = ["import", str(made.run), "--format", "label-studio", "--labels", "decided", "--from", str(export)]
+    assert main(call) != 0
+    assert "nobody has annotated any of its tasks" in " ".join(capsys.readouterr().err.split())
+    chosen = json.loads(json.dumps(tasks[1]["annotations"][0])) | {"was_cancelled": False}
+    tasks[1]["annotations"] = [chosen | {"ground_truth": True}, chosen | {"result": []}]
+    export.write_text(json.dumps(tasks))
+    assert main(call) == 0
+    assert "1 pictures edited (32 pixels" in capsys.readouterr().out  # Ground truth before what came later.
+
+
+def test_of_two_regions_the_one_drawn_anew_lies_on_top(tmp_path):
+    names, size = Names(("cat", "dog")), (1, 6)
+
+    def one(name: str, mask: list[int], origin: str = "", at: str = "new") -> dict:
+        made = region(np.array([mask], dtype=bool), name, "label", "image")
+        return made | {"id": at, **({"origin": origin} if origin else {})}
+
+    cat, dog = [1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0]
+    predicted = [one("cat", cat, at="c"), one("dog", dog, at="d")]
+
+    def labels(*results: dict, prediction: object = predicted) -> list[int]:
+        annotation = {"result": results, "prediction": {"result": prediction}}
+        (tmp_path / "tasks.json").write_text(json.dumps([{"data": {"image": "a.png"}, "annotations": [annotation]}]))
+        with Source(tmp_path / "tasks.json") as source:
+            (incoming,) = FORMATS["label-studio"].read(source, names)
+            return incoming.read(size)[0].tolist()
+
+    wide = one("cat", [1, 1, 1, 0, 0, 1], "prediction-changed", "c")
+    assert labels(wide, one("dog", dog, "prediction", "d")) == [1, 1, 1, 2, 0, 1]
+    assert labels(wide, one("dog", dog, "prediction-changed", "d")) == [1, 1, 1, 2, 0, 1]
+    assert labels(one("dog", dog, "prediction", "d"), wide) == [1, 1, 1, 2, 0, 1]
+    # A new region of the old label is drawn on purpose, over one that was extended.
+    assert labels(wide, one("dog", dog, "manual")) == [1, 1, 2, 2, 0, 1]
+    # Two that are both new: the later one.
+    assert labels(one("dog", [1, 0, 0, 0, 1, 0], "manual"), one("cat", [0, 0, 0, 0, 1, 0], "manual")) == [
+        2,
+        0,
+        0,
+        0,
+        1,
+        0,
+    ]
+    # A region that was given another label.
+    assert labels(one("dog", cat, "prediction-changed", "c")) == [2, 2, 0, 0, 0, 0]
+    # Where nothing says what had been predicted, untouched regions are beneath, and later ones on top.
+    assert labels(wide, one("dog", dog, "prediction", "d"), prediction=None) == [1, 1, 1, 2, 0, 1]
+    assert labels(wide, one("dog", dog), prediction=None) == [1, 1, 2, 2, 0, 1]
