@@ -31,7 +31,8 @@ def parser_of(name: str) -> Any:
     """The flags of a command as argparse knows them: the only structured view of what `--help` prints."""
     import tyro
 
-    from clip_es.pipelines.cli import COMMANDS, offered
+    from clip_es.pipelines.cli import offered
+    from clip_es.pipelines.table import COMMANDS
 
     command = COMMANDS[name]
     kind = getattr(import_module(f"clip_es.pipelines.commands.{command.module}"), command.kind)
@@ -45,7 +46,7 @@ def parser_of(name: str) -> Any:
 @cache
 def all_flags() -> dict[str, Flags]:
     """The flags of every command."""
-    from clip_es.pipelines.cli import COMMANDS
+    from clip_es.pipelines.table import COMMANDS
 
     found = {}
     for name, command in COMMANDS.items():

@@ -17,7 +17,7 @@ from clip_es.encoder import load_encoder
 from clip_es.errors import ConfigError, DataError
 from clip_es.masks import read_mask
 from clip_es.pipelines.commands.flags import OwnVocabularyFlag
-from clip_es.pipelines.console import counted, say, show_table, track
+from clip_es.pipelines.console import counted, say, show_table, summarize, track
 from clip_es.pipelines.evaluate import masks_below
 from clip_es.pipelines.studies.calibrate import Calibration, Calibrator, calibrate
 from clip_es.prompts import build_bank, load_vocabulary
@@ -72,6 +72,7 @@ class Calibrate:
         calibrator = Calibrator(encoder, build_bank(encoder, vocabulary), text, vocabulary.box_threshold)
         found = calibrate(calibrator, self._records(images), self.image, self._truth(), track)
         self._tell(found)
+        summarize({**record(found), "left_out": len(found.failures)})
         if self.out:
             write_json(self.out, record(found))
         return 1 if found.failures else 0

@@ -21,7 +21,7 @@ from clip_es.pipelines.commands.data_source import S, first
 from clip_es.pipelines.commands.flags import DataVocabularyFlag, LimitFlag, TemplateFlag
 from clip_es.pipelines.commands.masks import OnPresets
 from clip_es.pipelines.commands.sources import FolderSource
-from clip_es.pipelines.console import say, show_table, track
+from clip_es.pipelines.console import say, show_table, summarize, track
 from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.pipelines.parallel.cores import cores
 from clip_es.prompts import Vocabulary
@@ -109,6 +109,10 @@ class CheckData(OnPresets[S]):
             _write_report(self.out, result, expected)
             say(f"All findings: {self.out}")
         count = len(result.problems) + len(troubles)
+        summarize(
+            {"dataset": result.name, "entries": result.listed, "usable": result.usable, "problems": count}
+            | {"estimate": asdict(expected) if expected else None}
+        )
         say(
             f"{result.name}: {result.listed} entries, {result.usable} usable, {count or 'no'} "
             f"problem{'' if count == 1 else 's'}"

@@ -13,7 +13,7 @@ import tyro
 from clip_es.errors import ConfigError, DataError, nearest
 from clip_es.pipelines.checks.run import RunCheck, check_run
 from clip_es.pipelines.commands.flags import OwnVocabularyFlag
-from clip_es.pipelines.console import say, show_table, track
+from clip_es.pipelines.console import say, show_table, summarize, track
 from clip_es.pipelines.exchange.import_masks import imported_ids
 from clip_es.segmentor.data.check import AGAIN, KINDS, Trouble
 from clip_es.store.tables import write_csv
@@ -62,10 +62,12 @@ class CheckRun:
         except DataError as error:
             raise self._meant(error) from error
         _show(result, self.shown)
+        summarize({"run": result.run, "pictures": result.pictures, "undecided": result.undecided})
         if self.out:
             write_csv(self.out, ("kind", "file", "detail"), result.troubles)
             say(f"All problems: {self.out}")
         left = self._repair(result.troubles) if self.repair else len(result.troubles)
+        summarize({"problems": len(result.troubles), "left": left})
         return 1 if left else 0
 
     def _repair(self, troubles: Sequence[Trouble]) -> int:
@@ -83,7 +85,7 @@ class CheckRun:
 
     def _meant(self, error: DataError) -> DataError:
         """`clip-es check voc` may have been meant as `check voc12`, a command of its own."""
-        from clip_es.pipelines.cli import COMMANDS
+        from clip_es.pipelines.table import COMMANDS
 
         group = [name.removeprefix("check ") for name in COMMANDS if name.startswith("check ")]
         hint = "" if self.folder.exists() else nearest(str(self.folder), group)

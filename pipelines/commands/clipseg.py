@@ -21,7 +21,7 @@ from clip_es.overlay import overlay_heat
 from clip_es.pipelines.clipseg.one_shot import OneShotConfig, one_shot
 from clip_es.pipelines.clipseg.prompt import ask, marked, prompt_page
 from clip_es.pipelines.clipseg.zero_shot import zero_shot
-from clip_es.pipelines.console import say, show_table, track
+from clip_es.pipelines.console import say, show_table, summarize, track
 from clip_es.pipelines.report import GalleryRow, Page
 from clip_es.prompts import load_vocabulary
 from clip_es.records import voc
@@ -102,6 +102,7 @@ class Prompt(_Model):
         page = prompt_page(rgb, answers, self.threshold, decoder.about.get("supervision", "masks"))
         page.write(self.out / "report.html")
         rows = [(one.name, float(one.probability.max()), 100 * one.share(self.threshold)) for one in answers]
+        summarize({"prompts": [dict(zip(("prompt", "highest", "share_above"), row, strict=True)) for row in rows]})
         show_table(str(self.image), ("prompt", "highest", f"% above {self.threshold:g}"), rows)
         say(f"Report: {self.out / 'report.html'}")
         return 0
@@ -304,5 +305,6 @@ def _row(data: PhraseSet, number: int, probability: np.ndarray, threshold: float
 
 
 def _write(path: Path | None, figures: dict[str, Any]) -> None:
+    summarize(figures)
     if path:
         write_json(path, figures)

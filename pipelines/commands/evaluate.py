@@ -11,7 +11,7 @@ import tyro
 
 from clip_es.errors import ConfigError, DataError
 from clip_es.pipelines.commands.flags import OwnVocabularyFlag
-from clip_es.pipelines.console import say, show_table, track
+from clip_es.pipelines.console import say, show_table, summarize, track
 from clip_es.pipelines.evaluate import evaluate, masks_below, pair, read_ids
 from clip_es.prompts.vocabulary_files import classes_of_run, load_vocabulary
 from clip_es.records.dataset import read_lines
@@ -74,8 +74,9 @@ class Evaluate:
             )
         for name, reason in result.failures:
             say(f"left out {name}: {reason}")
+        record = {"images": result.images, **figures, "miou_of_all": every, "iou": iou, "undecided": self.undecided}
+        summarize({**record, "left_out": len(result.failures)})
         if self.out:
-            record = {"images": result.images, **figures, "miou_of_all": every, "iou": iou, "undecided": self.undecided}
             write_json(self.out, record)
         return 1 if result.failures else 0
 

@@ -13,7 +13,7 @@ from clip_es.formats import FORMATS, FormatName, ReadableName, Source, readable
 from clip_es.formats.folder import read_mark
 from clip_es.formats.pictures import PictureMode
 from clip_es.pipelines.commands.flags import OwnVocabularyFlag
-from clip_es.pipelines.console import bar, say, show_table
+from clip_es.pipelines.console import bar, say, show_table, summarize
 from clip_es.pipelines.exchange.export import export
 from clip_es.pipelines.exchange.import_masks import OnConflict, import_masks, imported_ids, restore
 from clip_es.pipelines.exchange.run_folder import FOLDERS, LabelKind, Run
@@ -59,6 +59,7 @@ class Export:
                 done=lambda: progress.advance(progress.task_ids[0]),
             )
         _tell(made.problems, "left out")
+        summarize({"format": self.format, "pictures": made.pictures, "left_out": len(made.problems)})
         if not made.recorded:
             say("The run cannot be written, so a later import cannot tell whose edit is newer.")
         say(f"{made.pictures} pictures as {self.format} in {self.out}")
@@ -96,6 +97,8 @@ class Import:
                 run, source, self.format, compared_with=kind, reviewed=self.reviewed, on_conflict=self.on_conflict
             )
         _tell(made.problems, "refused")
+        counts = {name: getattr(made, name) for name in ("edited", "pixels", "unchanged", "kept")}
+        summarize({**counts, "refused": len(made.problems)})
         say(
             f"{made.edited} pictures edited ({made.pixels} pixels differ from RUN/{FOLDERS[kind]}), "
             f"{made.unchanged} unchanged, {len(made.problems)} refused"
@@ -120,6 +123,7 @@ class Restore:
     def run(self) -> int:
         """Write masks/, labels/ and confidence/ as they were."""
         found = restore(Run.open(self.run_folder), self.number, self.pictures or None)
+        summarize({"pictures": len(found)})
         which = "the last import" if self.number is None else f"import {self.number}"
         say(f"{len(found)} picture{'s' * (len(found) != 1)} as before {which}")
         return 0
@@ -173,7 +177,10 @@ class Worst:
         _write_table(self.out / "worst.csv", ranking.pictures)
         write_sheet(self.out / "worst.html", run, chosen, self.by, self.images, self.pictures)
         self._show(ranking, chosen)
-        _tell((*ranking.problems, *made.problems), "left out")
+        problems = (*ranking.problems, *made.problems)
+        _tell(problems, "left out")
+        worst = [picture.image_id for picture in chosen]
+        summarize({"format": self.format, "pictures": made.pictures, "left_out": len(problems), "worst": worst})
         say(f"{made.pictures} pictures as {self.format} in {self.out}; look at {self.out / 'worst.html'}")
         say(f"Edit them, then: clip-es import {self.run_folder} --format {self.format} --from {self.out}")
         return 1 if ranking.problems or made.problems else 0

@@ -17,7 +17,7 @@ import tyro
 from clip_es.errors import ClipEsError, ConfigError, DataError
 from clip_es.masks import CRF_THRESHOLD, read_mask
 from clip_es.metrics.zero_shot import ZeroShotMeter
-from clip_es.pipelines.console import bar, say, show_table, track
+from clip_es.pipelines.console import bar, say, show_table, summarize, track
 from clip_es.pipelines.evaluate import pair, read_ids
 from clip_es.pipelines.extend import Conditions, ExtendData, Named, extend, prepare
 from clip_es.prompts.vocabulary_files import load_vocabulary
@@ -136,6 +136,7 @@ class Extend:
                 save_every=self.save_every,
                 report=_Teller(self.settings, progress),
             )
+        summarize({"model": str(path), "labels": list(prepared.labels)})
         say(f"Model: {path}   Labels: {', '.join(prepared.labels)}")
         return 0
 
@@ -246,8 +247,9 @@ class EvaluateZeroShot:
         show_table(told, header, [(group, *values.values()) for group, values in figures.items()])
         for line in failures:
             say(line)
+        record = {**figures, "iou": iou, "eval_grid": self.eval_grid, "include_background": include}
+        summarize({"images": len(pairs) - len(failures), "left_out": len(failures), **record})
         if self.out:
-            record = {**figures, "iou": iou, "eval_grid": self.eval_grid, "include_background": include}
             write_atomic(self.out, (json.dumps(record, indent=1) + "\n").encode())
         return 1 if failures else 0
 

@@ -13,7 +13,7 @@ import tyro
 from clip_es.config.presets import preset_for_scenes
 from clip_es.config.run import RunConfig
 from clip_es.encoder import load_encoder
-from clip_es.pipelines.console import say, show_table, track
+from clip_es.pipelines.console import say, show_table, summarize, track
 from clip_es.pipelines.studies.ladder import Ladder as StudyLadder
 from clip_es.pipelines.studies.ladder import climb_best, measure
 from clip_es.prompts import load_vocabulary
@@ -72,7 +72,7 @@ class Ladder:
 
     def _tell(self, ladder: StudyLadder, scenes: int) -> int:
         show_table(f"Ladder over {scenes} scenes (mIoU, per cent)", ("step", "mIoU", "gain"), ladder.rows())
-        record: dict[str, object] = {}
+        record: dict[str, object] = {"scenes": scenes}
         if ladder.ranked:
             (best, score), (worst, last), scoring = ladder.ranked[0], ladder.ranked[-1], SELECT[ladder.select]
             say(
@@ -80,11 +80,12 @@ class Ladder:
                 f"{best!r}\nworst {last:.4f}, {worst!r}\nUsed here: {ladder.choice}, fused"
             )
             record["templates"] = ladder.chosen
+        record |= {
+            "ladder": {rung.name: rung.miou for rung in ladder.rungs},
+            "standard_error": {rung.name: rung.error for rung in ladder.rungs},
+            "standard_error_of_gain": {rung.name: rung.gain_error for rung in ladder.rungs[1:]},
+        }
+        summarize(record)
         if self.out:
-            record |= {
-                "ladder": {rung.name: rung.miou for rung in ladder.rungs},
-                "standard_error": {rung.name: rung.error for rung in ladder.rungs},
-                "standard_error_of_gain": {rung.name: rung.gain_error for rung in ladder.rungs[1:]},
-            }
             write_json(self.out, record)
         return 0

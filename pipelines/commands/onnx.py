@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from clip_es.pipelines.commands.predict import ask
-from clip_es.pipelines.console import say
+from clip_es.pipelines.console import say, summarize
 from clip_es.segmentor.exportable import save_text_rows
 from clip_es.segmentor.inference import Segmenter
 from clip_es.segmentor.onnx_export import OPSET, TOLERANCE, Way, export_onnx
@@ -71,6 +71,7 @@ class ExportOnnx:
             opset=self.opset,
             tolerance=self.tolerance,
         )
+        summarize({"opset": made.opset, "difference": made.difference, "other_labels": made.other_labels})
         shapes = ", ".join(" x ".join(map(str, shape)) for shape in made.checked)
         say(f"{made.path}: opset {made.opset}, by {made.way}, {len(segmenter.names)} labels, free: {made.free}")
         say(

@@ -12,7 +12,7 @@ from clip_es.config.run import ImageConfig, SpectralConfig
 from clip_es.encoder import load_encoder
 from clip_es.pipelines.commands.data_source import OnSource, S, first
 from clip_es.pipelines.commands.flags import DataVocabularyFlag, LimitFlag
-from clip_es.pipelines.console import say, show_table, track
+from clip_es.pipelines.console import say, show_table, summarize, track
 from clip_es.pipelines.report import Page
 from clip_es.pipelines.studies.oracle import STAMP, spectral_oracle
 from clip_es.store.tables import write_json
@@ -62,10 +62,11 @@ class Oracle(OnSource[S]):
         say(STAMP)
         for name, reason in result.failures[:5]:
             say(f"left out {name}: {reason}")
+        told = {"oracle": STAMP, "images": result.images, "miou": masks, "of": result.asked}
+        told |= {"miou_published_choice": published, "segments_chosen_as_published": result.chosen[0]}
+        told |= {"miou_oracle": bound, "segments_chosen": result.chosen[1]}
+        summarize({**told, "left_out": len(result.failures)})
         if self.out:
-            told = {"oracle": STAMP, "images": result.images, "miou": masks, "of": result.asked}
-            told |= {"miou_published_choice": published, "segments_chosen_as_published": result.chosen[0]}
-            told |= {"miou_oracle": bound, "segments_chosen": result.chosen[1]}
             page = Page(f"Oracle: {dataset.name}", STAMP)
             figures = {"mIoU of the masks": masks, "mIoU, ORACLE, published choice": published}
             page.figures({"pictures": result.images, **figures, "mIoU, ORACLE, bound": bound})

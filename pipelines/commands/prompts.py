@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +15,7 @@ from clip_es.config.run import ImageConfig
 from clip_es.encoder import Encoder, load_encoder
 from clip_es.errors import ConfigError
 from clip_es.pipelines.commands.flags import VocabularyFlag, WeightsFlag
-from clip_es.pipelines.console import say, show_table, track
+from clip_es.pipelines.console import say, show_table, summarize, track
 from clip_es.pipelines.sweep.features import FeatureCache, pooled_features
 from clip_es.prompts.background import propose
 from clip_es.prompts.bank import build_bank
@@ -84,6 +84,7 @@ class PromptsSuggest:
         words = rank(
             _cpu(encoder), entry, candidates(wordnet, vocabulary, class_id, chosen, self.special), template, score
         )
+        summarize({"sense": chosen.key, "words": [asdict(word) for word in words]})
         if not words:
             say(f"No word for {chosen.key} that the vocabulary does not have already.")
             return 0
@@ -176,6 +177,7 @@ class PromptsBackground:
         left_out = [(row.word, row.left_out or "") for row in found if row.left_out]
         if left_out:
             show_table("Left out", ("word", "why"), left_out)
+        summarize({"background": [row.word for row in kept]})
         say(f"background: [{', '.join(row.word for row in kept)}]")
         if self.apply:
             chosen = replace(vocabulary, background=tuple(row.word for row in kept))
@@ -207,6 +209,7 @@ class PromptsCheck:
             rows = [("wrong" if f.serious else "look", f.kind, f.what) for f in findings]
             show_table(f"{self.vocabulary}: {len(findings)} findings", ("", "kind", "what"), rows)
         serious = sum(finding.serious for finding in findings)
+        summarize({"serious": serious, "findings": [asdict(finding) for finding in findings]})
         say(f"{self.vocabulary}: {serious} serious, {len(findings) - serious} worth a look")
         return 1 if serious else 0
 

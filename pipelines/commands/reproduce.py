@@ -13,7 +13,7 @@ from clip_es.pipelines.commands.data_source import DataSource
 from clip_es.pipelines.commands.flags import WeightsFlag
 from clip_es.pipelines.commands.masks import Masks, versions
 from clip_es.pipelines.commands.sources import Coco14Source, Voc12Source
-from clip_es.pipelines.console import say, show_table
+from clip_es.pipelines.console import say, show_table, summarize
 from clip_es.refine.registry import REFINERS
 from clip_es.store.made_from import file_digest
 from clip_es.store.manifest import Manifest
@@ -78,6 +78,7 @@ class _Reproduce:
             "versions": versions(),
         }
         write_json(self.out / "reproduce.json", record)
+        summarize(record)
         self._tell(rows)
         return code
 

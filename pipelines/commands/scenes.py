@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from clip_es.pipelines.console import bar, say
+from clip_es.pipelines.console import bar, say, summarize
 from clip_es.scenes.dataset import ScenesConfig, make
 from clip_es.scenes.recipe import TrainConfig
 
@@ -25,6 +25,7 @@ class ScenesMake:
         """Draw, with a progress bar."""
         with bar("scenes", self.scenes.train + self.scenes.val) as progress:
             make(self.out, self.scenes, progress=lambda done, _: progress.update(progress.task_ids[0], completed=done))
+        summarize({"train": self.scenes.train, "val": self.scenes.val})
         say(f"{self.scenes.train} + {self.scenes.val} scenes: {self.out}")
         return 0
 
@@ -56,5 +57,6 @@ class ScenesTrainClip:
 
         with bar("steps", sum(phase.steps for phase in self.train.phases)) as progress:
             path = train(self.train, self.out, trunk=self.trunk, report=report)
+        summarize({"weights": str(path)})
         say(f"Weights: {path}" + (f" ({seconds / 60:.0f} minutes)" if seconds else ""))
         return 0

@@ -13,7 +13,7 @@ from clip_es.config.run import SpectralConfig
 from clip_es.encoder import load_encoder
 from clip_es.encoder.encode import find_device
 from clip_es.joints import Choice, hint
-from clip_es.pipelines.console import bar, say
+from clip_es.pipelines.console import bar, say, summarize
 from clip_es.pipelines.segments import (
     SegmentFolder,
     SegmentsConfig,
@@ -81,8 +81,13 @@ class Segments:
             problems = find_regions(todo, find, folder, self.export, done)
         for problem in (failed := [*unusable, *problems])[:5]:
             say(f"  {problem.image_id} {problem.reason}")
+        self._summarize(len(records), len(todo), len(failed))
         say(f"Regions: {self.out / 'regions'}   For masks: --refine.regions.folder {self.out / 'regions'}")
         return 1 if failed else 0
+
+    @staticmethod
+    def _summarize(pictures: int, todo: int, failed: int) -> None:
+        summarize({"pictures": pictures, "done_before": pictures - todo, "failed": failed})
 
     def _spectral(self) -> int:
         encoder = load_encoder(self.weights, device=self.device)
@@ -97,6 +102,7 @@ class Segments:
             say(f"  {problem.image_id} {problem.reason}")
         if self.export == "rle":
             say(f"COCO RLE: {folder.write_rle(record.image_id for record in records)}")
+        self._summarize(len(records), len(todo), len(failed))
         say(f"Regions: {self.out / 'regions'}   Sides of eigenvectors: {self.out / 'sides'}")
         return 1 if failed else 0
 

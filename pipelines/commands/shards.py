@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from clip_es.errors import ConfigError, DataError
-from clip_es.pipelines.console import counted, say, show_table, track
+from clip_es.pipelines.console import counted, say, show_table, summarize, track
 from clip_es.storage import Place, Stored, place_of
 from clip_es.store.manifest import Manifest
 from clip_es.store.shards import manifest
@@ -59,6 +59,8 @@ class ShardsLs:
         for error in damaged:
             say(f"{error}")
         say(f"{total.shards:,} shards, {total.rows:,} pictures, {total.bytes:,} bytes, {failed:,} failed")
+        counts = {"shards": total.shards, "pictures": total.rows, "bytes": total.bytes}
+        summarize({**counts, "failed": failed, "damaged": len(damaged)})
         return 1 if damaged else 0
 
 
@@ -96,6 +98,7 @@ class ShardsVerify:
         if self.repair:
             self._mend(place, spare, set(ids))
         say(f"{good.shards:,} shards, {good.rows:,} pictures as the manifest says; {counted(problems, 'problem')}")
+        summarize({"shards": good.shards, "pictures": good.rows, "problems": problems, "without_entry": len(spare)})
         return 1 if problems and not self.repair else 0
 
     @staticmethod
@@ -140,5 +143,6 @@ class ShardsMerge:
             made += 1
             say(f"{joined.file}: {counted(len(joined.ids), 'picture')} of {len(joined.replaces)} shards")
         left = list(manifest.entries(place_of(self.run_folder))) if made else found
+        summarize({"shards_before": len(found), "shards": len(left)})
         say(f"{len(found):,} shards became {len(left):,}" if made else "Nothing to merge.")
         return 0

@@ -1,6 +1,6 @@
 """Where pictures and labels come from: one dataclass for each kind of data set, with its flags; all commands read them.
 
-`clip-es masks voc12` is the command `masks` on the source `voc12`. The names stand in `clip_es.pipelines.cli.SOURCES`.
+`clip-es masks voc12` is the command `masks` on the source `voc12`. The names stand in `pipelines.table.SOURCES`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from clip_es.errors import ConfigError
 from clip_es.pipelines.commands.data_source import DataSource, OnSource, S
 from clip_es.pipelines.commands.flags import DataVocabularyFlag, TemplateListsFlag, WeightsFlag
 from clip_es.pipelines.commands.sources import ScenesSource
-from clip_es.pipelines.console import bar, say, track
+from clip_es.pipelines.console import bar, say, summarize, track
 from clip_es.pipelines.sweep.report import show_sweep, write_sweep
 from clip_es.pipelines.sweep.sweep import SweepResult, sweep
 from clip_es.prompts.bank import Synonyms
@@ -122,6 +122,8 @@ class Sweep(OnSource[S]):
         write_failures(self.out / "failures.csv", problems)
         if problems:
             say(f"{len(problems)} pictures failed: {self.out / 'failures.csv'}")
+        best = {"template": result.best.template, "score": result.best.score}
+        summarize({"templates": len(result.scores), "pictures": result.pictures, "best": best, "failed": len(problems)})
         say(f"Report: {self.out / 'report.html'}")
         for path in (self.apply or (self.out / "vocabulary.yaml",)) if self.apply is not None else ():
             write_winner(path, vocabulary, result, dataset, self.weights, encoder, definition)

@@ -14,7 +14,7 @@ import tyro
 
 from clip_es.errors import ClipEsError, ConfigError, DataError
 from clip_es.pipelines.commands.flags import OwnVocabularyFlag
-from clip_es.pipelines.console import bar, say
+from clip_es.pipelines.console import bar, say, summarize
 from clip_es.prompts.vocabulary_files import classes_of_run, load_vocabulary
 from clip_es.segmentor.data.unseen import WithUnseen
 from clip_es.segmentor.training.launch import train
@@ -81,6 +81,7 @@ class Train:
         if first:
             known = "" if result.miou is None else f", mIoU {result.miou:.2f} on {self.val or self.val_masks}"
             say(f"{result.iterations} iterations{known}")
+            summarize({"iterations": result.iterations, "miou": result.miou, "model": str(result.model)})
             say(f"Model: {result.model}   Log and TensorBoard: {self.out}")
         return 0
 

@@ -12,7 +12,7 @@ import tyro
 from clip_es.encoder import load_encoder
 from clip_es.localize.clipseg.training import DecoderTraining
 from clip_es.pipelines.clipseg.train import train_decoder
-from clip_es.pipelines.console import bar, say
+from clip_es.pipelines.console import bar, say, summarize
 from clip_es.records.phrases.phrasecut import PhraseCut
 from clip_es.records.phrases.table import PhraseSet, PhraseTable
 from clip_es.scenes.phrases import ScenePhrases, ScenePhrasesConfig
@@ -84,6 +84,7 @@ class _Train:
             path = train_decoder(encoder, data, self.train, self.out, val=val, report=report, half=self.half)
         for problem in data.problems[:5]:
             say(f"  left out {problem.image_id}: {problem.reason}")
+        summarize({"phrases": len(data.samples), "left_out": len(data.problems), "weights": str(path)})
         say(f"Weights: {path}")
         return 0
 

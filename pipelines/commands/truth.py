@@ -17,7 +17,7 @@ from clip_es.masks import write_mask
 from clip_es.pipelines.commands.data_source import DataSource, OnSource, S
 from clip_es.pipelines.commands.flags import DataVocabularyFlag
 from clip_es.pipelines.commands.sweep import write_failures
-from clip_es.pipelines.console import bar, say
+from clip_es.pipelines.console import bar, say, summarize
 from clip_es.prompts import Vocabulary
 from clip_es.records import Problem, annotations_of
 from clip_es.records.coco.file import Crowd, Overlap, paint, read_coco_file
@@ -135,6 +135,7 @@ class Truth(OnSource[S]):
                     failed.append(Problem.of(image_id, error, "truth"))
                 progress.advance(progress.task_ids[0])
         write_failures(self.out / "failures.csv", failed)
+        summarize({"masks": done, "failed": len(failed)})
         say(
             f"{done:,} mask{'s' * (done != 1)}: {self.out}"
             + (f"   {len(failed):,} failed: {self.out / 'failures.csv'}" if failed else "")

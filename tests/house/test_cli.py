@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from clip_es.config.run import DEFAULT, REFERENCE
-from clip_es.pipelines.cli import COMMANDS, SOURCES, main, parse
+from clip_es.pipelines.cli import main, parse
 from clip_es.pipelines.commands.masks import Masks
+from clip_es.pipelines.table import COMMANDS, SOURCES
 
 
 def test_help_lists_every_command(capsys):
@@ -40,7 +41,7 @@ def test_a_mistyped_command_offers_the_nearest(typed, meant, capsys):
 
 def test_a_command_without_its_source_lists_the_sources(capsys):
     assert main(["masks"]) == 2
-    assert "clip-es masks folder" in capsys.readouterr().out
+    assert "clip-es masks folder" in capsys.readouterr().err, "nobody asked for it on standard output"
 
 
 @pytest.mark.parametrize("form", [["--preset", "reference"], ["--preset=reference"]])

@@ -20,10 +20,11 @@ from clip_es.config.run import DEFAULT, ImageConfig
 from clip_es.errors import DataError
 from clip_es.pipelines.checks.dataset import KINDS, SERIOUS, DataCheck, _Job, _look_at_all, _one_by_one, check_data
 from clip_es.pipelines.checks.estimate import Estimate, estimate
-from clip_es.pipelines.cli import COMMANDS, main
+from clip_es.pipelines.cli import main
 from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.pipelines.masks.run import make_masks
 from clip_es.pipelines.parallel.processes import Processes
+from clip_es.pipelines.table import COMMANDS
 from clip_es.prompts import load_vocabulary
 from clip_es.prompts.vocabulary import ClassEntry, Vocabulary
 from clip_es.records import Dataset, folder, voc

@@ -14,9 +14,10 @@ from clip_es.config.presets import PRESETS
 from clip_es.config.run import DEFAULT, REFERENCE
 from clip_es.errors import ConfigError, DataError
 from clip_es.pipelines import cli
-from clip_es.pipelines.cli import COMMANDS, main, parse, program
+from clip_es.pipelines.cli import main, parse, program
 from clip_es.pipelines.commands.masks import Masks
 from clip_es.pipelines.completion import all_flags, script
+from clip_es.pipelines.table import COMMANDS
 from clip_es.store.manifest import Manifest, plain
 
 FAST = ("--workers", "0", "--report-pictures", "0", "--refine", "affinity")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from clip_es.errors import ConfigError, DataError
 from clip_es.masks import read_mask, write_mask
-from clip_es.pipelines.cli import COMMANDS, ON_SOURCES, SOURCES, main
+from clip_es.pipelines.cli import main
 from clip_es.pipelines.commands import sources
 from clip_es.pipelines.commands.data_source import DataSource
 from clip_es.pipelines.commands.masks import score_run
@@ -21,6 +21,7 @@ from clip_es.pipelines.commands.sources import (
     ScenesSource,
     Voc12Source,
 )
+from clip_es.pipelines.table import COMMANDS, ON_SOURCES, SOURCES
 from clip_es.prompts import load_vocabulary
 from clip_es.records import Dataset
 
