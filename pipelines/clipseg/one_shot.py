@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+import tyro
 from jaxtyping import Bool, Float32, UInt8
 from PIL import Image
 from torch import Tensor
@@ -53,7 +54,7 @@ class OneShotConfig:
     if it filled the square, and stretch compares inside the square. exact: the prediction is laid over the picture."""
     side: int | None = None
     """Side of the square, pixels; None: as the decoder's file says, else 352."""
-    text: str = "a photo of a {}."
+    text: Annotated[str, tyro.conf.arg(name="template", aliases=["--text"])] = "a photo of a {}."
     """Sentence around a class name."""
     example_mode: VisualPrompt = "crop_blur_highlight352"
     """How an example is faded and cut."""

@@ -21,6 +21,8 @@ from clip_es.overlay import overlay_heat
 from clip_es.pipelines.clipseg.one_shot import OneShotConfig, one_shot
 from clip_es.pipelines.clipseg.prompt import ask, marked, prompt_page
 from clip_es.pipelines.clipseg.zero_shot import zero_shot
+from clip_es.pipelines.commands.data_source import first
+from clip_es.pipelines.commands.flags import LimitFlag, VocabularyFlag
 from clip_es.pipelines.console import say, show_table, summarize, track
 from clip_es.pipelines.report import GalleryRow, Page
 from clip_es.prompts import load_vocabulary
@@ -73,7 +75,7 @@ class Prompt(_Model):
     """With both an example and texts: how much of each prompt is text, 0..1. 0 asks for them separately."""
     side: int | None = None
     """The picture is resized to a square of this side, pixels. None: as the decoder's file says, else 352."""
-    sentence: str = "{}"
+    sentence: Annotated[str, tyro.conf.arg(name="template", aliases=["--sentence"])] = "{}"
     """Sentence around each text, such as 'a photo of a {}.'"""
     threshold: float = 0.3
     """Probability above which a pixel is marked; published tables use 0.1 to 0.3."""
@@ -128,7 +130,7 @@ class EvaluateReferring(_Model):
     """CSV with the header `image,phrase,mask`."""
     by: Literal["text", "example"] = "text"
     """Prompt with words, or with another picture of the same phrase and its mask."""
-    prompt: str = "{}"
+    prompt: Annotated[str, tyro.conf.arg(name="template", aliases=["--prompt"])] = "{}"
     """Sentence around a phrase."""
     side: int | None = None
     """The picture is resized to a square of this side, pixels. None: as the decoder's file says, else 352."""
@@ -197,8 +199,8 @@ class _Labelled(_Model):
     """Folder with JPEGImages, Annotations, SegmentationClass and ImageSets; `clip-es scenes make` draws one."""
     split: str = "val"
     """Name of a list in ImageSets/Segmentation."""
-    vocabulary: str = "scenes"
-    """voc12, scenes, or a YAML file: the names."""
+    vocabulary: VocabularyFlag = "scenes"
+    limit: LimitFlag = None
     out: Path | None = None
     """Also write the figures to this JSON file."""
 
@@ -209,7 +211,7 @@ class EvaluateZeroShot(_Labelled):
 
     unseen: tuple[str, ...]
     """Classes the decoder was trained without."""
-    prompt: str = "{}"
+    prompt: Annotated[str, tyro.conf.arg(name="template", aliases=["--prompt"])] = "{}"
     """Sentence around a name; the word background is used alone."""
     background_factor: float | None = 3.0
     """Factor on the probability of "background", as published. None: pixels below --threshold are background."""
@@ -222,7 +224,7 @@ class EvaluateZeroShot(_Labelled):
         """Score, print, write."""
         encoder, decoder = self.load()
         vocabulary = load_vocabulary(self.vocabulary)
-        dataset = voc(self.root, self.split, class_id=vocabulary.class_id)
+        dataset = first(voc(self.root, self.split, class_id=vocabulary.class_id), self.limit)
         scores = zero_shot(
             encoder,
             decoder,
@@ -254,7 +256,7 @@ class EvaluateOneShot(_Labelled):
         """Score, print, write."""
         encoder, decoder = self.load()
         vocabulary = load_vocabulary(self.vocabulary)
-        dataset = voc(self.root, self.split, class_id=vocabulary.class_id)
+        dataset = first(voc(self.root, self.split, class_id=vocabulary.class_id), self.limit)
         names = [entry.name for entry in vocabulary.classes]
         scores = one_shot(encoder, decoder, dataset, names, self.config, track=lambda x: track(x, "pictures", len(x)))
         rows = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +11,7 @@ import numpy as np
 import tyro
 
 from clip_es.errors import ConfigError, DataError
-from clip_es.pipelines.commands.flags import OwnVocabularyFlag
+from clip_es.pipelines.commands.flags import LimitFlag, OwnVocabularyFlag
 from clip_es.pipelines.console import say, show_table, summarize, track
 from clip_es.pipelines.evaluate import evaluate, masks_below, pair, read_ids
 from clip_es.prompts.vocabulary_files import classes_of_run, load_vocabulary
@@ -37,6 +38,7 @@ class Evaluate:
     """In place of a vocabulary: how many labels there are, or a text file with one name per line, label 0 first."""
     list_file: Path | None = None
     """Only these pictures, one id per line; one without a mask is reported, and the exit code is 1."""
+    limit: LimitFlag = None
     undecided: Literal["miss", "ignore"] = "miss"
     """A predicted 255 counts against the true class, or not at all."""
     out: Path | None = None
@@ -49,7 +51,8 @@ class Evaluate:
         more = f" and {len(names) - 12} more" if len(names) > 12 else ""
         say(f"{masks}: labels 0 to {len(names) - 1} are {', '.join(names[:12])}{more}")
         ids = None if self.list_file is None else read_ids(self.list_file)
-        pairs = pair(masks, self.truth, ids)
+        every_pair = pair(masks, self.truth, ids)
+        pairs = dict(islice(every_pair.items(), self.limit))
         result = evaluate(
             pairs, len(names), self.undecided, progress=lambda items: track(items, "evaluate", len(pairs))
         )
@@ -67,7 +70,7 @@ class Evaluate:
         shown = figures | ({"miou, with classes only predicted": every} if every != figures["miou"] else {})
         show_table("IoU of each class", ("class", "IoU"), iou.items())
         show_table(f"{result.images} masks", ("figure", "per cent"), shown.items())
-        if ids is None and (alone := len(masks_below(self.truth)) - len(pairs)):
+        if ids is None and (alone := len(masks_below(self.truth)) - len(every_pair)):
             say(
                 f"{alone} pictures with ground truth have no mask and were not counted; "
                 "--list-file compares the masks with a list"

@@ -12,7 +12,7 @@ import tyro
 from clip_es.formats import FORMATS, FormatName, ReadableName, Source, readable
 from clip_es.formats.folder import read_mark
 from clip_es.formats.pictures import PictureMode
-from clip_es.pipelines.commands.flags import OwnVocabularyFlag
+from clip_es.pipelines.commands.flags import LimitFlag, OwnVocabularyFlag
 from clip_es.pipelines.console import bar, say, show_table, summarize
 from clip_es.pipelines.exchange.export import export
 from clip_es.pipelines.exchange.import_masks import OnConflict, import_masks, imported_ids, restore
@@ -43,11 +43,13 @@ class Export:
     vocabulary: OwnVocabularyFlag = None
     split: str | None = None
     """Name of the list or sub-folder; None: train, or default for cvat."""
+    limit: LimitFlag = None
 
     def run(self) -> int:
         """Write the data set."""
         run = Run.open(self.run_folder, self.vocabulary)
-        with bar("export", len(run.image_ids)) as progress:
+        image_ids = run.image_ids[: self.limit]
+        with bar("export", len(image_ids)) as progress:
             made = export(
                 run,
                 self.format,
@@ -56,6 +58,7 @@ class Export:
                 images=self.images,
                 pictures=self.pictures,
                 split=self.split,
+                only=image_ids,
                 done=lambda: progress.advance(progress.task_ids[0]),
             )
         _tell(made.problems, "left out")

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +17,7 @@ import tyro
 from clip_es.errors import ClipEsError, ConfigError, DataError
 from clip_es.masks import CRF_THRESHOLD, read_mask
 from clip_es.metrics.zero_shot import ZeroShotMeter
+from clip_es.pipelines.commands.flags import LimitFlag
 from clip_es.pipelines.console import bar, say, show_table, summarize, track
 from clip_es.pipelines.evaluate import pair, read_ids
 from clip_es.pipelines.extend import Conditions, ExtendData, Named, extend, prepare
@@ -195,6 +196,7 @@ class EvaluateZeroShot:
     """Side of the grid with --eval-grid feature."""
     list_file: Path | None = None
     """Only these pictures, one id a line."""
+    limit: LimitFlag = None
     out: Path | None = None
     """Also write the figures to this JSON file."""
 
@@ -209,6 +211,7 @@ class EvaluateZeroShot:
             include_background=include,
         )
         pairs = pair(self.masks, self.truth, None if self.list_file is None else read_ids(self.list_file))
+        pairs = dict(islice(pairs.items(), self.limit))
         failures: list[str] = []
         for name in track(pairs, "evaluate", len(pairs)):
             try:

@@ -13,6 +13,7 @@ import tyro
 from clip_es.config.presets import preset_for_scenes
 from clip_es.config.run import RunConfig
 from clip_es.encoder import load_encoder
+from clip_es.pipelines.commands.flags import VocabularyFlag, WeightsFlag
 from clip_es.pipelines.console import say, show_table, summarize, track
 from clip_es.pipelines.studies.ladder import Ladder as StudyLadder
 from clip_es.pipelines.studies.ladder import climb_best, measure
@@ -39,10 +40,8 @@ class Ladder:
     scenes: Annotated[ScenesConfig, tyro.conf.arg(name="scenes")] = field(
         default_factory=lambda: ScenesConfig(train=300, val=300)
     )
-    weights: str = "scenes"
-    """scenes or scenes-plain (in the package), or a file."""
-    vocabulary: str = "scenes"
-    """Name of a vocabulary or a YAML file."""
+    weights: WeightsFlag = "scenes"
+    vocabulary: VocabularyFlag = "scenes"
     select: Select = "sharpness"
     """What chooses the templates. sharpness: the half of lower sharpness. share: the five under which labels hold most
     of the softmax against the background words."""

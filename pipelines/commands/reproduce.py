@@ -10,7 +10,7 @@ from clip_es.config.presets import find_preset
 from clip_es.config.run import RunConfig
 from clip_es.errors import ConfigError, DataError
 from clip_es.pipelines.commands.data_source import DataSource
-from clip_es.pipelines.commands.flags import WeightsFlag
+from clip_es.pipelines.commands.flags import LimitFlag, WeightsFlag
 from clip_es.pipelines.commands.masks import Masks, versions
 from clip_es.pipelines.commands.sources import Coco14Source, Voc12Source
 from clip_es.pipelines.console import say, show_table, summarize
@@ -50,6 +50,7 @@ class _Reproduce:
     """Most pictures of one size to encode together."""
     workers: int | None = None
     """Processes for the CRF; 0: none; None: chosen by cores and number of pictures."""
+    limit: LimitFlag = None
 
     def source(self) -> DataSource:
         """The data set."""
@@ -73,6 +74,7 @@ class _Reproduce:
         record = {
             "preset": self.preset,
             "rows": rows,
+            **({} if self.limit is None else {"limit": self.limit}),
             "sha256": self._hashes(),
             "weights": self.weights,
             "versions": versions(),
@@ -90,6 +92,7 @@ class _Reproduce:
             device=self.device,
             batch_size=self.batch_size,
             workers=self.workers,
+            limit=self.limit,
             preset=self.preset,
             report_pictures=0,
             config=config,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from clip_es.config.run import SpectralConfig
 from clip_es.encoder import load_encoder
 from clip_es.encoder.encode import find_device
 from clip_es.joints import Choice, hint
+from clip_es.pipelines.commands.flags import LimitFlag
 from clip_es.pipelines.console import bar, say, summarize
 from clip_es.pipelines.segments import (
     SegmentFolder,
@@ -24,12 +26,14 @@ from clip_es.pipelines.segments import (
     settings_of,
 )
 from clip_es.pipelines.shape_net import ShapeNetConfig, train_shape_net
+from clip_es.records import Problem
 from clip_es.records.unlabeled import unlabeled_pictures
 from clip_es.refine.regions.settings import RegionsConfig
 from clip_es.refine.regions.sources import SOURCES
 from clip_es.refine.regions.superpixels import SuperpixelConfig
 from clip_es.sam.settings import SamConfig
 from clip_es.store.manifest import plain
+from clip_es.types import ImageRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,7 @@ class Segments:
     """Folder of pictures (sub-folders too: a/b.jpg becomes a__b.png), a .txt with one path per line, or one picture."""
     out: Path
     """Folder of the results."""
+    limit: LimitFlag = None
     source: Annotated[
         Annotated[str, Choice(SOURCES, lambda row: row.name != "folder")],
         tyro.conf.arg(help_behavior_hint=hint(SOURCES)),
@@ -53,7 +58,7 @@ class Segments:
     """spectral: the CLIP whose patches are compared: ViT-B/16, ..., scenes (in the package), or a file."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
-    export: Literal["png", "rle"] = "png"
+    export: Annotated[Literal["png", "rle"], tyro.conf.arg(name="format", aliases=["--export"])] = "png"
     """How regions are written: png, numbers of which one lies at each pixel; rle, COCO RLE that keeps overlaps and
     scores. spectral writes png, and with rle its sides to OUT/rle.json too."""
     nodes: int = 2
@@ -70,7 +75,7 @@ class Segments:
         """Regions of a mask generator, or superpixels."""
         config = RegionsConfig(self.source, superpixels=self.superpixels, sam=self.sam)
         find = finder(config, str(find_device(self.device)))
-        records, unusable = unlabeled_pictures(self.images, 1, None, self.out)
+        records, unusable = self._records()
         used = {"sam": self.sam} if self.source == "sam" else {"superpixels": self.superpixels}
         settings = plain({"source": self.source, "export": self.export, **used}, "settings")
         folder = SegmentFolder(self.out, settings, ("regions",))
@@ -85,6 +90,11 @@ class Segments:
         say(f"Regions: {self.out / 'regions'}   For masks: --refine.regions.folder {self.out / 'regions'}")
         return 1 if failed else 0
 
+    def _records(self) -> tuple[Sequence[ImageRecord], Sequence[Problem]]:
+        """The first pictures of the folder, and what is none."""
+        records, unusable = unlabeled_pictures(self.images, 1, None, self.out)
+        return records[: self.limit], unusable
+
     @staticmethod
     def _summarize(pictures: int, todo: int, failed: int) -> None:
         summarize({"pictures": pictures, "done_before": pictures - todo, "failed": failed})
@@ -92,7 +102,7 @@ class Segments:
     def _spectral(self) -> int:
         encoder = load_encoder(self.weights, device=self.device)
         config = SegmentsConfig(self.spectral, self.nodes)
-        records, unusable = unlabeled_pictures(self.images, 1, None, self.out)
+        records, unusable = self._records()
         folder = SegmentFolder(self.out, settings_of(config, encoder))
         todo = [record for record in records if not folder.has(record.image_id)]
         say(f"{len(records)} pictures, {len(records) - len(todo)} done before, {len(todo)} to do")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -15,7 +16,7 @@ from clip_es.config.stages import LabelSource
 from clip_es.errors import DataError
 from clip_es.masks import write_mask
 from clip_es.pipelines.commands.data_source import DataSource, OnSource, S
-from clip_es.pipelines.commands.flags import DataVocabularyFlag
+from clip_es.pipelines.commands.flags import DataVocabularyFlag, LimitFlag
 from clip_es.pipelines.commands.sweep import write_failures
 from clip_es.pipelines.console import bar, say, summarize
 from clip_es.prompts import Vocabulary
@@ -113,6 +114,7 @@ class Truth(OnSource[S]):
     out: Path
     """Folder for <id>.png (mode P, VOC palette) and, where something failed, failures.csv. Files are written anew."""
     vocabulary: DataVocabularyFlag = "voc12"
+    limit: LimitFlag = None
 
     def run(self) -> int:
         """Write the masks, with a progress bar."""
@@ -120,8 +122,9 @@ class Truth(OnSource[S]):
         masks = self.source.painted(words) if isinstance(self.source, _AnnotatedCoco) else rewritten(self.source, words)
         failed, seen, done = list(masks.problems), set[str](), 0
         make_folder(self.out)
-        with bar("truth", masks.count) as progress:
-            for image_id, paint_it in masks.masks:
+        count = masks.count if self.limit is None else min(masks.count, self.limit)
+        with bar("truth", count) as progress:
+            for image_id, paint_it in islice(masks.masks, self.limit):
                 try:
                     check_id(image_id, "the annotations")
                     if image_id in seen:

@@ -157,3 +157,57 @@ def test_the_other_shells_have_the_same_words():
 def test_settings_that_are_not_there_are_missed_by_name(tmp_path):
     with pytest.raises(DataError, match="there is no such file"):
         parse(Masks, "clip-es", ["--out", "run", "--config", str(tmp_path / "none.yaml")], "voc12")
+
+
+def line_of(capsys, *words: str) -> dict:
+    """What the one line says that a command prints."""
+    capsys.readouterr()
+    code = main([*words, "--json"])
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    told = json.loads(out)
+    assert told["exit_code"] == code
+    return told
+
+
+def test_every_command_on_a_run_says_in_its_line_what_it_found(golden_voc, tmp_path, capsys):
+    run, truth = str(tmp_path / "run"), str(golden_voc / "SegmentationClassAug")
+    assert masks(golden_voc, tmp_path / "run") == 0
+    assert line_of(capsys, "evaluate", run, "--truth", truth)["images"] == 3
+    assert line_of(capsys, "evaluate", run, "--truth", truth, "--limit", "1")["images"] == 1
+    told = line_of(capsys, "check", run)
+    assert (told["pictures"], told["problems"]) == (3, 0)
+    told = line_of(capsys, "check", "voc12", "--root", str(golden_voc), "--no-estimate")
+    assert (told["entries"], told["usable"]) == (3, 3)
+    told = line_of(capsys, "export", run, "--format", "voc", "--out", f"{run}-voc", "--limit", "2")
+    assert (told["pictures"], told["left_out"]) == (2, 0)
+    told = line_of(capsys, "worst", run, "--count", "2", "--out", f"{run}-worst")
+    assert told["pictures"] == len(told["worst"]) == 2
+    told = line_of(capsys, "import", run, "--format", "labelme", "--from", f"{run}-worst")
+    assert (told["edited"], told["unchanged"], told["refused"]) == (0, 2, 0)
+    told = line_of(capsys, "truth", "voc12", "--root", str(golden_voc), "--out", f"{run}-truth", "--limit", "2")
+    assert (told["masks"], told["failed"]) == (2, 0)
+    assert line_of(capsys, "restore", run)["error"]["kind"] == "ConfigError"
+
+
+def test_commands_that_go_through_pictures_take_a_limit(flags):
+    on_pictures = {name: of for name, of in flags.items() if name.split()[0] in GOES_THROUGH and name != "check"}
+    without = {name for name, of in on_pictures.items() if "--limit" not in of.values}
+    assert without == set()
+
+
+GOES_THROUGH = {
+    *("masks", "refine", "check", "truth", "oracle", "predict", "segments", "evaluate", "evaluate-zero-shot"),
+    *("export", "reproduce"),
+}
+
+
+def test_former_names_of_flags_are_still_known(flags):
+    for name, former, now in (
+        ("prompt", "--sentence", "--template"),
+        ("evaluate-clipseg referring", "--prompt", "--template"),
+        ("evaluate-clipseg zero-shot", "--prompt", "--template"),
+        ("evaluate-clipseg one-shot", "--text", "--template"),
+        ("segments", "--export", "--format"),
+    ):
+        assert {former, now} <= flags[name].values.keys()
