@@ -1,6 +1,6 @@
 """Spoilt files of every kind, fed to every reader: who crashes, hangs, takes all memory or leaves its folder?
 
-    python benchmarks/malformed.py [--cases 6000] [--seed 0] [--only JPEG "label CSV"] [--out runs/bench]
+    python benchmarks/malformed.py [--cases 6000] [--seed 0] [--only JPEG "labels csv labels.csv"] [--out runs/bench]
 
 Each case is a sound file of a kind, spoilt by bits, bytes, lengths, tokens and pieces of other files, half of them
 below checksums and compression (PNG chunks, members of archives, values of a JSON tree). A process of its own reads it;
@@ -169,12 +169,12 @@ class Campaign:
     def show(self, names: list[str]) -> dict[str, int]:
         """Print the table; returns the totals."""
         columns = ("cases", "refused", "accepted", *BAD)
-        print(f"{'reader':24}" + "".join(f"{column:>12}" for column in columns) + f"{'MiB':>6}{'kept':>6}{'CPU s':>7}")
+        print(f"{'reader':36}" + "".join(f"{column:>12}" for column in columns) + f"{'MiB':>6}{'kept':>6}{'CPU s':>7}")
         for name in names:
             row = "".join(f"{self.counts[name][column]:12d}" for column in columns)
-            print(f"{name:24}{row}{self.growth[name]:6d}{self.kept[name]:6d}{self.seconds[name]:7.2f}")
+            print(f"{name:36}{row}{self.growth[name]:6d}{self.kept[name]:6d}{self.seconds[name]:7.2f}")
         totals = {column: sum(self.counts[name][column] for name in names) for column in columns}
-        print(f"{'all':24}" + "".join(f"{totals[column]:12d}" for column in columns))
+        print(f"{'all':36}" + "".join(f"{totals[column]:12d}" for column in columns))
         for trouble in self.troubles[:40]:
             print(f"\n{trouble['kind']}: {trouble['reader']} case {trouble['case']}\n{trouble['detail']}")
         return totals

@@ -25,12 +25,13 @@ import malformed_mutations as spoilt
 import malformed_shards
 import numpy as np
 import torch
+from malformed_labels import LABEL_SAMPLES, PICTURES, Sample
 from PIL import Image, features
 from safetensors.torch import save
 
 from clip_es.config.run import REFERENCE, ImageConfig
 from clip_es.encoder import CLIP, TowerSizes, build_encoder, read_state_dict
-from clip_es.errors import ClipEsError
+from clip_es.errors import ClipEsError, DataError
 from clip_es.formats import FORMATS, Source
 from clip_es.images import look_at, read_picture
 from clip_es.localize.clipseg.decoder import Decoder, DecoderSizes
@@ -199,11 +200,11 @@ def confidence(path: Path, home: Path) -> None:
 
 
 def pictures_at(home: Path) -> Path:
-    """A data set whose pictures are sound: `a.jpg`, `b.png` and `in/c.jpg`, in several layouts."""
+    """A data set whose pictures are sound, those of `PICTURES`, in several layouts."""
     root = home / "pictures"
     if not root.exists():
         (root / "in").mkdir(parents=True)
-        for name in ("a.jpg", "b.png", "in/c.jpg"):
+        for name in PICTURES:
             noise(9, 11).save(root / name)
         (home / "outside").mkdir(exist_ok=True)
         noise(9, 11).save(home / "outside" / "escaped.jpg")
@@ -241,131 +242,38 @@ def class_id(name: str) -> int:
 VOCABULARY = load_vocabulary("voc12")
 
 
-def csv_seeds(home: Path) -> list[bytes]:
-    pictures_at(home)
-    return [
-        b'image,labels\na.jpg,cat;dog\nb.png,"car"\nin/c.jpg,cat\n',
-        b'\xef\xbb\xbflabels,other,image\r\ncat; dog,x,"a.jpg"\r\ncar,y,b.png\r\n',
-    ]
+def label_seeds(sample: Sample) -> Callable[[Path], list[bytes]]:
+    def seeds(home: Path) -> list[bytes]:
+        pictures_at(home)
+        return list(sample.contents)
+
+    return seeds
 
 
-def table(path: Path, home: Path) -> None:
-    safe(folder(home / "pictures", path, class_id=class_id, class_count=20, truth=home / "pictures"), home / "pictures")
+def tool(sample: Sample) -> Callable[[Path, Path], None]:
+    """A file of labels, also as the source of a vocabulary."""
+
+    def read(path: Path, home: Path) -> None:
+        for name, content in sample.beside:
+            (path.parent / name).parent.mkdir(exist_ok=True)
+            (path.parent / name).write_bytes(content)
+        pictures = home / "pictures"
+        try:
+            safe(folder(pictures, path, class_id=class_id, class_count=20, truth=pictures), pictures)
+        finally:
+            try:
+                names = set() if sample.format == "npy" else label_names(path)
+            except DataError as error:
+                if "numbers its classes" not in str(error):
+                    raise
+                names = set()
+        assert all(isinstance(name, str) and name for name in names)
+
+    return read
 
 
-def jsonl_seeds(home: Path) -> list[bytes]:
-    pictures_at(home)
-    rows = [{"image": "a.jpg", "labels": ["cat", "dog"]}, {"image": "b.png", "labels": "car", "more": {"x": [1]}}]
-    return ["".join(json.dumps(row) + "\n" for row in rows).encode()]
-
-
-def text_seeds(home: Path) -> list[bytes]:
-    pictures_at(home)
-    return [b"a.jpg cat dog\nb.png car\nin/c.jpg 3 4\n", b"a 15 9\nb 0\n"]
-
-
-def one_hot_seeds(home: Path) -> list[bytes]:
-    pictures_at(home)
-    return [b"image,cat,dog,car\na.jpg,1,1,0\nb.png,0,0,1\n", b'file,"cat",dog\r\na,True,\r\nin/c.jpg,0.0,1.0\r\n']
-
-
-def metadata_seeds(home: Path) -> list[bytes]:
-    pictures_at(home)
-    rows = [
-        {"file_name": "a.jpg", "label": "cat"},
-        {"file_name": "b.png", "labels": ["dog", 6]},
-        {"file_name": "in/c.jpg", "objects": {"bbox": [[1, 2, 3, 4]], "categories": ["cat"]}},
-    ]
-    return ["".join(json.dumps(row) + "\n" for row in rows).encode()]
-
-
-def labelme_seeds(home: Path) -> list[bytes]:
-    pictures_at(home)
-    shape = {"label": "dog", "points": [[1, 1], [4, 4]], "shape_type": "rectangle", "flags": {}}
-    tree = {"version": "5.5.0", "flags": {"cat": True, "car": False}, "shapes": [shape], "imagePath": "..\\in\\c.jpg"}
-    tree |= {"imageData": None, "imageHeight": 9, "imageWidth": 11, "tags": ["car"]}
-    return [json.dumps(tree).encode()]
-
-
-def label_zip_seeds(home: Path) -> list[bytes]:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("set/a.json", labelme_seeds(home)[0])
-        archive.writestr("set/b.json", json.dumps({"flags": {"cat": True}, "shapes": [], "imagePath": "b.png"}))
-    return [file.getvalue()]
-
-
-def cvat_seeds(home: Path) -> list[bytes]:
-    pictures_at(home)
-    head = '<?xml version="1.0" encoding="utf-8"?><annotations><version>1.1</version><meta><job/></meta>'
-    box = '<box label="dog" xtl="1" ytl="1" xbr="4" ybr="4" occluded="0"><attribute name="a">b</attribute></box>'
-    one = f'<image id="0" name="a.jpg" width="11" height="9"><tag label="cat" source="manual"/>{box}</image>'
-    return [f'{head}{one}<image id="1" name="in/c.jpg"><tag label="car"/></image></annotations>'.encode()]
-
-
-def datumaro_seeds(home: Path) -> list[bytes]:
-    pictures_at(home)
-    labels = {"label": {"labels": [{"name": "cat", "parent": ""}, {"name": "dog"}], "attributes": []}}
-    marks = [{"id": 0, "type": "label", "label_id": 0}, {"type": "bbox", "label_id": 1, "bbox": [1, 1, 2, 2]}]
-    items = [
-        {"id": "a", "annotations": marks, "image": {"path": "a.jpg", "size": [9, 11]}},
-        {"id": "in/c", "annotations": marks[:1], "media": {"path": ""}},
-    ]
-    return [json.dumps({"info": {}, "categories": labels, "items": items}).encode()]
-
-
-def label_studio_seeds(home: Path) -> list[bytes]:
-    pictures_at(home)
-    results = [
-        {"type": "choices", "from_name": "c", "to_name": "i", "value": {"choices": ["cat", "dog"]}},
-        {"type": "taxonomy", "from_name": "t", "to_name": "i", "value": {"taxonomy": [["animal", "cat"]]}},
-        {"type": "rectanglelabels", "from_name": "r", "to_name": "i", "value": {"x": 1, "rectanglelabels": ["car"]}},
-    ]
-    places = ["/data/upload/1/9b1deb4d-a.jpg", "/data/local-files/?d=x%2Fb.png", "s3://bucket/in/c.jpg"]
-    tasks = [
-        {"id": n, "data": {"image": place}, "annotations": [{"result": results[:n], "was_cancelled": n == 3}]}
-        for n, place in enumerate(places, start=1)
-    ]
-    short = [{"image": places[0], "choice": "cat", "annotation_id": 1, "boxes": [{"rectanglelabels": ["dog"]}]}]
-    return [json.dumps(tasks).encode(), json.dumps(short).encode()]
-
-
-def fiftyone_seeds(home: Path) -> list[bytes]:
-    pictures_at(home)
-    labels = {"classes": ["cat", "dog"], "labels": {"a": 0, "b": [1, 0], "in/c": {"label": 1, "confidence": 0.5}}}
-    one = {"_cls": "Classification", "label": "cat"}
-    many = {"_cls": "Classifications", "classifications": [one, {"_cls": "Classification", "label": "dog"}]}
-    samples = [
-        {"filepath": "/x/a.jpg", "ground_truth": one, "guess": many},
-        {"filepath": "b.png", "ground_truth": many},
-    ]
-    return [json.dumps(labels).encode(), json.dumps({"samples": samples}).encode()]
-
-
-def coco_label_seeds(home: Path) -> list[bytes]:
-    pictures_at(home)
-    images = [{"id": 1, "file_name": "photos/a.jpg"}, {"id": 2, "file_name": "in/c.jpg"}]
-    things = [{"id": n, "image_id": 1 + n % 2, "category_id": 7, "bbox": [1, 1, 2, 2]} for n in range(3)]
-    return [json.dumps({"images": images, "annotations": things, "categories": [{"id": 7, "name": "cat"}]}).encode()]
-
-
-def tool(path: Path, home: Path) -> None:
-    """A file of a labelling tool, also as the source of a vocabulary."""
-    try:
-        table(path, home)
-    finally:
-        names = label_names(path)
-    assert all(isinstance(name, str) and name for name in names)
-
-
-def array_seeds(home: Path) -> list[bytes]:
-    pictures_at(home)
-    rows = np.zeros((3, 20), dtype=np.float32)
-    rows[0, 1] = rows[1, 2] = rows[2, [3, 4]] = 1
-    plain, wrapped = io.BytesIO(), io.BytesIO()
-    np.save(plain, rows)
-    np.save(wrapped, np.array({"a": rows[0], "b": rows[1]}, dtype=object), allow_pickle=True)
-    return [plain.getvalue(), wrapped.getvalue()]
+BELOW = {".json": spoilt.below_json, ".jsonl": spoilt.below_json, ".zip": spoilt.below_zip}
+"""How files of labels are spoilt below their brackets and checksums."""
 
 
 def coco_list_seeds(home: Path) -> list[bytes]:
@@ -715,19 +623,10 @@ READERS = (
     Reader("VOC id list", "list.txt", id_list_seeds, id_list),
     Reader("COCO label list", "list.txt", coco_list_seeds, coco_list),
     Reader("COCO JSON", "instances.json", coco_seeds, coco, spoilt.below_json),
-    Reader("label CSV", "labels.csv", csv_seeds, table),
-    Reader("label JSONL", "labels.jsonl", jsonl_seeds, table, spoilt.below_json),
-    Reader("label text", "labels.txt", text_seeds, table),
-    Reader("label npy", "labels.npy", array_seeds, table),
-    Reader("one-hot CSV", "labels.csv", one_hot_seeds, tool),
-    Reader("Hugging Face metadata", "metadata.jsonl", metadata_seeds, tool, spoilt.below_json),
-    Reader("labelme labels", "a.json", labelme_seeds, tool, spoilt.below_json),
-    Reader("zip of labels", "labels.zip", label_zip_seeds, tool, spoilt.below_zip),
-    Reader("CVAT XML", "annotations.xml", cvat_seeds, tool),
-    Reader("Datumaro JSON", "default.json", datumaro_seeds, tool, spoilt.below_json),
-    Reader("Label Studio labels", "export.json", label_studio_seeds, tool, spoilt.below_json),
-    Reader("FiftyOne labels", "labels.json", fiftyone_seeds, tool, spoilt.below_json),
-    Reader("COCO labels", "labels.json", coco_label_seeds, tool, spoilt.below_json),
+    *(
+        Reader(row.name, row.file, label_seeds(row), tool(row), BELOW.get(Path(row.file).suffix))
+        for row in LABEL_SAMPLES
+    ),
     Reader("PhraseCut JSON", "refer.json", phrasecut_seeds, phrasecut, spoilt.below_json),
     Reader("phrase CSV", "phrases.csv", phrase_seeds, phrase_table),
     Reader("vocabulary YAML", "words.yaml", vocabulary_seeds, vocabulary),

@@ -132,7 +132,7 @@ class Labels:
                     continue
                 step = "Fix the file, or pass --on-bad-label skip."
                 if "," in name:
-                    step = f"Several labels are separated by ';', not by ','. {step}"
+                    step = f"Several labels in one cell? Pass --label-separator ','. {step}"
                 raise DataError(
                     error.what,
                     where=where,

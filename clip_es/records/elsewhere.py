@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Iterator
 from urllib.parse import parse_qs, unquote, urlsplit
 
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|/data/")
-_UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")
-"""What Label Studio puts before the name of an uploaded file."""
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|/data/|/tasks/")
+_UPLOADED = re.compile(r"(?:[0-9a-f]{8}-|\?d=)(?=.)")
+"""What Label Studio puts before the name of an uploaded file, or leaves there of a local one in its YOLO and VOC."""
 
 _UPLOAD = re.compile(r"/data/upload/(?:[0-9]+/)?[0-9a-f]{8}-([^/]+)")
 _NOT_KEPT = re.compile(r"[^-\w.]")
@@ -21,7 +22,7 @@ def tails(stated: str) -> Iterator[str]:
     """The ends of a stated path, the longest first: `a/b/c.jpg`, `b/c.jpg`, `c.jpg`; none of them leads upwards.
 
     An address is taken apart first: `/data/local-files/?d=a/b%20c.jpg` ends in `a/b c.jpg`. What `..` stands behind is
-    left out. The last part is also tried without the eight hexadecimal digits that an upload puts before it.
+    left out. The last part is also tried without what an upload puts before it.
     """
     path = stated[:_LONGEST]
     if _ADDRESS.match(path):
@@ -59,7 +60,11 @@ def _path_of(address: str) -> str:
         asked = parse_qs(parts.query)
     except ValueError:
         return address
-    for key in ("d", "fileuri"):
-        if key in asked:
-            return asked[key][-1]
+    if "d" in asked:
+        return asked["d"][-1]
+    if "fileuri" in asked:  # The address of a file in a bucket, packed by Label Studio.
+        try:
+            return _path_of(b64decode(asked["fileuri"][-1][:_LONGEST]).decode())
+        except ValueError:
+            return asked["fileuri"][-1]
     return unquote(parts.path)

@@ -10,7 +10,7 @@ import os
 from array import array
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -141,6 +141,33 @@ class Tree:
         at = bisect_left(names, wanted)
         # A disk that takes A.JPG for a.jpg knows better than the list of names.
         return (at < len(names) and names[at] == wanted) or (self.top / inner).is_file()
+
+
+class ByName:
+    """In which folders there is a picture of a name: twelve bytes for each picture, and the folders."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        """`names`: relative to the top, with / for sub-folders."""
+        folders: dict[str, int] = {}
+        hashes, places = array("q"), array("i")
+        for inner in names:
+            folder, _, name = inner.rpartition("/")
+            hashes.append(hash(name))
+            places.append(folders.setdefault(folder, len(folders)))
+        order = np.argsort(np.frombuffer(hashes, np.int64), kind="stable")
+        self._hashes = np.frombuffer(hashes, np.int64)[order]
+        self._places = np.frombuffer(places, np.int32)[order]
+        self._folders = list(folders)
+        self._parts = {part for folder in folders for part in folder.split("/") if part}
+
+    def folders(self, name: str) -> list[str]:
+        """The folders that have one, in the order in which they came."""
+        first, last = np.searchsorted(self._hashes, hash(name)), np.searchsorted(self._hashes, hash(name), "right")
+        return [self._folders[k] for k in sorted(self._places[first:last].tolist())]
+
+    def knows_one(self, parts: Iterable[str]) -> bool:
+        """Whether a folder is called like one of these."""
+        return not self._parts.isdisjoint(parts)
 
 
 def picture_names(top: Path, suffixes: tuple[str, ...] = PICTURES) -> Iterator[str]:

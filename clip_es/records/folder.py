@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -9,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from clip_es.errors import DataError
 from clip_es.records.dataset import At, ClassId, Dataset, Entry, Labels, LeftOut, OnBadLabel, check_id, collect, refuse
 from clip_es.records.elsewhere import tails
-from clip_es.records.file_listing import MASKS, PICTURES, SEPARATOR, Listing, Place, Tree
+from clip_es.records.file_listing import MASKS, PICTURES, SEPARATOR, ByName, Listing, Place, Tree
 from clip_es.records.labels.formats import open_labels
-from clip_es.records.labels.lines import Asked, LabelTable, Line, Lines
+from clip_es.records.labels.lines import Asked, LabelTable, Line, Lines, beside
 from clip_es.records.packed_records import Records, Row
 from clip_es.records.picture_files import Uploads
 from clip_es.records.stored.pictures import FilesOf, StoredTree, names_below
@@ -33,6 +34,7 @@ def folder(
     labelled: bool = True,
     labels_format: str | None = None,
     label_field: str | None = None,
+    label_separator: str | None = None,
 ) -> Dataset:
     """Read pictures and labels. `images` is a folder, or an address on object storage.
 
@@ -61,7 +63,9 @@ def folder(
         LabelTable(_pictures(images, word, names_below(images, tree)), class_id, partial(At, table.name, "picture"))
         if word
         else open_labels(
-            table, Asked(class_id, class_count, partial(names_below, images, tree), label_field), labels_format
+            table,
+            Asked(class_id, class_count, partial(names_below, images, tree), label_field, label_separator),
+            labels_format,
         )
     )
     lookup = Labels(file.class_id, on_bad_label, labelled)
@@ -71,6 +75,7 @@ def folder(
     origin = FilesOf(tree.place) if tree else None
     find = (lambda inner: inner) if word else finder.anywhere if file.anywhere else finder
     where = file.where
+    base = _below(images, table) if file.anywhere and not tree else ""
     places: dict[str, int] = {}
 
     def read(line: Line, name: str, parts: tuple[str, str], number: int) -> Row | LeftOut:
@@ -108,13 +113,20 @@ def folder(
             if isinstance(line, DataError):
                 yield Entry(str(where(number)), number, refuse(line))
             else:
-                name = line.image if file.anywhere else _tidy(line.image)
+                name = beside(f"{base}labels", line.image) if file.anywhere else _tidy(line.image)
                 parts = _split(name)
                 image_id = parts[0].replace("/", SEPARATOR) or str(where(number))
                 yield Entry(image_id, number, partial(read, line, name, parts, number))
 
     find_truth = masks.find if masks else None
     return collect(f"folder {images.name}", entries(), lookup, records, find_truth, table, where)
+
+
+def _below(images: Path, table: Path) -> str:
+    """The folder of a file of labels below that of the pictures, which tools then name as seen from it."""
+    folder = table if table.is_dir() else table.parent
+    inner = os.path.relpath(folder.resolve(), images.resolve())
+    return "" if inner == "." or inner.startswith("..") else f"{Path(inner).as_posix()}/"
 
 
 def _pictures(images: Path, word: str, names: Iterable[str]) -> Lines:
@@ -142,13 +154,41 @@ class _Finder:
         self._images = images
         self._tree = Tree(images) if stored is None else stored
         self._uploads = Uploads(images) if stored is None else None
+        self._stored = stored
+        self._by_name: ByName | None = None
         self._by_id: Callable[[str], str | None] | None = None if stored is None else stored.by_id
 
     def anywhere(self, stated: str) -> str | None:
         """The picture whose path below the folder is what a stated path ends with, the longest such end; or which
-        Label Studio gave that name when it was uploaded. Raises DataError: several may be meant."""
-        found = self._uploads.find(stated) if self._uploads else None
-        return found or next((found for tail in tails(stated) if (found := self(tail))), None)
+        Label Studio gave that name when it was uploaded.
+
+        Where there is none, and the folder that is stated is none of those below: the only picture of this name.
+        Raises DataError: several may be meant.
+        """
+        uploaded = self._uploads.find(stated) if self._uploads else None
+        if uploaded:
+            return uploaded
+        ends = list(tails(stated))
+        found = next((found for tail in ends if (found := self(tail))), None)
+        return found or (self._alone(ends) if ends else None)
+
+    def _alone(self, ends: list[str]) -> str | None:
+        if self._by_name is None:
+            self._by_name = ByName(names_below(self._images, self._stored))
+        if self._by_name.knows_one(ends[0].split("/")[:-1]):
+            return None
+        for name in dict.fromkeys(end.rpartition("/")[2] for end in ends):
+            found = self._by_name.folders(name)
+            if len(found) > 1:
+                raise DataError(
+                    f"names the picture {printable(name)!r}, which lies in several folders",
+                    where=self._images,
+                    found=printable(", ".join(found[:4])),
+                    next_step="Pass the one that is meant as --images.",
+                )
+            if found:
+                return f"{found[0]}/{name}"
+        return None
 
     def __call__(self, name: str) -> str | None:
         if self._tree.has(name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import os
 import re
@@ -25,11 +26,11 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def read_lines(path: Path, opened: Any = None) -> Iterator[tuple[int, str | DataError]]:
-    """Lines of a UTF-8 text file with their numbers, blank ones left out; any line ending, with or without a mark.
+    """Lines of a text file with their numbers, blank ones left out; any line ending. UTF-8, or UTF-16 with its mark.
 
     Only a piece of the file is in memory at a time. A line that is not text comes as the error it is, so that the
     others go on. `opened`: the file, where it is open already, as a member of an archive is.
-    Raises DataError: the file is missing, damaged, too large, or UTF-16.
+    Raises DataError: the file is missing, damaged or too large.
     """
     for number, line in enumerate(_raw_lines(path, opened), start=1):
         if line is None:
@@ -60,12 +61,16 @@ def _raw_lines(path: Path, opened: Any) -> Iterator[bytes | None]:
             if status and stat.S_ISREG(status.st_mode) and status.st_size > LARGEST_TEXT:
                 raise _too_large(path)
             total, rest, skipping = 0, b"", False
+            wide: codecs.IncrementalDecoder | None = None
             while chunk := file.read(_CHUNK):
                 if total == 0:
-                    if chunk.startswith((b"\xff\xfe", b"\xfe\xff")):
-                        raise DataError("is a UTF-16 file", where=path, expected="UTF-8", next_step="Save it as UTF-8.")
-                    chunk = chunk.removeprefix(b"\xef\xbb\xbf")
+                    if chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                        # What is no character of it becomes one that no name has.
+                        wide = codecs.getincrementaldecoder("utf-16")("replace")
+                    chunk = chunk.removeprefix(codecs.BOM_UTF8)
                 total += len(chunk)
+                if wide:
+                    chunk = wide.decode(chunk).encode()
                 if total > LARGEST_TEXT:
                     raise _too_large(path)
                 lines = (rest + chunk).splitlines(keepends=True)
@@ -106,10 +111,10 @@ def read_whole(path: Path, largest: int, what: str, start: int = 0) -> bytes:
     return b"".join(pieces)
 
 
-def csv_cells(line: str, where: str) -> list[str] | DataError:
+def csv_cells(line: str, where: str, delimiter: str = ",") -> list[str] | DataError:
     """Cells of one line. No name holds a line break, so an opening quote without an end spoils only its own line."""
     try:
-        return next(csv.reader([line], strict=True, skipinitialspace=True))
+        return next(csv.reader([line], strict=True, skipinitialspace=True, delimiter=delimiter))
     except csv.Error as error:
         return DataError(
             "is not a row of a CSV file",

@@ -332,6 +332,8 @@ class FolderSource(DataSource):
     labels_format: LabelsFormatFlag = None
     label_field: str | None = None
     """Column or field that holds the labels, where a file has several."""
+    label_separator: str | None = None
+    """What stands between several labels of one cell of a table; None: ; or |."""
     truth: Path | None = None
     """Folder of ground-truth masks with the pictures' names, for figures that need it."""
 
@@ -350,7 +352,7 @@ class FolderSource(DataSource):
             where, names = self.images, {name.split("/")[0] for name in self._picture_names() if "/" in name}
         elif self.label_source == "given":
             where = Path(self.labels)
-            names = label_names(where, self.labels_format, self.label_field)
+            names = label_names(where, self.labels_format, self.label_field, self.label_separator)
         else:
             raise ConfigError(
                 "which classes are to be looked for?",
@@ -386,6 +388,7 @@ class FolderSource(DataSource):
             labelled=reading.labelled,
             labels_format=self.labels_format,
             label_field=self.label_field,
+            label_separator=self.label_separator,
         )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_es.records.coco.file import CocoFile, checked
-from clip_es.records.labels.lines import Asked, LabelFiles, LabelTable, Lines, bad_entry, labelled
+from clip_es.records.labels.lines import Asked, LabelFiles, LabelTable, Lines, bad_entry, beside, labelled, merged
 
 _LISTS = ("images", "annotations", "categories")
 
@@ -17,10 +17,16 @@ def fits(tree: Any) -> bool:
 
 
 def coco(files: LabelFiles, names: tuple[str, ...], asked: Asked) -> LabelTable:
-    """Every picture of the files."""
+    """Every picture of the files; one that several files list, as COCO's own do, has the labels of all."""
     found = [checked(files.tree(name), Path(name)) for name in names]
     classes = tuple(dict.fromkeys(name for file in found for name in file.names.values()))
-    return LabelTable(_lines(found), asked.class_id, files.at(names, "image"), classes, anywhere=True)
+    return LabelTable(
+        merged(_lines(found)) if len(found) > 1 else _lines(found),
+        asked.class_id,
+        files.at(names, "image"),
+        classes,
+        anywhere=True,
+    )
 
 
 def _lines(files: list[CocoFile]) -> Lines:
@@ -32,4 +38,5 @@ def _lines(files: list[CocoFile]) -> Lines:
             if not isinstance(name, str) or not name:
                 yield number, bad_entry("has no file_name", f"{file.path.name} image {number}", "a name", image)
             else:
-                yield number, labelled(name, (file.names[thing["category_id"]] for thing in file.objects(image)))
+                labels = (file.names[thing["category_id"]] for thing in file.objects(image))
+                yield number, labelled(beside(file.path.as_posix(), name), labels)

@@ -109,7 +109,10 @@ def _sample(sample: Any, fields: tuple[str, ...], where: str) -> Any:
         kind = _kind(value)
         items = [value] if kind in _ONE else value.get(_LISTS[kind]) if kind in _LISTS else []
         for item in items if isinstance(items, list) else [items]:
-            label = text_of(item.get("label")) if isinstance(item, dict) else None
+            told = item.get("label") if isinstance(item, dict) else item
+            if told is None and isinstance(item, dict):
+                continue  # An object that nobody named.
+            label = text_of(told) if isinstance(item, dict) else None
             if label is None:
                 raise bad_entry(f"has no label in {field}", where, '{"_cls": "Classification", "label": "cat"}', value)
             found.append(label)

@@ -20,14 +20,24 @@ from clip_es.records.labels import (
     datumaro,
     fiftyone,
     huggingface,
+    json_lists,
     label_studio,
     labelme,
+    pascal_voc,
     tables,
+    yolo,
 )
+from clip_es.records.labels.cells import head_of, kind_of
 from clip_es.records.labels.lines import Asked, LabelFiles, LabelTable
+from clip_es.records.text_files import printable
 
 _LOOKED_AT = 8
-"""Files of a folder or an archive that are looked at to find its format."""
+"""Files of a folder or an archive that are looked at to find its format, empty ones not counted."""
+
+_MOST_EMPTY = 1000
+
+_CELLS = (".csv", ".tsv")
+_SHEETS = (".xlsx", ".xls", ".ods")
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,8 @@ class LabelFormat:
     """How its files end, in lower case."""
     fits: Callable[[Any], bool]
     """Whether a file with this suffix is of the format, judging by what stands in it: the whole of a JSON file, the
-    first object of JSON lines, the first two rows of a CSV file, the outermost element of an XML file."""
+    first object of JSON lines, the first two rows of a table, the first line of a text, the outermost element of
+    XML; None where the file is empty."""
     read: Callable[[LabelFiles, tuple[str, ...], Asked], LabelTable]
     """From the files of the format to their labels. Raises DataError: a file as a whole is not usable."""
     in_folders: bool = True
@@ -52,16 +63,28 @@ def _always(_: Any) -> bool:
     return True
 
 
+def _is_table(name: str) -> Callable[[Any], bool]:
+    """Whether the first two lines of a table are those of a format."""
+    return lambda head: isinstance(head, tuple) and kind_of(head) == name
+
+
 LABEL_FORMATS: Table[LabelFormat] = Table(
     "format of labels",
     "clip_es.label_formats",
     [
-        LabelFormat("csv", "a table with the columns image and labels", (".csv",), tables.is_csv, tables.csv),
+        LabelFormat("csv", "a table with the columns image and labels", _CELLS, _is_table("csv"), tables.csv),
+        LabelFormat(
+            "csv-rows",
+            "a table with a column of pictures and one of labels, a row for each label or object",
+            _CELLS,
+            _is_table("csv-rows"),
+            tables.csv_rows,
+        ),
         LabelFormat(
             "one-hot-csv",
             "a table with a column of 0 and 1 for each class",
-            (".csv",),
-            tables.is_one_hot,
+            _CELLS,
+            _is_table("one-hot-csv"),
             tables.one_hot,
         ),
         LabelFormat(
@@ -75,27 +98,57 @@ LABEL_FORMATS: Table[LabelFormat] = Table(
             "text",
             "lines of a picture and its labels with blanks between",
             (".txt", ".lst"),
-            _always,
+            lambda line: not yolo.fits(line),
             tables.text,
-            False,
+            in_folders=False,
         ),
         LabelFormat(
             "npy", "a one-hot array, or a dictionary of its rows", (".npy",), _always, arrays.npy, in_folders=False
         ),
         LabelFormat(
+            "json",
+            "JSON with pictures as keys, or a list of objects with a picture and labels",
+            (".json",),
+            json_lists.is_json,
+            json_lists.json,
+        ),
+        LabelFormat(
             "huggingface",
             "the metadata file of a Hugging Face folder",
-            (".jsonl", ".csv"),
-            lambda head: huggingface.is_csv(head) if isinstance(head, list) else huggingface.is_jsonl(head),
+            (".jsonl", *_CELLS),
+            lambda head: _is_table("huggingface")(head) or huggingface.is_jsonl(head),
             huggingface.huggingface,
         ),
         LabelFormat(
             "labelme", "labelme's or X-AnyLabeling's JSON of each picture", (".json",), labelme.fits, labelme.labelme
         ),
         LabelFormat(
-            "label-studio", "Label Studio's JSON or JSON-MIN", (".json",), label_studio.fits, label_studio.label_studio
+            "label-studio",
+            "Label Studio's JSON, JSON-MIN, CSV or TSV",
+            (".json", *_CELLS),
+            lambda head: _is_table("label-studio")(head) or label_studio.fits(head),
+            label_studio.label_studio,
         ),
-        LabelFormat("cvat", "CVAT for images in XML, its tags and shapes", (".xml",), cvat.fits, cvat.cvat),
+        LabelFormat(
+            "pascal-voc", "Pascal VOC's XML of each picture", (".xml",), pascal_voc.fits, pascal_voc.pascal_voc
+        ),
+        LabelFormat(
+            "yolo",
+            "YOLO's text file of each picture, with data.yaml, classes.txt or obj.names",
+            (".txt", ".names", *yolo.YAML),
+            yolo.fits,
+            yolo.yolo,
+        ),
+        LabelFormat(
+            "createml",
+            "CreateML's JSON of pictures with annotations",
+            (".json",),
+            json_lists.is_createml,
+            json_lists.createml,
+        ),
+        LabelFormat(
+            "cvat", "CVAT's XML of images or a video, its tags, shapes and tracks", (".xml",), cvat.fits, cvat.cvat
+        ),
         LabelFormat("datumaro", "Datumaro's JSON", (".json",), datumaro.fits, datumaro.datumaro),
         LabelFormat("coco", "COCO's instances JSON, with any categories", (".json",), coco.fits, coco.coco),
         LabelFormat("fiftyone", "FiftyOne's labels or samples in JSON", (".json",), fiftyone.fits, fiftyone.fiftyone),
@@ -121,7 +174,11 @@ def open_labels(path: Path, asked: Asked, format: str | None = None) -> LabelTab
             expected="a file or a folder of labels, or one of the words subfolders, auto, none",
             next_step=nearest(str(path), ("subfolders", "auto", "none")) or "Check the path.",
         )
+    if path.suffix.lower() in _SHEETS:
+        raise DataError("is a spreadsheet", where=path, expected="text", next_step="Save it as CSV.")
     rows = [LABEL_FORMATS.find(format)] if format else list(LABEL_FORMATS.values())
+    if path.suffix.lower() in yolo.YAML and path.is_file():  # data.yaml says where its labels are: beside it.
+        path, rows = path.parent, [LABEL_FORMATS.find("yolo")]
     files = LabelFiles(path, tuple(suffix for row in rows for suffix in row.suffixes))
     single = files.names == (path.name,)
     suffix = path.suffix.lower()
@@ -129,27 +186,42 @@ def open_labels(path: Path, asked: Asked, format: str | None = None) -> LabelTab
         rows = [row for row in rows if suffix in row.suffixes] or ([] if not format else rows)
     else:
         rows = [row for row in rows if row.in_folders]
-    row, names = _recognised(files, rows, format is not None or (single and suffix != ".json"))
+    row, names = _recognised(files, rows, format is not None or (single and suffix not in (".json", ".xml")))
     return row.read(files, names, asked)
 
 
 def _recognised(files: LabelFiles, rows: list[LabelFormat], certain: bool) -> tuple[LabelFormat, tuple[str, ...]]:
     """The format, and the files that have it. `certain`: the only format that comes into question is the right one."""
     names = [name for name in files.nearest() if any(name.lower().endswith(row.suffixes) for row in rows)]
-    looked_at = names[:_LOOKED_AT]
     kinds: dict[str, list[LabelFormat]] = {}
     errors: list[DataError] = []
-    for name in looked_at:
+    looked_at, filled = 0, 0
+    for name in names[:_MOST_EMPTY]:
+        looked_at += 1
         try:
-            kinds[name] = _fitting(files, name, rows)
+            head = _head(files, name)
+            kinds[name] = _fitting(name, head, rows)
+            filled += head is not None
         except DataError as error:
             errors.append(error)
+            filled += 1
+        if filled == _LOOKED_AT:
+            break
     found = next((fitting[0] for fitting in kinds.values() if fitting), None)
+    other = next((name for name, fitting in kinds.items() if fitting and found not in fitting), None)
+    if found is not None and other is not None:
+        first = next(name for name, fitting in kinds.items() if found in fitting)
+        raise DataError(
+            "holds labels in several formats",
+            where=files.path,
+            found=f"{found.name} in {printable(first, 60)}, {kinds[other][0].name} in {printable(other, 60)}",
+            next_step="Pass the file that is meant, or --labels-format.",
+        )
+    if found is None and errors and not kinds:
+        raise errors[0]
     if found is None and certain and rows and names:
         found = rows[0]  # Its own error says best what is wrong with the file.
     if found is None:
-        if errors and len(names) == len(errors):
-            raise errors[0]
         raise DataError(
             "is not a file of labels in any known format" if names else "holds no file of labels",
             where=files.path,
@@ -158,24 +230,35 @@ def _recognised(files: LabelFiles, rows: list[LabelFormat], certain: bool) -> tu
             if not names
             else "Where you know which it is, pass --labels-format.",
         )
-    if len(names) > len(looked_at):
+    if len(names) > looked_at:
         return found, tuple(sorted(name for name in names if name.lower().endswith(found.suffixes)))
-    fitting = [name for name in names if found in kinds.get(name, ())]
-    return found, tuple(sorted(fitting or [name for name in names if name.lower().endswith(found.suffixes)]))
+    # What could not be read stays, so that it is said.
+    own = [name for name in names if name.lower().endswith(found.suffixes)]
+    return found, tuple(sorted([name for name in own if name not in kinds or found in kinds[name]] or own))
 
 
-def _fitting(files: LabelFiles, name: str, rows: list[LabelFormat]) -> list[LabelFormat]:
-    """The formats that a file may have. Raises DataError: it cannot be read."""
-    suffix = Path(name).suffix.lower()
+def formats_of(files: LabelFiles, name: str) -> list[str]:
+    """Names of the formats that claim a file by what it holds: one, or none. Raises DataError: it cannot be read."""
+    return [row.name for row in _fitting(name, _head(files, name), list(LABEL_FORMATS.values()))]
+
+
+def _fitting(name: str, head: Any, rows: list[LabelFormat]) -> list[LabelFormat]:
+    return [row for row in rows if Path(name).suffix.lower() in row.suffixes and row.fits(head)]
+
+
+def _head(files: LabelFiles, name: str) -> Any:
+    """What stands in a file at its beginning; None where that is nothing. Raises DataError: it cannot be read."""
     looks: dict[str, Callable[[], Any]] = {
         ".json": lambda: files.tree(name),
         ".xml": lambda: cvat.root_of(files, name),
-        ".csv": lambda: files.rows(name),
+        ".csv": lambda: head_of(files, name),
+        ".tsv": lambda: head_of(files, name),
         ".jsonl": lambda: _first_object(files, name),
         ".ndjson": lambda: _first_object(files, name),
+        ".txt": lambda: next((line for _, line in files.lines(name)), None),
+        ".lst": lambda: next((line for _, line in files.lines(name)), None),
     }
-    head = looks.get(suffix, lambda: None)()
-    return [row for row in rows if suffix in row.suffixes and row.fits(head)]
+    return looks.get(Path(name).suffix.lower(), lambda: None)()
 
 
 def _first_object(files: LabelFiles, name: str) -> object:

@@ -14,12 +14,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from clip_es.errors import DataError
-from clip_es.records.labels.lines import Asked, LabelFiles, LabelTable, Lines, bad_entry, labelled, texts_of
+from clip_es.records.labels.cells import FIELDS, header_of, labels_in, rows_of
+from clip_es.records.labels.lines import Asked, LabelFiles, LabelTable, Lines, bad_entry, beside, labelled, texts_of
 from clip_es.records.labels.tables import json_object
-from clip_es.records.text_files import csv_cells, printable
-
-FIELDS = ("labels", "label", "classes", "class", "categories", "category", "objects", "tags")
-"""Columns that hold labels, the first that is there counts."""
+from clip_es.records.text_files import printable
 
 _NAME = "file_name"
 
@@ -29,21 +27,16 @@ def is_jsonl(first: Any) -> bool:
     return isinstance(first, dict) and isinstance(first.get(_NAME), str)
 
 
-def is_csv(rows: list[list[str]]) -> bool:
-    """Whether the header names both columns."""
-    return _NAME in rows[0] and any(field in rows[0] for field in FIELDS)
-
-
 def huggingface(files: LabelFiles, names: tuple[str, ...], asked: Asked) -> LabelTable:
     """Every line of the files."""
-    lines = _lines(files, names, asked.field)
+    lines = _lines(files, names, asked)
     return LabelTable(lines, asked.name_or_id, files.at(names, "line"), numbers=True, anywhere=True)
 
 
-def _lines(files: LabelFiles, names: tuple[str, ...], field: str | None) -> Lines:
+def _lines(files: LabelFiles, names: tuple[str, ...], asked: Asked) -> Lines:
     for name in names:
-        read = _csv_rows if name.lower().endswith(".csv") else _json_rows
-        for number, row in read(files, name):
+        rows = _json_rows(files, name) if name.lower().endswith(".jsonl") else _csv_rows(files, name, asked.separator)
+        for number, row in rows:
             try:
                 if isinstance(row, DataError):
                     raise row
@@ -51,8 +44,7 @@ def _lines(files: LabelFiles, names: tuple[str, ...], field: str | None) -> Line
                 image = row.get(_NAME)
                 if not isinstance(image, str) or not image:
                     raise bad_entry(f"has no {_NAME}", where, f'{{"{_NAME}": "a.jpg", "label": "cat"}}', row)
-                # The path is seen from the metadata file; where both lie in one tree, that is where the picture is.
-                yield number, labelled((PurePosixPath(name).parent / image).as_posix(), _labels(row, field, where))
+                yield number, labelled(beside(name, image), _labels(row, asked.field, where))
             except DataError as error:
                 yield number, error
 
@@ -66,21 +58,15 @@ def _json_rows(files: LabelFiles, name: str) -> Iterator[tuple[int, dict[str, An
             yield number, bad_entry("is not a JSON object", f"{name} line {number}", f'{{"{_NAME}": ...}}', item)
 
 
-def _csv_rows(files: LabelFiles, name: str) -> Iterator[tuple[int, dict[str, Any] | DataError]]:
-    header: list[str] | None = None
-    for number, line in files.lines(name):
-        where = f"{name} line {number}"
-        cells = csv_cells(line, where) if isinstance(line, str) else line
+def _csv_rows(files: LabelFiles, name: str, separator: str | None) -> Iterator[tuple[int, dict[str, Any] | DataError]]:
+    header = header_of(files, name).cells
+    for number, _, cells in rows_of(files, name):
         if isinstance(cells, DataError):
             yield number, cells
-        elif header is None:
-            header = [cell.strip() for cell in cells]
-        elif len(cells) != len(header):
-            yield number, bad_entry(f"has {len(cells)} columns", where, f"{len(header)}, as in the header", line)
         else:
-            # Several names in one cell stand between semicolons, as in our own tables.
-            row: dict[str, Any] = dict(zip(header, (cell.strip() for cell in cells), strict=True))
-            yield number, {k: v if k == _NAME else [part for part in v.split(";") if part] for k, v in row.items()}
+            # Several names in one cell stand as in our own tables.
+            row = dict(zip(header, cells, strict=True))
+            yield number, {k: v if k == _NAME else list(labels_in(v, separator)) for k, v in row.items()}
 
 
 def _labels(row: dict[str, Any], field: str | None, where: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from clip_es.errors import DataError
-from clip_es.records.labels.lines import Asked, LabelFiles, LabelTable, Lines, bad_entry, labelled, text_of
+from clip_es.records.labels.lines import Asked, LabelFiles, LabelTable, Lines, bad_entry, beside, labelled, text_of
 
 NO_LABELS = {"__ignore__", "_background_"}
 
@@ -32,9 +32,7 @@ def _lines(files: LabelFiles, names: tuple[str, ...]) -> Lines:
             tree = files.tree(name)
             if not fits(tree) or not isinstance(tree["imagePath"], str):
                 raise bad_entry("is not a labelme file", where, "imagePath, flags and shapes", tree)
-            # The path is seen from the JSON file; where both lie in one tree, that is where the picture is.
-            image = (PurePosixPath(name).parent / tree["imagePath"].replace("\\", "/")).as_posix()
-            yield number, labelled(image, _labels(tree, where))
+            yield number, labelled(beside(name, tree["imagePath"]), _labels(tree, where))
         except DataError as error:
             yield number, error
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from clip_es.errors import DataError
 from clip_es.file_source import Source
 from clip_es.records.dataset import At, ClassId
-from clip_es.records.text_files import csv_cells, printable, read_lines
+from clip_es.records.text_files import printable, read_lines
 
 LARGEST = 2**31
 """Bytes of a JSON or XML file of labels."""
@@ -58,6 +57,8 @@ class Asked(NamedTuple):
     """Names of all pictures, for a file that does not name them."""
     field: str | None = None
     """The column or field that holds the labels."""
+    separator: str | None = None
+    """What stands between several labels of one cell; None: `;` or `|`."""
 
     @property
     def name_or_id(self) -> ClassId:
@@ -69,12 +70,40 @@ def _name_or_id(asked: Asked, text: str) -> int:
     try:
         return asked.class_id(text)
     except DataError:
-        number = int(text) if text.isascii() and text.isdigit() and len(text) < 6 else -1
+        number = int(text) if is_number(text) and len(text) < 6 else -1
         if number < 0:
             raise
     if asked.class_count is not None and number >= asked.class_count:
         raise DataError(f"lists the class id {number}", expected=f"0..{asked.class_count - 1}, counted from 0")
     return number
+
+
+def is_number(text: str) -> bool:
+    """Whether a label may be the number of a class; 007 is a name."""
+    return text.isascii() and text.isdigit() and (text == "0" or not text.startswith("0"))
+
+
+def merged(lines: Lines) -> Lines:
+    """One line for each picture, with the labels of all its entries, as the first of them is numbered.
+
+    Memory: every picture with its labels. An error comes where it stands.
+    """
+    entries: dict[str, tuple[int, dict[str, None], str]] = {}
+    for number, line in lines:
+        if isinstance(line, DataError):
+            yield number, line
+        else:
+            _, labels, _ = entries.setdefault(line.image, (number, {}, line.left_out))
+            labels.update(dict.fromkeys(line.labels))
+    for image, (number, labels, left_out) in entries.items():
+        yield number, Line(image, tuple(labels), "" if labels else left_out)
+
+
+def beside(name: str, image: str) -> str:
+    """A picture that is named as seen from a file of labels; where both lie in one tree, that is where it is."""
+    if "/" not in name or "://" in image or image.startswith("/"):
+        return image
+    return (PurePosixPath(name).parent / image.replace("\\", "/")).as_posix()
 
 
 class LabelFiles(Source):
@@ -99,21 +128,6 @@ class LabelFiles(Source):
         """Lines of a text file. Raises DataError."""
         with self.opened(name) as file:
             yield from read_lines(Path(name), file)
-
-    def rows(self, name: str, count: int = 2) -> list[list[str]]:
-        """The cells of the first lines of a CSV file; one empty cell where a line is none. Raises DataError."""
-        found = []
-        for _, line in islice(self.lines(name), count):
-            cells = csv_cells(line, f"{name} line 1") if isinstance(line, str) else line
-            found.append([cell.strip() for cell in cells] if isinstance(cells, list) else [""])
-        return found + [[""]] * (count - len(found))
-
-    def header(self, name: str) -> list[str]:
-        """The cells of the first line of a CSV file. Raises DataError: the line is no text."""
-        line = next(self.lines(name), (1, ""))[1]
-        if isinstance(line, DataError):
-            raise line
-        return self.rows(name, 1)[0]
 
     def at(self, names: tuple[str, ...], unit: str) -> Callable[[int], object]:
         """Where an entry stands: its number in the file, or the file itself where `unit` is file."""

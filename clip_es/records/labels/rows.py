@@ -14,7 +14,7 @@ from typing import Any
 
 from clip_es.errors import ConfigError, DataError
 from clip_es.records.file_listing import PICTURES
-from clip_es.records.labels.huggingface import FIELDS
+from clip_es.records.labels.cells import FIELDS
 from clip_es.records.labels.lines import texts_of
 from clip_es.records.text_files import printable, read_whole
 from clip_es.store.disk import Lock, StoreError, make_folder, names_in, write_atomic

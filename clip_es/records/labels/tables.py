@@ -3,53 +3,42 @@
 | format | a line |
 |---|---|
 | csv | header `image,labels`; names separated by `;` |
+| csv-rows | header with columns of pictures and labels, `filename,width,class`; a picture may have several rows |
 | one-hot-csv | header `image,cat,dog,...`; 1 where the class is in the picture, else 0 or nothing |
 | jsonl | `{"image": "a.jpg", "labels": ["cat", "dog"]}`; other keys are ignored |
 | text | `a.jpg cat traffic_light` or `a 15 9`: the picture, then names without blanks or 0-based class ids |
 
-Files are read line by line: memory does not grow with them.
+Files are read line by line: memory does not grow with them, but for csv-rows, whose pictures are collected.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from itertools import islice
 
 from clip_es.errors import DataError
-from clip_es.records.labels.lines import Asked, LabelFiles, LabelTable, Line, Lines, texts_of
-from clip_es.records.text_files import csv_cells, printable
+from clip_es.records.labels.cells import FIELDS, HOT, PICTURE_COLUMNS, Header, header_of, labels_in, named, rows_of
+from clip_es.records.labels.lines import Asked, LabelFiles, LabelTable, Line, Lines, labelled, merged, texts_of
+from clip_es.records.text_files import printable
 
 COLUMNS = ("image", "labels")
 FOUND_COLUMNS = (*COLUMNS, "confidence", "sure")
 """Those of the labels.csv that a run with `--labels auto` writes; there a picture may have no label."""
 
-PICTURE_COLUMNS = ("image", "file_name", "filename", "image_name", "image_id", "file", "path")
-"""What the column of the pictures is called in one-hot tables."""
-
-_HOT = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False, "": False}
-"""How tools write that a class is in a picture, or is not."""
-
-
-def is_csv(rows: list[list[str]]) -> bool:
-    """Whether a table, of which the first two lines are given, has the columns `image` and `labels`."""
-    return set(COLUMNS) <= {cell.lower() for cell in rows[0]}
-
 
 def csv(files: LabelFiles, names: tuple[str, ...], asked: Asked) -> LabelTable:
     """Tables with the columns `image` and `labels`."""
-    return LabelTable(_csv_lines(files, names), asked.class_id, files.at(names, "line"))
+    return LabelTable(_csv_lines(files, names, asked), asked.class_id, files.at(names, "line"))
 
 
-def is_one_hot(rows: list[list[str]]) -> bool:
-    """Whether the first column names pictures and the others say yes or no."""
-    header, first = rows
-    return header[0].lower() in PICTURE_COLUMNS and len(first) > 1 and all(cell.lower() in _HOT for cell in first[1:])
+def csv_rows(files: LabelFiles, names: tuple[str, ...], asked: Asked) -> LabelTable:
+    """Tables with a column of pictures and one of labels, and a row for each label or object."""
+    lines = merged(_row_lines(files, names, asked))
+    return LabelTable(lines, asked.name_or_id, files.at(names, "line"), numbers=True, anywhere=True)
 
 
 def one_hot(files: LabelFiles, names: tuple[str, ...], asked: Asked) -> LabelTable:
     """Tables with a column for each class."""
-    classes = tuple(dict.fromkeys(cell for name in names for cell in files.header(name)[1:] if cell))
+    classes = tuple(dict.fromkeys(cell for name in names for cell in header_of(files, name).cells[1:] if cell))
     return LabelTable(_one_hot_lines(files, names), asked.class_id, files.at(names, "line"), classes)
 
 
@@ -68,51 +57,58 @@ def text(files: LabelFiles, names: tuple[str, ...], asked: Asked) -> LabelTable:
     return LabelTable(_text_lines(files, names), asked.name_or_id, files.at(names, "line"), numbers=True)
 
 
-def _rows(files: LabelFiles, name: str) -> Iterator[tuple[int, str, list[str] | DataError]]:
-    """Cells of each line behind the header, with the line itself."""
-    width = len(files.header(name))
-    for number, line in islice(files.lines(name), 1, None):
-        if isinstance(line, DataError):
-            yield number, "", line
-            continue
-        # No quotes: the common case, ten times as fast as the csv module for one line.
-        plain = '"' not in line and len(line) < 10_000
-        cells = line.split(",") if plain else csv_cells(line, f"{name} line {number}")
-        if isinstance(cells, list) and len(cells) != width:
-            cells = DataError(
-                f"has {len(cells)} columns",
-                where=f"{name} line {number}",
-                expected=f"{width}, as in the header",
-                found=repr(printable(line, 80)),
-                next_step="Separate the names of several labels by ';', or quote a name that holds a comma.",
-            )
-        yield number, line, cells
-
-
-def _csv_lines(files: LabelFiles, names: tuple[str, ...]) -> Lines:
+def _csv_lines(files: LabelFiles, names: tuple[str, ...], asked: Asked) -> Lines:
     for name in names:
-        header = [cell.lower() for cell in files.header(name)]
-        if any(header.count(column) != 1 for column in COLUMNS):
+        header = [cell.lower() for cell in header_of(files, name).cells]
+        field = (asked.field or "labels").lower()
+        if header.count("image") != 1 or header.count(field) != 1:
             raise DataError(
-                "does not have the columns `image` and `labels` once each",
+                f"does not have the columns `image` and `{printable(field, 40)}` once each",
                 where=files.path,
-                expected="a first line `image,labels`",
+                expected="a first line `image,labels`, `image,cat,dog,...` with 0 and 1, or one with a column of "
+                f"pictures ({', '.join(PICTURE_COLUMNS[:4])}, ...) and one of labels ({', '.join(FIELDS[:4])}, ...)",
                 found=repr(printable(",".join(header), 80)),
-                next_step="Separate the columns by commas, the names within `labels` by ';'.",
+                next_step="Rename the columns, or name the one of the labels with --label-field.",
             )
-        image, labels = header.index("image"), header.index("labels")
+        image, labels = header.index("image"), header.index(field)
         nothing = f"the run that wrote {name} found no label" if set(FOUND_COLUMNS) <= set(header) else ""
-        for number, _, cells in _rows(files, name):
+        for number, _, cells in rows_of(files, name):
             if isinstance(cells, DataError):
                 yield number, cells
                 continue
-            found = tuple(text for label in cells[labels].split(";") if (text := label.strip()))
-            yield number, Line(cells[image].strip(), found, "" if found else nothing)
+            found = labels_in(cells[labels], asked.separator)
+            yield number, Line(cells[image], found, "" if found else nothing)
+
+
+def _row_lines(files: LabelFiles, names: tuple[str, ...], asked: Asked) -> Lines:
+    for name in names:
+        header = header_of(files, name)
+        image, label = _columns(header, asked.field, name)
+        for number, _, cells in rows_of(files, name):
+            if isinstance(cells, DataError):
+                yield number, cells
+            else:
+                yield number, labelled(cells[image], labels_in(cells[label], asked.separator))
+
+
+def _columns(header: Header, field: str | None, where: str) -> tuple[int, int]:
+    """The columns of the pictures and of the labels. Raises DataError: one is not there."""
+    image = header.at(*PICTURE_COLUMNS)
+    label = header.cells.index(field) if field in header.cells else header.at(*([named(field)] if field else FIELDS))
+    if image is None or label is None:
+        raise DataError(
+            "has no column of pictures" if image is None else f"has no column {field!r}" if field else "has no labels",
+            where=where,
+            expected=f"a column {' or '.join(PICTURE_COLUMNS if image is None else [field] if field else FIELDS)}",
+            found=repr(printable(header.delimiter.join(header.cells), 120)),
+            next_step="Rename the column, or name the one of the labels with --label-field.",
+        )
+    return image, label
 
 
 def _one_hot_lines(files: LabelFiles, names: tuple[str, ...]) -> Lines:
     for name in names:
-        classes = files.header(name)[1:]
+        classes = header_of(files, name).cells[1:]
         if not classes or len(set(classes)) != len(classes) or not all(classes):
             raise DataError(
                 "does not name each class once in its first line",
@@ -120,11 +116,11 @@ def _one_hot_lines(files: LabelFiles, names: tuple[str, ...]) -> Lines:
                 expected="`image,cat,dog,...`",
                 found=repr(printable(",".join(classes), 80)),
             )
-        for number, line, cells in _rows(files, name):
+        for number, line, cells in rows_of(files, name):
             if isinstance(cells, DataError):
                 yield number, cells
                 continue
-            hot = [_HOT.get(cell.strip().lower()) for cell in cells[1:]]
+            hot = [HOT.get(cell.lower()) for cell in cells[1:]]
             if None in hot:
                 yield (
                     number,
@@ -139,7 +135,7 @@ def _one_hot_lines(files: LabelFiles, names: tuple[str, ...]) -> Lines:
                 )
                 continue
             found = tuple(known for known, there in zip(classes, hot, strict=True) if there)
-            yield number, Line(cells[0].strip(), found, "" if found else "no class is 1 in its row")
+            yield number, Line(cells[0], found, "" if found else "no class is 1 in its row")
 
 
 def _json_lines(files: LabelFiles, names: tuple[str, ...]) -> Lines:

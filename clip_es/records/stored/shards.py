@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from clip_es.errors import DataError
 from clip_es.records.dataset import At, ClassId, Dataset, Entry, Labels, OnBadLabel, check_id, collect, refuse
 from clip_es.records.file_listing import PICTURES, SEPARATOR, Place
-from clip_es.records.labels.huggingface import FIELDS
+from clip_es.records.labels.cells import FIELDS
 from clip_es.records.labels.lines import Asked, texts_of
 from clip_es.records.packed_records import Records, Row
 from clip_es.records.stored.pictures import LARGEST_PICTURE, PartsOf, RowsOf, parquet_file

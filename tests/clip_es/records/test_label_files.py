@@ -243,8 +243,11 @@ def test_a_bad_line_of_json_is_a_problem_and_the_others_are_read(tmp_path, line,
 
 def test_a_table_of_an_unknown_kind_names_the_known_ones(tmp_path):
     pictures(tmp_path)
-    (tmp_path / "l.xlsx").touch()
+    (tmp_path / "l.html").touch()
     with pytest.raises(DataError, match=r"jsonl \(\.jsonl, \.ndjson\)"):
+        read(tmp_path, tmp_path / "l.html")
+    (tmp_path / "l.xlsx").touch()
+    with pytest.raises(DataError, match="Save it as CSV"):
         read(tmp_path, tmp_path / "l.xlsx")
     with pytest.raises(DataError, match="Nearest: 'subfolders'"):
         read(tmp_path, "subfolder")
