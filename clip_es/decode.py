@@ -5,7 +5,8 @@ How each kind of file becomes RGB, unless `resize="own-mode"` asks for the publi
 * grey, palette, 1-bit, CMYK, YCbCr, Lab: Pillow's conversion; colour profiles are not applied.
 * alpha, in a channel or as a transparent colour: laid over white, so that hidden colours stay hidden.
 * 16-bit grey and 32-bit integers: 0..65535 scaled to 0..255. Floating point: 0..1 scaled to 0..255, or 0..255 kept
-  where the largest value is above 1. Values outside are refused, not clipped. Of 16-bit colour the high byte counts.
+  where the largest value is at least 4; between them the scale cannot be told. Values outside are refused, not clipped.
+  Of 16-bit colour the high byte counts.
 * several frames or pages (GIF, APNG, WebP, AVIF, TIFF, MPO): the first.
 * EXIF orientation, wherever the format keeps it: applied, unless `exif` is off. Pillow always applies it to TIFF.
 * progressive and interlaced files: as others, up to `MOST_SCANS` scans.
@@ -50,6 +51,10 @@ _TURN = {
     8: Image.Transpose.ROTATE_90,
 }
 """What undoes each EXIF orientation."""
+
+_SURELY_255 = 4
+"""From here on the largest value of a floating-point picture says that it counts to 255. Those a resize has pushed past
+1, or that are normalised for a network (up to 2.7), lie below, and would be shown all but black."""
 
 _ORIENTATION = 0x0112
 _SAVE_AGAIN = "Open it in an image program and save it as an 8-bit RGB PNG or JPEG."
@@ -211,7 +216,7 @@ def has_more(image: Image.Image) -> bool:
 def to_rgb(image: Image.Image, path: Path) -> Image.Image:
     """A decoded picture of any mode as RGB. Raises DataError: values outside the range of its mode."""
     if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
-        return Image.fromarray(_to_8_bit(np.asarray(image), path)).convert("RGB")
+        return Image.fromarray(to_8_bit(np.asarray(image), path)).convert("RGB")
     with quiet_pillow():
         if image.mode in {"LA", "PA", "RGBA", "RGBa"} or "transparency" in image.info:
             white = Image.new("RGBA", image.size, "white")
@@ -219,16 +224,23 @@ def to_rgb(image: Image.Image, path: Path) -> Image.Image:
         return image.convert("RGB")
 
 
-def _to_8_bit(values: np.ndarray, path: Path) -> UInt8[np.ndarray, "h w"]:
+def to_8_bit(
+    values: np.ndarray, where: Path, most: int = 65535, next_step: str = _SAVE_AGAIN
+) -> UInt8[np.ndarray, ...]:
+    """Pixel values as 0..255; whole numbers count up to `most`, floating point up to 1 or 255, whichever they show.
+
+    Raises DataError: values outside that range, or floating point whose scale cannot be told.
+    """
+    floats = values.dtype.kind == "f"
     low, high = float(values.min()), float(values.max())  # NaN wherever there is one
-    top = 65535 if values.dtype.kind in "iu" else 1 if high <= 1 else 255
-    if not 0 <= low <= high <= top:
+    top = most if not floats else 1 if high <= 1 else 255
+    if not 0 <= low <= high <= top or (floats and 1 < high < _SURELY_255):
         raise DataError(
-            "the values of this deep picture leave the range that can be shown",
-            where=path,
-            expected="0..65535 for integers, 0..1 or 0..255 for floating point",
-            found=f"{low:g} .. {high:g}",
-            next_step=_SAVE_AGAIN,
+            "the pixel values leave their range",
+            where=where,
+            expected=f"0..1, or 0..255 where the largest is {_SURELY_255} or more" if floats else f"0..{most}",
+            found=f"{low:g} .. {high:g} ({values.dtype})",
+            next_step=next_step,
         )
     scaled = values.astype(np.float32)  # double precision would need twice the memory and round alike
     scaled *= 255 / top

@@ -1,19 +1,22 @@
 """Pictures that are in memory: encoded bytes, Pillow pictures, arrays and tensors, each to a Pillow picture.
 
-* bytes, or an open binary file: the content of a picture file, read as the file would be.
+* bytes, or an open binary file: the content of a picture file, from its start, read as the file would be.
 * Pillow pictures: any mode, turned as their EXIF orientation says.
 * numpy arrays, channels last: [h w 3] RGB, [h w 4] with alpha, [h w] or [h w 1] grey.
 * torch tensors, channels first: [3 h w] RGB, [4 h w], [1 h w], [h w].
 
 Numbers: uint8 0..255; uint16 0..65535; other whole numbers 0..255; floating point 0..1, or 0..255 where the largest
-value is above 1. Values outside are refused, not clipped, so a picture that is normalised for a network is noticed.
+value is at least 4. Values outside are refused, not clipped, and so are those whose scale cannot be told: a picture
+that is normalised for a network is noticed, and none is shown all but black.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,12 +26,13 @@ from PIL import Image
 from torch import Tensor
 
 from clip_es.config.stages import ImageConfig
-from clip_es.decode import check_area, decode, upright
+from clip_es.decode import check_area, decode, to_8_bit, upright
 from clip_es.errors import DataError, ShapeError
 
 _loading = threading.Lock()
 """Pillow opens files lazily, and two threads must not load one picture at a time."""
 
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://|data:", re.IGNORECASE)
 _BINARY = 'a file opened with "rb"'
 _KINDS = "a path, the bytes of a picture file, a Pillow picture, an RGB array [h w 3] or a tensor [3 h w]"
 
@@ -50,14 +54,14 @@ def given_path(given: object) -> Path | None:
     text = os.fspath(given)
     if isinstance(text, bytes):
         return Path(os.fsdecode(text))
-    if text.lower().startswith(("http://", "https://", "ftp://", "s3://", "gs://", "data:")):
+    if _ADDRESS.match(text):
         raise DataError(
             "pictures are not fetched from the network",
             where=text[:80],
             expected=_KINDS,
-            next_step="Fetch it yourself and pass its bytes.",
+            next_step="Fetch it yourself and pass its bytes, or pass the path of a file without `file://`.",
         )
-    return Path(text)
+    return Path(os.path.expanduser(text))  # noqa: PTH111 that of Path fails where there is no such user
 
 
 @runtime_checkable
@@ -93,15 +97,15 @@ def in_memory(given: Any, where: Path) -> Any:
         return given
     if not hasattr(given, "read"):
         raise DataError("this is no picture", where=where, expected=_KINDS, found=type(given).__name__)
+    with suppress(AttributeError, OSError, ValueError):  # what cannot be rewound is read from where it stands
+        given.seek(0)  # as Pillow does: a picture that was just written into a BytesIO is meant from its start
     try:
         content = given.read()
     except (OSError, ValueError, UnicodeDecodeError) as error:
-        raise DataError(
-            "the open file cannot be read", where=where, found=error, expected='a file opened with "rb"'
-        ) from error
+        raise DataError("the open file cannot be read", where=where, found=error, expected=_BINARY) from error
     if not isinstance(content, (bytes, bytearray)):
         raise DataError(
-            "the file is open as text", where=where, found=type(content).__name__, expected='a file opened with "rb"'
+            "the open file does not give bytes", where=where, found=type(content).__name__, expected=_BINARY
         )
     return bytes(content)
 
@@ -116,12 +120,25 @@ def given_image(given: Any, where: Path, config: ImageConfig) -> Image.Image:
         return decode(where, config, content)
     if isinstance(given, Image.Image):
         check_area(where, "the picture", given.height, given.width, config.max_megapixels)
-        with _loading:
+        with _readable(where, "this Pillow picture"), _loading:
             given.load()
         return upright(given) if config.exif else given
-    if isinstance(given, Tensor):
-        return _from_array(_channels_last(given, where), where, config)
-    return _from_array(np.asarray(given), where, config)
+    with _readable(where, "what was given"):
+        array = _channels_last(given, where) if isinstance(given, Tensor) else np.asarray(given)
+    return _from_array(array, where, config)
+
+
+@contextmanager
+def _readable(where: Path, what: str) -> Iterator[None]:
+    """Closed pictures, tensors without numbers and the like make their libraries raise almost anything."""
+    try:
+        yield
+    except (ShapeError, MemoryError):
+        raise
+    except Exception as error:
+        raise DataError(
+            f"the pixels of {what} cannot be read", where=where, found=f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _channels_last(tensor: Tensor, where: Path) -> np.ndarray:
@@ -168,14 +185,17 @@ def _in_8_bit(values: np.ndarray, where: Path) -> UInt8[np.ndarray, ...]:
             expected="uint8, another whole number type, or floating point",
             found=values.dtype,
         )
-    low, high = float(values.min()), float(values.max())  # NaN wherever there is one
-    top = 65535 if values.dtype == np.uint16 else 1 if values.dtype.kind == "f" and high <= 1 else 255
-    if not 0 <= low <= high <= top:
+    if values.dtype.kind == "f":
+        fix = "Undo the normalisation for a network (image * std + mean), or clip what a resize pushed past 0..1."
+        return to_8_bit(values, where, next_step=fix)
+    if (values.dtype.kind, values.dtype.itemsize) != ("u", 2):
+        return to_8_bit(values, where, 255, "Pass 16 bits as uint16, and 8 as uint8.")
+    if 0 < (high := int(values.max())) < 256:
         raise DataError(
-            "the pixel values leave their range",
+            "whether these pixel values count to 255 or to 65535 cannot be told",
             where=where,
-            expected="0..1 or 0..255 for floating point, 0..65535 for uint16, 0..255 for other whole numbers",
-            found=f"{low:g} .. {high:g}, {values.dtype}",
-            next_step="Undo the normalisation for a network (image * std + mean)." if low < 0 else None,
+            expected="uint16 with values above 255",
+            found=f"0 .. {high} ({values.dtype})",
+            next_step="Pass image.astype('uint8'); in 16 bits this picture is black.",
         )
-    return np.rint(values.astype(np.float32) * (255 / top)).astype(np.uint8)
+    return to_8_bit(values, where)

@@ -7,7 +7,7 @@
 * A batch is a list of pictures of one grid size; a batch of one gives the same bytes as a batch of many.
 
 `tests/house/test_conventions.py` has a test for each of these sentences. Each type checks itself when it is made, so
-a wrong shape is met where it arises and not three stages later.
+a wrong shape is met where it arises and not three stages later. Those that hold arrays are equal to themselves alone.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class ImageRecord:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Picture:
     """A decoded picture: as it is seen, and as the encoder takes it."""
 
@@ -126,7 +126,7 @@ class Picture:
         return self.patches.shape[0] // self.patch, self.patches.shape[1] // self.patch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TextBank:
     """Unit text vectors: the classes first, then the background words."""
 
@@ -157,7 +157,7 @@ class TextBank:
         return self.vectors[self.class_count :]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EncodedImage:
     """What the frozen encoder knows of one picture before its last block is taken apart."""
 
@@ -179,7 +179,7 @@ class EncodedImage:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClassMaps:
     """One map in [0, 1] for each label of a picture, on the patch grid or at full size."""
 
@@ -215,7 +215,7 @@ class ClassMaps:
             raise ShapeError("class maps must lie in [0, 1]", found=f"{float(low):.6g} .. {float(high):.6g}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PseudoMask:
     """A label for every pixel, and how sure it is."""
 

@@ -26,7 +26,7 @@ _MAX_BYTES = 1_000_000
 
 def check_template(template: str, where: object) -> str:
     """The template, or ConfigError: it must hold `{}` exactly once and no other brace."""
-    if template.count("{}") != 1 or template.replace("{}", "").strip("{}") != template.replace("{}", ""):
+    if not isinstance(template, str) or template.count("{}") != 1 or {*"{}"} & {*template.replace("{}", "")}:
         raise ConfigError(
             "a template names the class with {} exactly once",
             where=where,

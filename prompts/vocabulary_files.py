@@ -13,15 +13,18 @@ A vocabulary is a YAML file:
 
 An ontology of autodistill is a vocabulary too, `{a ripe red apple: apple, a green pear: pear}`: the prompt of a class
 before its name. So is a plain list of names, in YAML, in a text file with one name per line (.txt, .names, .lst; a
-line that begins with # is a remark), or as it is: `cat,dog,tree`.
+line that begins with # is a remark), or as it is: `cat,dog,tree`; and so are names with their numbers, either way
+round: `{0: cat, 1: dog}` as in the `id2label` of transformers or under `names` in YOLO's data.yaml, `{cat: 0, dog: 1}`
+as in the `class_to_idx` of torchvision.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from importlib.resources import files
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +61,15 @@ _KEYS = ("name", "source", "template", "templates", "box_threshold", "classes", 
 _CLASS_KEYS = ("name", "prompt", "synonyms", "aliases")
 
 
-Words = str | Path | Sequence[str] | Mapping[Any, Any] | Vocabulary | Any
+Words = str | Path | Sequence[str] | Set[str] | Mapping[Any, Any] | Vocabulary | Any
 """What stands for a vocabulary: see `load_vocabulary`. Any: an ontology of autodistill, known by what it has."""
 
 
 def load_vocabulary(words: Words) -> Vocabulary:
     """A packaged vocabulary by name, a YAML file of the same form, a text file of names, or names with commas between.
 
-    In Python also a list of names (or of entries as in YAML), a dict with the content of such a file, one of names by
-    number, `{0: "cat", 1: "dog"}`, or a CaptionOntology of autodistill; a Vocabulary is returned as it is.
+    In Python also a list or set of names (a set counts in alphabetical order), a list of entries as in YAML, a dict
+    with the content of such a file, or a CaptionOntology of autodistill; a Vocabulary is returned as it is.
     Raises ConfigError: no such name or file, or the file is no vocabulary; the message says where and why.
     """
     if isinstance(words, Vocabulary):
@@ -123,25 +126,43 @@ def classes_of_run(run: Manifest, vocabulary: str | Path | None = None) -> tuple
 
 
 def _in_order(words: object) -> object:
-    """A list or dict as it would stand in a YAML file; names by number as a list."""
+    """A list or dict as it would stand in a YAML file."""
     pairs = getattr(words, "promptMap", None)
     if isinstance(pairs, list):
         return dict(pairs)
     if isinstance(words, Mapping):
-        numbers = [key for key in words if isinstance(key, int) and not isinstance(key, bool)]
-        if not numbers:
-            return dict(words)
-        if sorted(numbers) != list(range(len(words))):
-            raise ConfigError(
-                "classes by number are numbered from 0 without gaps",
-                where="the vocabulary",
-                expected=f"keys 0..{len(words) - 1}",
-                found=", ".join(f"{key!r}" for key in list(words)[:10]),
-            )
-        return [words[number] for number in range(len(words))]
+        return dict(words)
+    if isinstance(words, Set):
+        return sorted(words, key=str)  # the ids of the classes must not change from process to process
     if isinstance(words, Iterable) and not isinstance(words, bytes):
         return list(words)
     return words
+
+
+def _numbered(content: object, where: object) -> object:
+    """Names by number, or numbers by name, as a list; anything else as it is. Raises ConfigError: a gap."""
+    if not isinstance(content, dict) or not content or "classes" in content:
+        return content
+    numbers, names = [_number(key) for key in content], list(content.values())
+    if all(number is None for number in numbers) and all(isinstance(name, str) for name in content):
+        numbers, names = [_number(value, text=False) for value in content.values()], list(content)
+    if all(number is None for number in numbers):
+        return content
+    if {*numbers} != {*range(len(content))}:
+        raise ConfigError(
+            "classes by number are numbered from 0 without gaps",
+            where=where,
+            expected=f"0..{len(content) - 1}",
+            found=", ".join(f"{key!r}: {value!r:.40}" for key, value in list(content.items())[:10]),
+        )
+    return [name for _, name in sorted(zip(numbers, names, strict=True), key=lambda pair: pair[0] or 0)]
+
+
+def _number(value: object, text: bool = True) -> int | None:
+    """The number that a key or value is; JSON has those of keys as text."""
+    if isinstance(value, str):
+        return int(value) if text and re.fullmatch("[0-9]{1,6}", value) else None
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
 
 
 def _parse(content: bytes, where: object) -> object:
@@ -173,6 +194,9 @@ def _is_file(path: Path) -> bool:
 
 
 def _vocabulary(content: object, where: object, stem: str) -> Vocabulary:
+    if isinstance(content, dict) and isinstance(content.get("names"), list | dict) and "classes" not in content:
+        content = content["names"]  # of YOLO's data.yaml; what else it says is about pictures
+    content = _numbered(content, where)
     content = {"classes": content} if isinstance(content, list) else _of_captions(content)
     if not isinstance(content, dict) or "classes" not in content:
         raise ConfigError(

@@ -268,7 +268,7 @@ def find_device(name: str) -> torch.device:
     try:
         place = torch.device(name)
         torch.zeros(1, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         found = torch.cuda.device_count()
         raise ConfigError(
             f"the device '{name}' cannot be used",

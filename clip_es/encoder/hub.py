@@ -2,13 +2,14 @@
 
 A snapshot folder holds a weights file and, beside it, a config.json or open_clip_config.json. By name it is fetched by
 huggingface_hub (extra `hub`), which keeps it in its own cache and honours HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE and
-HF_TOKEN; nothing of it is executed.
+HF_TOKEN; what the cache has is taken from there, without a connection. Nothing of it is executed.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from clip_es.encoder.download import OFFICIAL
@@ -52,8 +53,16 @@ def weights_file(folder: Path) -> Path:
         where=folder,
         expected=f"one of {', '.join(FILES)}",
         found=", ".join(path.name for path in (others or sorted(folder.iterdir()))[:10]) or "nothing",
-        next_step="Name the file itself." if others else "Name the folder of a snapshot, or a weights file.",
+        next_step="Name the file itself." if others else _which(folder),
     )
+
+
+def _which(folder: Path) -> str:
+    """What to name in place of a folder without weights, which may be that of a model in the hub's cache."""
+    for file in FILES:
+        if found := sorted(folder.glob(f"snapshots/*/{file}")):
+            return f"Name {found[0].parent}."
+    return "Name the folder of a snapshot, or a weights file."
 
 
 def parts(index: Path) -> list[Path]:
@@ -79,7 +88,7 @@ def fetched(name: str, revision: str | None = None) -> Path:
     Raises ConfigError: huggingface_hub is not installed. WeightsError: no such model, no access, no connection.
     """
     try:
-        import huggingface_hub as hub
+        from huggingface_hub import constants, hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
     except ImportError as error:
         raise ConfigError(
@@ -87,26 +96,33 @@ def fetched(name: str, revision: str | None = None) -> Path:
             next_step="pip install 'clip-es[hub]', or name a file or a snapshot folder.",
         ) from error
 
-    def one(file: str) -> Path | None:
+    def one(file: str, kept: bool = False) -> Path | None:
+        """Where a file lies, fetched unless it must be `kept` already; None: it is not there."""
         try:
-            return Path(hub.hf_hub_download(name, file, revision=revision))
+            return Path(hf_hub_download(name, file, revision=revision, local_files_only=kept))
         except LocalEntryNotFoundError:
-            return None  # offline, and not in the cache
+            if kept or offline:
+                return None
+            raise  # no connection: every further file would wait for one as long
         except EntryNotFoundError:
             return None
 
+    offline = constants.HF_HUB_OFFLINE
     try:
+        if found := next((path for file in FILES if (path := one(file, kept=True)) and _whole(path)), None):
+            return found
         found = next((path for file in FILES if (path := one(file))), None)
         if found is None:
             raise WeightsError(
                 f"there are no weights of {name} in the cache or on the hub",
-                where=hub.constants.HF_HUB_CACHE,
+                where=constants.HF_HUB_CACHE,
                 expected=f"one of {', '.join(FILES)}",
-                found="the hub is switched off (HF_HUB_OFFLINE)" if hub.constants.HF_HUB_OFFLINE else None,
+                found="the hub is switched off (HF_HUB_OFFLINE)" if offline else None,
                 next_step="Check the name and the network, or fetch the model elsewhere and name its folder.",
             )
         for file in DESCRIPTIONS:
-            one(file)
+            with suppress(LocalEntryNotFoundError):
+                one(file)
         if found.name.endswith(INDEX):
             for part in sorted(set(json.loads(found.read_bytes())["weight_map"].values())):
                 one(part)
@@ -116,6 +132,15 @@ def fetched(name: str, revision: str | None = None) -> Path:
         raise WeightsError(
             f"the weights {name} cannot be fetched from the hub",
             found=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}",
-            next_step="Check the name and your access (HF_TOKEN), or fetch it elsewhere and name its folder.",
+            next_step="Check the name, the network and HF_TOKEN, or fetch it elsewhere and name its folder.",
         ) from error
     return found
+
+
+def _whole(file: Path) -> bool:
+    """Whether a snapshot has what it needs: a description, without which heads are guessed, and all its parts."""
+    described = any((file.parent / name).is_file() for name in DESCRIPTIONS)
+    try:
+        return described and (not file.name.endswith(INDEX) or bool(parts(file)))
+    except WeightsError:
+        return False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -49,6 +50,13 @@ def located(weights: str | Path) -> str | Path:
 
     Raises WeightsError: the folder has none, or the hub does not have it. ConfigError: the extra `hub` is missing.
     """
+    if not isinstance(weights, (str, os.PathLike)):
+        raise WeightsError(
+            "weights are named, not given",
+            expected="an official name, a file, a snapshot folder or a name on the hub",
+            found=type(weights).__name__,
+            next_step="A state dict: MaskMaker(clip_es.encoder.build_encoder(state), vocabulary).",
+        )
     if isinstance(weights, str) and (weights in SHIPPED or _plainly(weights) in map(_plainly, OFFICIAL)):
         return weights
     if name := hub_name(weights):
@@ -80,6 +88,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # damaged files make their readers raise almost anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if reason.startswith("Weights only load failed"):  # torch's advice here is to load it all the same
+            reason = "no tensors alone, or no file of torch's"
         raise WeightsError(
             "the weights cannot be read",
             where=file,

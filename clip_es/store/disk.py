@@ -25,6 +25,10 @@ _LOCK = ".lock-"
 _FORGOTTEN = 3600.0
 """Seconds after which an unfinished file counts as dead where the file system knows no locks."""
 
+_SWEPT_AT_MOST = 50
+"""Times that a file is written again after another process took its temporary file for a dead writer's. A folder that
+exists and takes no files, as those of /proc, gives the same answer for ever."""
+
 _KNOWS_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """Answers of file systems without locks."""
 
@@ -32,9 +36,9 @@ _NEXT_STEP = {
     errno.ENOSPC: "The disk is full: free some space",
     errno.EDQUOT: "The quota is used up: free some space",
     errno.EFBIG: "The file is larger than the system allows: raise the limit",
-    errno.EROFS: "The file system is read-only: make it writable or pass another --out",
-    errno.EACCES: "Permission is denied: make the folder writable or pass another --out",
-    errno.EPERM: "Permission is denied: make the folder writable or pass another --out",
+    errno.EROFS: "The file system is read-only: make it writable or choose another folder",
+    errno.EACCES: "Permission is denied: make the folder writable or choose another",
+    errno.EPERM: "Permission is denied: make the folder writable or choose another",
 }
 
 
@@ -49,7 +53,7 @@ class StoreError(ClipEsError):
             "cannot be written",
             where=path,
             found=error.strerror or str(error),
-            next_step=f"{step}, then call again with the same --out; the run continues where it stopped.",
+            next_step=f"{step}, then call again; a run with the same --out continues where it stopped.",
         )
 
 
@@ -61,7 +65,7 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = False, replace: boo
     Raises StoreError: the disk is full or read-only, or permission is denied; nothing is left behind.
     """
     path = Path(path)
-    while True:
+    for again in reversed(range(_SWEPT_AT_MOST)):
         temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}")
         try:
             _write(temporary, data, durable)
@@ -71,13 +75,13 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = False, replace: boo
             return written
         except FileNotFoundError as error:
             # Between its closing and its renaming the file looks forgotten, and another process may have swept it.
-            if path.parent.is_dir():
-                continue
-            raise StoreError.of(path, error) from error
+            if not again or not path.parent.is_dir():
+                raise StoreError.of(path, error) from error
         except OSError as error:
             raise StoreError.of(path, error) from error
         finally:
             _remove(temporary)
+    raise AssertionError("the last attempt returns or raises")
 
 
 def append(path: Path, data: bytes, *, durable: bool = False) -> None:

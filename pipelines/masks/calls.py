@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, Sized
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from clip_es.errors import ClipEsError, ConfigError, DataError, ShapeError
-from clip_es.given import given_path, in_memory
+from clip_es.given import given_path, in_memory, is_one_picture
 from clip_es.pipelines.masks.method import Steps, masks
 from clip_es.pipelines.masks.result import FailedPicture, MaskResult
 from clip_es.pipelines.parallel.executor import Executor, Failure
@@ -34,6 +34,12 @@ def class_ids_of(labels: Any, vocabulary: Vocabulary) -> tuple[int, ...]:
     """
     if labels is None:
         return ()
+    if isinstance(labels, str) and labels == "auto" and labels not in vocabulary.names:
+        raise ConfigError(
+            "a maker finds labels where it is made so",
+            expected='clip_es.load(..., labels="auto")',
+            found='labels="auto"',
+        )
     names = [labels] if isinstance(labels, str) else labels
     if not isinstance(names, Iterable):
         raise DataError(
@@ -64,7 +70,7 @@ def record_of(image: Any, labels: Any, vocabulary: Vocabulary, image_id: str = "
     path = given_path(image)
     class_ids = class_ids_of(labels, vocabulary)
     if path is not None:
-        return ImageRecord(path.stem, path, class_ids)
+        return ImageRecord(path.stem or image_id, path, class_ids)
     where = Path(image_id)
     return ImageRecord(image_id, where, class_ids, image=in_memory(image, where))
 
@@ -73,9 +79,18 @@ def given_records(images: Iterable[Any], labels: Any, vocabulary: Vocabulary, ne
     """Records of many pictures, numbered from 0; those that cannot be are failures, in their place.
 
     `labels`: a list of names for each picture; None: each of `images` is a pair of picture and names, or has none.
-    Raises DataError, at once or where it shows: labels that are no list for each picture.
+    Raises DataError, at once or where it shows: not several pictures, or labels that are no list for each.
     """
-    if isinstance(labels, Sequence) and (isinstance(labels, str) or any(isinstance(one, str) for one in labels)):
+    if isinstance(images, Mapping) or is_one_picture(images):
+        raise DataError(
+            "these are not several pictures in an order",
+            expected="a list or a generator of pictures, a batch [b h w 3] or a tensor [b 3 h w]",
+            found=type(images).__name__,
+            next_step="Pass its values()." if isinstance(images, Mapping) else "For one picture: maker(image, labels).",
+        )
+    if not isinstance(images, Iterable):
+        images = np.asarray(images)
+    if labels is not None and not _is_column(labels):
         raise DataError(
             "several pictures need the labels of each",
             expected='[["cat", "dog"], ["tree"]], one list for each picture',
@@ -90,6 +105,13 @@ def given_records(images: Iterable[Any], labels: Any, vocabulary: Vocabulary, ne
     return _records(iter(images), None if labels is None else iter(labels), vocabulary, needed)
 
 
+def _is_column(labels: Any) -> bool:
+    """Whether these may be the labels of several pictures: a list, a generator or a column with an entry for each."""
+    if isinstance(labels, Sequence):
+        return not isinstance(labels, (str, bytes)) and not any(isinstance(one, str) for one in labels)
+    return isinstance(labels, Iterable) and not isinstance(labels, (Set, Mapping))
+
+
 def _records(
     images: Iterator[Any], labels: Iterator[Any] | None, vocabulary: Vocabulary, needed: bool
 ) -> Iterator[Given]:
@@ -101,13 +123,15 @@ def _records(
         if image is _END or names is _END:
             raise ShapeError(
                 "there must be labels for each picture",
-                found=f"{number} pictures and more labels" if image is _END else f"more pictures than {number} labels",
+                found=f"{number} picture{'s' * (number != 1)} and more labels"
+                if image is _END
+                else f"more pictures than {number} labels",
             )
         if labels is None and isinstance(image, tuple) and len(image) == 2:
             image, names = image
         image_id = f"picture-{number}"
         try:
-            image_id = path.stem if (path := given_path(image)) else image_id
+            image_id = (path.stem if (path := given_path(image)) else "") or image_id
             record = record_of(image, names, vocabulary, image_id)
             if needed and names is None:
                 raise labels_missing(record.path)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, get_args, overload
 
 import numpy as np
 from PIL import Image
@@ -68,7 +68,14 @@ class MaskMaker:
         Raises ConfigError, DataError; WeightsError: weights that the method or a refiner needs cannot be loaded.
         """
         self.encoder = encoder
-        self.vocabulary = vocabulary
+        self.vocabulary = vocabulary.for_masks()
+        if labels not in (sources := get_args(LabelSource)):
+            raise ConfigError(
+                "unknown source of labels",
+                expected=", ".join(sources),
+                found=repr(labels)[:60],
+                next_step="The names of the classes are the vocabulary; those of a picture come with it.",
+            )
         own = replace(config.encoder, engine=encoder.config.engine, dtype=encoder.config.dtype)
         self.config = config = replace(config.resolved(encoder.device.type), encoder=own)
         # The published bits are those of a CPU; a GPU has its own.
@@ -128,7 +135,7 @@ class MaskMaker:
         device: str = "auto",
         *,
         labels: LabelSource = "given",
-        templates: str | Sequence[str] | None = None,
+        templates: str | Path | Sequence[str] | None = None,
         synonyms: Synonyms = "sentence",
     ) -> MaskMaker:
         """Read weights and words: `load("ViT-B/16", vocabulary=["cat", "dog"])`.
@@ -143,12 +150,18 @@ class MaskMaker:
         if isinstance(config, str):
             preset = find_preset(config)
             config, templates = preset.config, templates or preset.template
+        if not isinstance(config, RunConfig):
+            raise ConfigError(
+                "these are no settings",
+                expected="a RunConfig, such as replace(clip_es.DEFAULT, ...), or the name of a preset",
+                found=type(config).__name__,
+            )
         if vocabulary is None:
             vocabulary = "scenes" if str(weights).startswith("scenes") else "voc12"
         words = load_vocabulary(vocabulary)
-        if isinstance(templates, str):
-            single = "{}" in templates or templates in NAMED
-            templates = (templates,) if single else load_templates(templates)
+        if isinstance(templates, (str, Path)):
+            single = "{}" in str(templates) or templates in NAMED
+            templates = (str(templates),) if single else load_templates(templates)
         encoder = load_encoder(weights, device=device, config=config.encoder)
         return cls(
             encoder,
@@ -214,8 +227,8 @@ class MaskMaker:
         Raises ShapeError: more or fewer labels than pictures. ConfigError: a setting that no picture can work with.
         Whatever `images` itself raises comes after the results of the pictures before it.
         """
-        if batch_size < 1:
-            raise ConfigError("a batch holds at least one picture", expected="batch_size >= 1", found=batch_size)
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ConfigError("a batch holds at least one picture", expected="batch_size >= 1", found=repr(batch_size))
         given = given_records(images, labels, self.vocabulary, self.labels == "given")
 
         def results() -> Iterator[MaskResult | FailedPicture]:
@@ -365,7 +378,7 @@ def load(
     device: str = "auto",
     *,
     labels: LabelSource = "given",
-    templates: str | Sequence[str] | None = None,
+    templates: str | Path | Sequence[str] | None = None,
     synonyms: Synonyms = "sentence",
 ) -> MaskMaker:
     """`MaskMaker.load` for photographs: `clip_es.load("ViT-B/16", vocabulary=["cat", "dog"])`."""

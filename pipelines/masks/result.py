@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ from clip_es.formats.coco import one_picture
 from clip_es.formats.names import Names
 from clip_es.masks import write_mask
 from clip_es.overlay import label_name, overlay_colour, overlay_labels, with_legend
-from clip_es.store.disk import write_atomic
+from clip_es.store.disk import make_folder, write_atomic
 from clip_es.types import UNDECIDED, ClassMaps, PseudoMask
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from clip_es.pipelines.masks.method import Refined
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class MaskResult:
     """The mask of a picture, and everything it went through for those who want to look."""
 
@@ -87,20 +88,28 @@ class MaskResult:
         return image
 
     def save(self, path: str | Path) -> Path:
-        """Write the mask as a PNG with the VOC palette, at once or not at all; returns where.
+        """Write the mask as a PNG with the VOC palette, at once or not at all; returns where. A missing folder is made.
 
-        Raises ConfigError: the name has another suffix than .png. StoreError: the disk refuses.
+        Raises ConfigError: this is no path, or one with another suffix than .png. StoreError: the disk refuses.
         """
+        if not isinstance(path, (str, os.PathLike)):
+            raise ConfigError(
+                "a mask is saved under a path",
+                expected="a name that ends in .png",
+                found=type(path).__name__,
+                next_step='Into an open file: result.to_pil().save(file, "PNG").',
+            )
         target = Path(path).expanduser()
         if target.suffix.lower() != ".png":
             raise ConfigError(
-                "a mask is saved as PNG: other formats lose or blur labels",
+                "a mask is saved as PNG: other formats of pictures lose or blur labels",
                 where=target,
                 expected="a name that ends in .png",
-                next_step="For the overlay: result.plot().save(...).",
+                next_step="The array: np.save(path, result.mask.labels); the overlay: result.plot().save(path).",
             )
         data = io.BytesIO()
         write_mask(data, self.mask.labels)
+        make_folder(target.parent)
         write_atomic(target, data.getvalue())
         return target
 
@@ -157,7 +166,7 @@ class MaskResult:
         return ("background", *self.vocabulary)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class FailedPicture:
     """A picture among several that has no mask. Whatever of a result is asked of it raises its error."""
 

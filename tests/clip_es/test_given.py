@@ -37,6 +37,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
         RGB,
         RGB.astype(np.int64),
         RGB.astype(np.uint16) * 257,
+        (RGB.astype(np.uint16) * 257).astype(">u2"),
         RGB / 255,
         RGB.astype(np.float32),
         RGB[:, ::-1][:, ::-1],
@@ -96,10 +97,15 @@ def test_opencv_reads_bytes_as_it_reads_their_file_and_has_nothing_to_read_of_pi
         (RGB > 7, DataError, "a mask, not a picture"),
         (RGB.astype(object), DataError, "object"),
         (RGB.astype(complex), DataError, "complex128"),
-        (RGB.astype(np.int32) * 3, DataError, "0 .. 312, int32"),
+        (RGB.astype(np.int32) * 3, DataError, "0 .. 312 (int32)"),
         (RGB / 255 - 0.5, DataError, "image * std + mean"),
         (np.full((2, 2), np.nan), DataError, "nan"),
-        (RGB * 10.0, DataError, "0..255 for floating point"),
+        (RGB * 10.0, DataError, "0..255 where the largest is 4 or more"),
+        (RGB / 255 * 2.55, DataError, "0 .. 1.04 (float64)"),
+        (RGB / 40, DataError, "image * std + mean"),
+        (RGB.astype(np.uint16), DataError, "image.astype('uint8')"),
+        (torch.empty(3, 4, 4, device="meta"), DataError, "NotImplementedError"),
+        ((torch.ones(3, 4, 4)).to_sparse(), DataError, "cannot be read. Found RuntimeError"),
         (b"", DataError, "0 bytes"),
         (b"no picture at all", DataError, "not a picture"),
         (encoded(Image.fromarray(RGB), "JPEG")[:-60], DataError, "damaged or cut off"),
@@ -114,6 +120,17 @@ def test_what_is_no_picture_is_refused_in_words(given, kind, told):
     assert "picture" in str(caught.value)
 
 
+def test_a_picture_that_was_closed_is_refused_by_that_reason(tmp_path):
+    image = Image.open(io.BytesIO(encoded(Image.fromarray(RGB))))
+    image.close()
+    with pytest.raises(DataError, match=r"this Pillow picture cannot be read\. Found ValueError: Operation on closed"):
+        given_image(image, WHERE, ImageConfig())
+
+
+def test_a_black_picture_of_16_bits_is_black():
+    assert not pixels(np.zeros((2, 2, 3), np.uint16)).any()
+
+
 def test_too_many_pixels_are_refused_before_they_are_decoded():
     config = ImageConfig(max_megapixels=0.001)
     for given in (np.zeros((40, 40, 3), np.uint8), Image.new("L", (40, 40)), encoded(Image.new("L", (40, 40)))):
@@ -126,6 +143,12 @@ def test_an_address_in_the_web_is_not_fetched():
         given_path("https://example.org/cat.jpg")
     assert given_path(b"bytes") is None
     assert given_path("folder/cat.jpg") == Path("folder/cat.jpg")
+    assert given_path("~/cat.jpg") == Path("~/cat.jpg").expanduser()
+    assert given_path("~nobody-of-this-name/cat.jpg") == Path("~nobody-of-this-name/cat.jpg")
+    for address in ("file:///cat.jpg", "s3://bucket/cat.jpg", "data:image/png;base64,AAAA"):
+        with pytest.raises(DataError, match="pass the path of a file"):
+            given_path(address)
+    assert given_path("C:/cat.jpg") == Path("C:/cat.jpg")
 
 
 @pytest.mark.parametrize("given", [None, 7, {"path": "a.jpg"}, [[1, 2]]])
@@ -134,11 +157,15 @@ def test_what_stands_for_no_picture_is_refused_by_its_type(given):
         in_memory(given, WHERE)
 
 
-def test_an_open_file_is_read_once_and_text_is_refused(tmp_path):
+def test_an_open_file_is_read_from_its_start_and_text_is_refused(tmp_path):
     file = tmp_path / "a.png"
     file.write_bytes(encoded(Image.fromarray(RGB)))
     with file.open("rb") as opened:
-        assert np.array_equal(pixels(in_memory(opened, WHERE)), RGB)
+        for _ in range(2):
+            assert np.array_equal(pixels(in_memory(opened, WHERE)), RGB)
+    written = io.BytesIO()
+    Image.fromarray(RGB).save(written, "PNG")
+    assert np.array_equal(pixels(in_memory(written, WHERE)), RGB)
     with pytest.raises(ClipEsError, match='"rb"'):
         in_memory(io.StringIO("text"), WHERE)
 

@@ -98,9 +98,12 @@ def test_tiff_modes_become_rgb_as_documented(tmp_path, mode, value, expected):
     assert colour(saved(tmp_path, Image.new(mode, (4, 4), value), "a.tif")) == expected
 
 
-@pytest.mark.parametrize(("mode", "value"), [("F", -1.0), ("F", 256.0), ("F", float("nan")), ("I", 70_000), ("I", -1)])
+@pytest.mark.parametrize(
+    ("mode", "value"),
+    [("F", -1.0), ("F", 256.0), ("F", 1.02), ("F", 2.6), ("F", float("nan")), ("I", 70_000), ("I", -1)],
+)
 def test_deep_values_out_of_range_are_refused_not_clipped(tmp_path, mode, value):
-    with pytest.raises(DataError, match="leave the range"):
+    with pytest.raises(DataError, match="leave their range"):
         read(saved(tmp_path, Image.new(mode, (4, 4), value), "a.tif"))
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 
 from clip_es.errors import ConfigError, DataError
 from clip_es.prompts import ClassEntry, Vocabulary, load_vocabulary
@@ -279,7 +282,41 @@ def test_an_ontology_of_autodistill_is_a_vocabulary(tmp_path):
         assert found.classes[0].synonyms == ("an apple tree's fruit",)
 
 
-@pytest.mark.parametrize("content", [{"clases": ["cat"]}, {}, {"a cat": 3}, {"a cat": ""}])
+@pytest.mark.parametrize("content", [{"clases": ["cat"]}, {}, {"a cat": 3.5}, {"a cat": ""}])
 def test_what_is_neither_a_vocabulary_nor_an_ontology_is_refused(content):
     with pytest.raises(ConfigError, match="this is no vocabulary"):
         load_vocabulary(content)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {0: "dog", 1: "cat"},
+        {1: "cat", 0: "dog"},
+        {np.int64(0): "dog", np.int64(1): "cat"},
+        {"0": "dog", "1": "cat"},
+        {"dog": 0, "cat": 1},
+        {"cat": np.int64(1), "dog": np.int64(0)},
+        {"path": "data", "nc": 2, "names": {0: "dog", 1: "cat"}},
+        {"names": ["dog", "cat"]},
+    ],
+    ids=str,
+)
+def test_names_with_their_numbers_are_a_vocabulary_in_the_order_of_the_numbers(words, tmp_path):
+    assert load_vocabulary(words).names == ("dog", "cat")
+    plain = json.loads(json.dumps({str(key): value for key, value in words.items()}, default=int))
+    (tmp_path / "words.yaml").write_text(yaml.safe_dump(plain))
+    assert load_vocabulary(tmp_path / "words.yaml").names == ("dog", "cat")
+
+
+@pytest.mark.parametrize(
+    "words", [{1: "dog", 2: "cat"}, {"dog": 0, "cat": 2}, {0: "dog", "1": "cat", "x": "y"}, {"a": 3}]
+)
+def test_numbers_with_a_gap_are_refused(words):
+    with pytest.raises(ConfigError, match="numbered from 0 without gaps"):
+        load_vocabulary(words)
+
+
+def test_a_set_of_names_has_the_same_ids_in_every_process():
+    names = ("cat", "dog", "sofa", "tree", "zebra")
+    assert load_vocabulary(set(names)).names == names

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from clip_es.config.stages import EncoderConfig
 from clip_es.encoder import CLIP, TowerSizes, load_encoder, tower_sizes
-from clip_es.encoder.hub import hub_name, parts, weights_file
+from clip_es.encoder.hub import fetched, hub_name, parts, weights_file
 from clip_es.encoder.weights import told_heads
 from clip_es.errors import WeightsError
 
@@ -102,6 +102,33 @@ def test_a_name_comes_from_the_cache_when_the_hub_is_switched_off(home, snapshot
     assert by_name == by_revision == load_encoder(snapshot, device="cpu").source
     assert "no weights of me/unknown in the cache or on the hub" in error
     assert "HF_HUB_OFFLINE" in error
+
+
+def test_what_the_cache_has_needs_no_connection_and_what_it_lacks_waits_for_one_only_once(home, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    asked = []
+    really = hub.hf_hub_download
+
+    def without_network(name, file, **options):
+        if options.pop("local_files_only"):
+            return really(name, file, local_files_only=True, cache_dir=home / "hub", **options)
+        asked.append(file)
+        raise LocalEntryNotFoundError("check your connection")
+
+    monkeypatch.setattr(hub, "hf_hub_download", without_network)
+    assert fetched("me/tiny-clip").name == "model.safetensors"
+    assert asked == []
+    with pytest.raises(WeightsError, match=r"cannot be fetched from the hub.*check your connection"):
+        fetched("me/unknown")
+    assert asked == ["model.safetensors"]
+
+
+def test_the_folder_of_a_model_in_the_cache_tells_where_its_snapshot_is(home):
+    model = home / "hub/models--me--tiny-clip"
+    with pytest.raises(WeightsError, match=f"no weights file.*Name .*snapshots/{COMMIT}"):
+        load_encoder(model, device="cpu")
 
 
 def test_weights_in_parts_are_one_model(snapshot, tmp_path):

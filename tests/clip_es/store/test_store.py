@@ -585,7 +585,7 @@ def test_a_lock_that_another_machine_did_not_give_back_is_taken_over_and_named(t
         (errno.EDQUOT, "quota"),
         (errno.EROFS, "read-only"),
         (errno.EACCES, "Permission is denied"),
-        (errno.EIO, "call again with the same --out"),
+        (errno.EIO, "call again; a run with the same --out continues"),
     ],
 )
 @pytest.mark.parametrize("call", ["open", "write", "close", "replace"])
@@ -734,3 +734,9 @@ def test_without_hard_links_a_file_is_still_not_replaced(tmp_path, monkeypatch):
 def test_a_folder_that_vanishes_is_an_error_and_not_a_loop(tmp_path):
     with pytest.raises(StoreError, match="cannot be written"):
         write_atomic(tmp_path / "none/a", b"one")
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a folder that exists and takes no files")
+def test_a_folder_that_takes_no_files_is_an_error_and_no_endless_trial():
+    with pytest.raises(StoreError, match="cannot be written"):
+        write_atomic(Path("/proc/mask.png"), b"")

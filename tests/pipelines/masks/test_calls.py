@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +15,10 @@ from PIL import Image
 
 import clip_es
 from clip_es import FailedPicture, MaskMaker, MaskResult, read_mask
-from clip_es.errors import ConfigError, DataError, ShapeError
+from clip_es.errors import ConfigError, DataError, ShapeError, WeightsError
 from clip_es.pipelines.masks.calls import class_ids_of
 from clip_es.scenes.dataset import ScenesConfig, scene_of
+from clip_es.store.disk import StoreError
 
 SCENES = ScenesConfig(side=(64, 80))
 
@@ -119,13 +122,96 @@ def test_an_empty_list_gives_an_empty_list(maker):
         (2, ["cat", "dog"], DataError, "one list for each picture"),
         (2, "cat", DataError, "one list for each picture"),
         (2, [["cat"]], ShapeError, "2 lists of names"),
-        (1, iter([["cat"], ["cat"]]), ShapeError, "1 pictures and more labels"),
+        (1, iter([["cat"], ["cat"]]), ShapeError, "1 picture and more labels"),
         (2, iter([["cat"]]), ShapeError, "more pictures than 1 labels"),
+        (2, {"cat", "dog"}, DataError, "one list for each picture"),
+        (2, {"cat": 1, "dog": 2}, DataError, "one list for each picture"),
+        (2, 3, DataError, "one list for each picture"),
+        (2, b"cat", DataError, "one list for each picture"),
     ],
 )
 def test_labels_that_are_not_one_list_for_each_are_refused(maker, scenes, images, labels, kind, told):
     with pytest.raises(kind, match=told):
         list(maker.stream([scenes[0][0]] * images, labels))
+
+
+@pytest.mark.parametrize("form", ["array", "tensor", "pillow", "path", "name", "bytes", "file", "none"])
+def test_one_picture_is_not_taken_for_many_rows_or_letters(maker, scenes, form):
+    rgb = scenes[0][0]
+    given = {
+        "array": rgb,
+        "tensor": torch.from_numpy(rgb.copy()).permute(2, 0, 1),
+        "pillow": Image.fromarray(rgb),
+        "path": Path("a.png"),
+        "name": "a.png",
+        "bytes": b"abc",
+        "file": io.BytesIO(b"abc"),
+        "none": None,
+    }[form]
+    with pytest.raises(DataError, match=r"not several pictures.*For one picture: maker\(image, labels\)"):
+        maker.stream(given)
+
+
+def test_pictures_by_name_have_no_order(maker, scenes):
+    for call in (maker, maker.stream):
+        with pytest.raises(DataError, match=r"Found dict\. Pass its values\(\)"):
+            call({"a": scenes[0][0]}, [scenes[0][1]])
+    assert maker({"a": scenes[0][0]}.values(), [scenes[0][1]])[0].ok
+
+
+def test_a_batch_of_another_library_needs_only_its_array(maker, scenes):
+    class Foreign:
+        def __init__(self, array: np.ndarray) -> None:
+            self.array, self.ndim = array, array.ndim
+
+        def __array__(self, dtype=None, copy=None) -> np.ndarray:
+            return self.array
+
+    rgb, names = scenes[0]
+    found = maker(Foreign(np.stack([rgb, rgb])), [names, names])
+    assert [one.image_id for one in found] == ["picture-0", "picture-1"]
+    assert np.array_equal(found[1].image, rgb)
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, "8", None])
+def test_a_batch_is_a_whole_number_of_pictures(maker, size):
+    with pytest.raises(ConfigError, match="batch_size >= 1"):
+        maker.stream([], batch_size=size)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"labels": "yes"}, "unknown source of labels. Expected given, auto, none"),
+        ({"labels": ["cat"]}, "the names of the classes are the vocabulary"),
+        ({"config": {}}, "no settings.*Found dict"),
+        ({"config": 5}, "no settings.*Found int"),
+        ({"device": None}, "the device 'None' cannot be used"),
+        ({"device": "gpu"}, "the device 'gpu' cannot be used"),
+        ({"templates": ["a photo"]}, "exactly once"),
+        ({"templates": [5]}, "exactly once"),
+        ({"vocabulary": [f"thing {k}" for k in range(255)]}, "at most 254"),
+    ],
+    ids=str,
+)
+def test_settings_that_mean_nothing_are_refused_before_any_picture(settings, told):
+    with pytest.raises(ConfigError, match=f"(?i){told}"):
+        clip_es.load("scenes", **{"device": "cpu", **settings})
+
+
+@pytest.mark.parametrize("weights", [None, 5, b"a.pt", {"a": torch.zeros(2)}, torch.nn.Linear(1, 1)], ids=type)
+def test_weights_that_are_no_name_are_refused_by_their_type(weights):
+    with pytest.raises(WeightsError, match=f"Found {type(weights).__name__}"):
+        clip_es.load(weights, ["cat"], device="cpu")
+
+
+def test_templates_come_from_a_file_by_its_path_too(tmp_path):
+    (tmp_path / "mine.txt").write_text("a sketch of a {}.\n")
+    by_path, by_name, in_words = (
+        clip_es.load("scenes", ["cat"], templates=one, device="cpu").bank.source
+        for one in (tmp_path / "mine.txt", str(tmp_path / "mine.txt"), "a sketch of a {}.")
+    )
+    assert by_path == by_name == in_words
 
 
 @pytest.mark.parametrize(
@@ -161,6 +247,11 @@ def test_no_label_at_all_is_an_error_of_that_picture_alone(maker, scenes):
     assert done.ok
 
 
+def test_labels_are_found_by_a_maker_that_was_made_so(maker, scenes):
+    with pytest.raises(ConfigError, match=r'load\(..., labels="auto"\)'):
+        maker(scenes[0][0], "auto")
+
+
 def test_labels_can_be_found(scenes):
     result = clip_es.load("scenes", labels="auto", device="cpu")(scenes[0][0])
     assert result.refined.found_labels is not None
@@ -181,8 +272,26 @@ def test_a_result_is_saved_as_the_mask_that_it_is(result, tmp_path):
     where = result.save(tmp_path / "mask.png")
     assert np.array_equal(read_mask(where), result.mask.labels)
     assert np.array_equal(np.asarray(result.to_pil()), result.mask.labels)
-    with pytest.raises(ConfigError, match="saved as PNG"):
-        result.save(tmp_path / "mask.jpg")
+    assert read_mask(result.save(str(tmp_path / "new" / "folder" / "mask.PNG"))).shape == result.mask.labels.shape
+    for name in ("mask.jpg", "mask.npy", "mask", ".png"):
+        with pytest.raises(ConfigError, match="saved as PNG"):
+            result.save(tmp_path / name)
+    for target in (io.BytesIO(), None, b"mask.png", 5):
+        with pytest.raises(ConfigError, match=r"saved under a path.*to_pil\(\)\.save"):
+            result.save(target)
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(StoreError, match="cannot be written"):
+        result.save(tmp_path / "taken" / "mask.png")
+
+
+def test_a_result_is_equal_to_itself_alone_and_may_be_a_key(result):
+    other = pickle.loads(pickle.dumps(result))
+    assert np.array_equal(other.mask.labels, result.mask.labels)
+    assert result == result
+    assert result != other
+    assert len({result, other, result.mask, other.mask, result.maps, result.refined.picture}) == 6
+    assert copy.copy(result).mask is result.mask
+    assert np.array_equal(copy.deepcopy(result).image, result.image)
 
 
 def test_shares_sum_to_one_and_are_told(result, scenes):
