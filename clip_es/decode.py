@@ -122,7 +122,7 @@ def our_errors(path: Path, content: bytes | None = None) -> Iterator[None]:
         raise DataError("the picture may not be read", where=path, next_step="Change its permissions.") from error
     except Image.DecompressionBombError as error:
         raise DataError(
-            "the picture is too large",
+            "the picture has too many pixels",
             where=path,
             found=error,
             next_step="Scale it down, or raise --image.max-megapixels.",

@@ -217,7 +217,7 @@ def png_header(width, height):
         (b"not a picture at all", "not a picture, whatever its name says.*not a pictur"),
         (b"\xff\xd8\xff\xe0", "not a picture|damaged"),
         # Pillow's own limit speaks first, where no other library has switched it off.
-        (png_header(30_000, 30_000), "too large.*900000000|too many pixels.*30000 x 30000"),
+        (png_header(30_000, 30_000), "too many pixels.*(900000000|30000 x 30000)"),
         (png_header(12_000, 10_000), r"too many pixels.*1 to 100 million.*10000 x 12000.*max-megapixels"),
         (png_header(0, 5), "not a picture|damaged|too many pixels or none"),
         (png_header(40, 40), "damaged or cut off"),

@@ -273,7 +273,7 @@ def test_the_pixel_limit_can_be_raised_beyond_pillows(tmp_path, monkeypatch):
     path = written(tmp_path / "a.png", Image.fromarray(NOISE))  # 3072 pixels
     assert read(path).size_hw == (48, 64), "100 million are allowed"
     assert Image.MAX_IMAGE_PIXELS == 1000
-    with pytest.raises(DataError, match=r"too large|too many pixels.*--image\.max-megapixels"):
+    with pytest.raises(DataError, match=r"too many pixels.*--image\.max-megapixels"):
         read(path, replace(DEFAULT, max_megapixels=0.003))
     with pytest.raises(DataError, match=r"--image\.max-megapixels"):
         read(path, replace(DEFAULT, max_megapixels=0.001))

@@ -69,7 +69,7 @@ BAD = {
     "truncated.jpg": "truncated",
     "empty.jpg": "empty",
     "text.jpg": "not a picture",
-    "huge.png": "too large",
+    "huge.png": "too many pixels",
     "absent.jpg": "not there",
 }
 
