@@ -144,7 +144,7 @@ class Tree:
 
 
 class ByName:
-    """In which folders there is a picture of a name: twelve bytes for each picture, and the folders."""
+    """In which folders there is a picture of a name, with its suffix or without: 24 bytes for each picture."""
 
     def __init__(self, names: Iterable[str]) -> None:
         """`names`: relative to the top, with / for sub-folders."""
@@ -152,8 +152,10 @@ class ByName:
         hashes, places = array("q"), array("i")
         for inner in names:
             folder, _, name = inner.rpartition("/")
-            hashes.append(hash(name))
-            places.append(folders.setdefault(folder, len(folders)))
+            place = folders.setdefault(folder, len(folders))
+            for known in (name, name.rpartition(".")[0]):
+                hashes.append(hash(known))
+                places.append(place)
         order = np.argsort(np.frombuffer(hashes, np.int64), kind="stable")
         self._hashes = np.frombuffer(hashes, np.int64)[order]
         self._places = np.frombuffer(places, np.int32)[order]
@@ -163,7 +165,7 @@ class ByName:
     def folders(self, name: str) -> list[str]:
         """The folders that have one, in the order in which they came."""
         first, last = np.searchsorted(self._hashes, hash(name)), np.searchsorted(self._hashes, hash(name), "right")
-        return [self._folders[k] for k in sorted(self._places[first:last].tolist())]
+        return [self._folders[k] for k in np.unique(self._places[first:last]).tolist()]
 
     def knows_one(self, parts: Iterable[str]) -> bool:
         """Whether a folder is called like one of these."""

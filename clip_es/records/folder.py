@@ -187,7 +187,7 @@ class _Finder:
                     next_step="Pass the one that is meant as --images.",
                 )
             if found:
-                return f"{found[0]}/{name}"
+                return self(f"{found[0]}/{name}" if found[0] else name)
         return None
 
     def __call__(self, name: str) -> str | None:

@@ -42,7 +42,7 @@ def _labels(tree: dict[str, Any], where: str) -> Iterator[str]:
     if not isinstance(flags, dict) or not isinstance(shapes, list) or not isinstance(tags, list):
         raise bad_entry("has no usable flags or shapes", where, "an object and a list", [flags, shapes, tags])
     yield from (name for name, is_set in flags.items() if is_set is True)
-    yield from (tag for tag in tags if isinstance(tag, str))
+    yield from (tag for tag in map(text_of, tags) if tag)
     for shape in shapes:
         label = text_of(shape.get("label")) if isinstance(shape, dict) else None
         if label is None:
