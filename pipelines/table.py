@@ -25,7 +25,7 @@ SOURCES: dict[str, tuple[str, str]] = {
     "huggingface": ("HuggingFaceSource", "a data set that `datasets` loads, from a folder or the Hub"),
     "scenes": ("ScenesSource", "the drawn world that ships with the package"),
 }
-"""Where pictures and labels come from: name -> (class in commands/sources.py, what it is)."""
+"""Where pictures and labels come from: name -> (class in commands/sources/, what it is)."""
 
 ON_SOURCES: dict[str, tuple[str, str, str]] = {
     "masks": ("masks", "Masks", "masks for {}"),
