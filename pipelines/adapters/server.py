@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
 from clip_es.errors import ClipEsError
+from clip_es.pipelines.playground.guard import LOOPBACK
 from clip_es.records.text_files import printable
 
 LARGEST_REQUEST = 2**28
@@ -30,7 +31,8 @@ def server(
 
     `tell`: what becomes of a line about a request that is refused or fails. Raises OSError: the address is taken.
     """
-    handler = type("Handler", (_Handler,), {"table": dict(routes), "tell": staticmethod(tell)})
+    local = host in LOOPBACK
+    handler = type("Handler", (_Handler,), {"table": dict(routes), "tell": staticmethod(tell), "local": local})
     return (_Server6 if ":" in host else _Server)((host, port), handler)
 
 
@@ -50,6 +52,8 @@ class _Server6(_Server):
 class _Handler(BaseHTTPRequestHandler):
     table: ClassVar[Mapping[str, Route]] = {}
     tell: ClassVar[Callable[[str], object]] = staticmethod(lambda _: None)
+    local: ClassVar[bool] = True
+    """Only calls under a name of this machine are answered, and none of a web page: tools have no Origin."""
     timeout = 60
     """Seconds that a client may be silent."""
     protocol_version = "HTTP/1.1"
@@ -72,6 +76,8 @@ class _Handler(BaseHTTPRequestHandler):
         return self._answer("POST", asked)
 
     def _answer(self, method: str, asked: dict[str, Any]) -> None:
+        if self.local and (self._host() not in LOOPBACK or "Origin" in self.headers):
+            return self._send(421, {"error": "this server answers programs of its own machine only"})
         path = self.path.partition("?")[0]
         route = self.table.get(f"{method} {path.rstrip('/') or '/'}")
         if route is None:
@@ -82,6 +88,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(400, {"error": str(error)})
         except Exception as error:  # One request must not end the others; the tool shows what it is told.
             return self._send(500, {"error": f"{type(error).__name__}: {str(error)[:200]}"})
+
+    def _host(self) -> str:
+        name, _, port = self.headers.get("Host", "").rpartition(":")
+        return (name if name and port.isdigit() else self.headers.get("Host", "")).strip("[]")
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """What Python's server says of a request that is none, as JSON."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from clip_es.errors import ClipEsError, DataError
 from clip_es.pipelines.adapters.predict import Predictor, Region
+from clip_es.records.text_files import printable
 
 MODEL = "clip-es"
 
@@ -25,8 +26,10 @@ MODEL = "clip-es"
 class RemoteServer:
     """Answers X-AnyLabeling's requests."""
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Predictor, tell: Callable[[str], object] = lambda _: None) -> None:
+        """`tell`: what becomes of a line about a picture that has no answer."""
         self.predictor = predictor
+        self._tell = tell
 
     @property
     def routes(self) -> Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]:
@@ -56,6 +59,12 @@ class RemoteServer:
 
     def predict(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Polygons of one picture; an error of ours is told in the server's own form."""
+        answer = self._prediction(asked)
+        if not answer["success"]:
+            self._tell(f"X-AnyLabeling: {printable(answer['error']['message'], 500)}")
+        return answer
+
+    def _prediction(self, asked: dict[str, Any]) -> dict[str, Any]:
         if asked.get("model") != MODEL:
             return _failed("MODEL_NOT_FOUND", f"there is no model {str(asked.get('model'))[:80]!r}")
         stated = asked.get("params")
@@ -118,4 +127,6 @@ def _shapes(region: Region) -> list[dict[str, Any]]:
 
 
 def _failed(code: str, message: str) -> dict[str, Any]:
-    return {"success": False, "error": {"code": code, "message": message, "details": None}}
+    """X-AnyLabeling shows no error of a server; without `replace: false` it would remove what is drawn in the picture."""
+    error = {"code": code, "message": message, "details": None}
+    return {"success": False, "error": error, "data": {"shapes": [], "description": "", "replace": False}}

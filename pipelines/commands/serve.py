@@ -14,6 +14,7 @@ from clip_es.pipelines.adapters.server import server
 from clip_es.pipelines.adapters.x_anylabeling import RemoteServer
 from clip_es.pipelines.commands.flags import VocabularyFlag, WeightsFlag
 from clip_es.pipelines.console import say
+from clip_es.pipelines.playground.guard import LOOPBACK
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,8 @@ class Serve:
     images: Path | None = None
     """Folder of the pictures that Label Studio shows as local files; others are fetched from it."""
     label_studio: str | None = None
-    """Where Label Studio runs, such as http://localhost:8080; its token is taken from LABEL_STUDIO_API_KEY."""
+    """Where Label Studio runs, such as http://localhost:8080; its token, personal or legacy, is taken from
+    LABEL_STUDIO_API_KEY."""
     host: str = "127.0.0.1"
     """The address to listen on; 0.0.0.0 lets the whole network in."""
     port: int = 9090
@@ -44,12 +46,14 @@ class Serve:
         predictor = Predictor.load(self.weights, self.vocabulary, self.device)
         backend = Backend(predictor, pictures, say)
         try:
-            made = server({**backend.routes, **RemoteServer(predictor).routes}, self.host, self.port, say)
+            made = server({**backend.routes, **RemoteServer(predictor, say).routes}, self.host, self.port, say)
         except (OSError, OverflowError) as error:
             raise ConfigError(
                 "cannot listen there", where=f"{self.host}:{self.port}", found=error, next_step="Pass another --port."
             ) from error
         with made:
+            if self.host not in LOOPBACK:
+                say(f"Everyone who reaches {self.host} can use this server.")
             say(f"Listening on http://{self.host}:{made.server_address[1]} for Label Studio and X-AnyLabeling")
             made.serve_forever()
         return 0

@@ -71,7 +71,7 @@ def lines() -> list[str]:
 def address(scene, predictor) -> Iterator[str]:
     """Both servers on one free port."""
     label_studio = Backend(predictor, Pictures(scene.path.parent), TOLD.append)
-    with server({**label_studio.routes, **RemoteServer(predictor).routes}, port=0, tell=TOLD.append) as made:
+    with server({**label_studio.routes, **RemoteServer(predictor, TOLD.append).routes}, port=0, tell=TOLD.append) as made:
         thread = threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{made.server_address[1]}"
@@ -215,11 +215,15 @@ def test_x_anylabeling_is_answered_over_http(scene, names, predictor, mask, addr
         ({"model": "clip-es"}, "INVALID_IMAGE"),
         ({"model": "clip-es", "image": "data:image/png;base64,###"}, "INVALID_IMAGE"),
         ({"model": "clip-es", "image": "AAAA"}, "INFERENCE_ERROR"),
+        ({"model": "clip-es", "image": "AAAA", "params": {"text_prompt": "unicorn"}}, "INFERENCE_ERROR"),
     ],
 )
-def test_x_anylabeling_is_told_what_is_wrong(asked, code, address):
+def test_x_anylabeling_is_told_what_is_wrong(asked, code, address, lines):
     answer = ask(address, "/v1/predict", asked)
     assert (answer["success"], answer["error"]["code"]) == (False, code)
+    # X-AnyLabeling 4.2 takes the answer for an empty one, and would remove what is drawn.
+    assert answer["data"] == {"shapes": [], "description": "", "replace": False}
+    assert lines == [f"X-AnyLabeling: {answer['error']['message']}"]
 
 
 @pytest.mark.parametrize(
@@ -258,6 +262,17 @@ def test_bytes_that_are_no_request_are_refused_as_json(sent, address, lines, cap
     assert "\n" not in lines[0]
     assert ask(address, "/health")["status"] == "UP"
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("told", [{"Host": "elsewhere.invalid"}, {"Origin": "http://elsewhere.invalid"}, {"Host": "["}])
+def test_no_web_page_may_ask(told, address):
+    with pytest.raises(HTTPError) as caught:
+        urlopen(Request(f"{address}/v1/models", headers=told), timeout=60)
+    with caught.value as answer:
+        assert answer.code == 421
+    port = address.rpartition(":")[2]
+    with urlopen(Request(f"{address}/v1/models", headers={"Host": f"localhost:{port}"}), timeout=60) as answer:
+        assert answer.status == 200
 
 
 def test_who_hangs_up_is_no_fault(address, capfd):
