@@ -513,13 +513,16 @@ def coco_edit_seeds(home: Path) -> list[bytes]:
     ]
 
 
-def labelme_edit_seeds(home: Path) -> list[bytes]:
-    edited_seeds("labelme")(home)
-    return [
-        path.read_bytes()
-        for path in sorted((home / "edited-labelme").rglob("*.json"))
-        if b'"shapes"' in path.read_bytes()
-    ]
+def shapes_edit_seeds(kind: str) -> Callable[[Path], list[bytes]]:
+    def seeds(home: Path) -> list[bytes]:
+        edited_seeds(kind)(home)
+        return [
+            path.read_bytes()
+            for path in sorted((home / f"edited-{kind}").rglob("*.json"))
+            if b'"shapes"' in path.read_bytes()
+        ]
+
+    return seeds
 
 
 def label_studio_edit_seeds(home: Path) -> list[bytes]:
@@ -641,7 +644,10 @@ READERS = (
         if format.read
     ),
     Reader("edited COCO JSON", "edited.json", coco_edit_seeds, edited("coco-rle"), spoilt.below_json),
-    Reader("edited labelme JSON", "a.json", labelme_edit_seeds, edited("labelme"), spoilt.below_json),
+    Reader("edited labelme JSON", "a.json", shapes_edit_seeds("labelme"), edited("labelme"), spoilt.below_json),
+    Reader(
+        "edited X-AnyLabeling", "a.json", shapes_edit_seeds("x-anylabeling"), edited("x-anylabeling"), spoilt.below_json
+    ),
     Reader("edited Label Studio", "a.json", label_studio_edit_seeds, edited("label-studio"), spoilt.below_json),
     Reader(
         "picture tar", "t.tar", malformed_shards.picture_tars, malformed_shards.pictures, malformed_shards.below_tar

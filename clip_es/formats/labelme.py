@@ -10,7 +10,7 @@ import base64
 import binascii
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -71,12 +71,24 @@ class LabelmeWriter(Writer):
 
 def read(source: Source, names: Names) -> Iterator[Incoming]:
     """Every JSON file but the mark of an export; the name of the file is that of the picture."""
-    for name in source.names:
-        if name.lower().endswith(".json") and PurePosixPath(name).name != "clip-es-export.json":
-            yield Incoming(name, PurePosixPath(name).name, partial(_labels, source, name, names))
+    for name in annotation_files(source):
+        yield Incoming(name, PurePosixPath(name).name, partial(labels_of_shapes, source, name, names, _region))
 
 
-def _labels(source: Source, name: str, names: Names, size_hw: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
+def annotation_files(source: Source) -> list[str]:
+    """Every JSON file but the mark of an export."""
+    found = [name for name in source.names if name.lower().endswith(".json")]
+    return [name for name in found if PurePosixPath(name).name != "clip-es-export.json"]
+
+
+Drawn = Callable[[dict[str, Any], tuple[int, int], str], Bool[np.ndarray, "h w"]]
+"""From a shape, the height and width of its picture, and where it stands, to its pixels. Raises DataError."""
+
+
+def labels_of_shapes(
+    source: Source, name: str, names: Names, region: Drawn, size_hw: tuple[int, int]
+) -> UInt8[np.ndarray, "h w"]:
+    """The labels of a file's shapes, later ones on top. Raises DataError, ShapeError."""
     tree = source.json(name)
     where = PurePosixPath(name).name
     shapes = tree.get("shapes")
@@ -91,13 +103,13 @@ def _labels(source: Source, name: str, names: Names, size_hw: tuple[int, int]) -
         if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
             raise DataError("a shape needs a label", where=at, found=str(shape)[:80])
         label = names.label(shape["label"])
-        paint(labels, _region(shape, size_hw, at), label)
+        paint(labels, region(shape, size_hw, at), label)
     return labels
 
 
 def _region(shape: dict[str, Any], size_hw: tuple[int, int], where: str) -> Bool[np.ndarray, "h w"]:
     kind = shape.get("shape_type") or "polygon"
-    points = _points(shape.get("points"), size_hw, where)
+    points = points_of(shape.get("points"), size_hw, where)
     least = {"polygon": 3, "rectangle": 2, "oriented_rectangle": 4, "circle": 2, "mask": 2}.get(str(kind))
     if least is None:
         raise DataError(
@@ -125,7 +137,7 @@ def _region(shape: dict[str, Any], size_hw: tuple[int, int], where: str) -> Bool
     return np.asarray(canvas) > 0
 
 
-def _points(points: object, size_hw: tuple[int, int], where: str) -> list[tuple[float, float]]:
+def points_of(points: object, size_hw: tuple[int, int], where: str) -> list[tuple[float, float]]:
     """Finite points that lie no further outside than the picture is large. Raises DataError."""
     reach = 2 * max(size_hw)
 

@@ -22,6 +22,7 @@ from clip_es.formats import (
     mmseg,
     panoptic,
     voc,
+    x_anylabeling,
     yolo,
     yolo_semantic,
 )
@@ -50,7 +51,15 @@ FORMATS: Table[Format] = Table(
         Format("voc", "palette PNGs in the folders of PASCAL VOC", voc.VocWriter, voc.read),
         Format("coco-rle", "one JSON of COCO with run-length masks", coco.CocoWriter, coco.read),
         Format("coco-panoptic", "PNGs of segment ids and their JSON", panoptic.PanopticWriter, panoptic.read),
-        Format("labelme", "a JSON of polygons beside each picture", labelme.LabelmeWriter, labelme.read),
+        Format(
+            "labelme", "a JSON of masks beside each picture, as labelme has them", labelme.LabelmeWriter, labelme.read
+        ),
+        Format(
+            "x-anylabeling",
+            "a JSON of polygons beside each picture, as X-AnyLabeling has them",
+            x_anylabeling.XAnyLabelingWriter,
+            x_anylabeling.read,
+        ),
         Format("cvat", "CVAT's segmentation masks with their label map", cvat.CvatWriter, cvat.read),
         Format(
             "label-studio", "brush masks as Label Studio's tasks", label_studio.LabelStudioWriter, label_studio.read

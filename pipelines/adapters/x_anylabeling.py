@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from clip_es.errors import ClipEsError, DataError
+from clip_es.formats.x_anylabeling import shape
 from clip_es.pipelines.adapters.predict import Predictor, Region
 from clip_es.records.text_files import printable
 
@@ -107,26 +108,11 @@ def _least(params: dict[str, Any]) -> float:
 
 def _shapes(region: Region) -> list[dict[str, Any]]:
     rings = [ring for ring in region.outlines() if len(set(ring)) > 2]
-    return [
-        {
-            "label": region.name,
-            "shape_type": "polygon",
-            # X-AnyLabeling closes a polygon by naming its first point again.
-            "points": [[float(x), float(y)] for x, y in (*ring, ring[0])],
-            "score": round(region.score, 4),
-            "attributes": {},
-            "description": None,
-            "difficult": False,
-            "direction": 0,
-            "flags": None,
-            "group_id": None,
-            "kie_linking": [],
-        }
-        for ring in rings
-    ]
+    # A shape from a server is closed by naming its first point again.
+    return [shape(region.name, [*ring, ring[0]], round(region.score, 4)) for ring in rings]
 
 
 def _failed(code: str, message: str) -> dict[str, Any]:
-    """X-AnyLabeling shows no error of a server; without `replace: false` it would remove what is drawn in the picture."""
+    """X-AnyLabeling shows no such error; without `replace: false` it would remove what is drawn in the picture."""
     error = {"code": code, "message": message, "details": None}
     return {"success": False, "error": error, "data": {"shapes": [], "description": "", "replace": False}}

@@ -10,11 +10,11 @@ from typing import Annotated
 import tyro
 
 from clip_es.formats import FORMATS, FormatName, ReadableName, Source, readable
-from clip_es.formats.folder import read_mark
 from clip_es.formats.pictures import PictureMode
 from clip_es.pipelines.commands.flags import LimitFlag, OwnVocabularyFlag
 from clip_es.pipelines.console import bar, say, show_table, summarize
 from clip_es.pipelines.exchange.export import export
+from clip_es.pipelines.exchange.history import exported_as
 from clip_es.pipelines.exchange.import_masks import OnConflict, import_masks, imported_ids, restore
 from clip_es.pipelines.exchange.run_folder import FOLDERS, LabelKind, Run
 from clip_es.pipelines.exchange.worst import PictureScore, Ranking, ScoreName, all_scores, rank
@@ -82,7 +82,7 @@ class Import:
     source: Annotated[Path, tyro.conf.arg(name="from")]
     """A folder, a zip archive (never unpacked) or a single file."""
     labels: LabelKind | None = None
-    """What had been exported; None: what the folder's mark says, otherwise masks."""
+    """What had been exported; None: what the mark of the export says, or what alone was exported of the run."""
     reviewed: bool = False
     """Every picture was checked as a whole: all its pixels become certain, not only the edited ones."""
     on_conflict: OnConflict = "refuse"
@@ -93,9 +93,8 @@ class Import:
     def run(self) -> int:
         """Write masks/, labels/ and confidence/ of the edited pictures."""
         run = Run.open(self.run_folder, self.vocabulary)
-        stated = read_mark(self.source).get("labels")
-        kind: LabelKind = self.labels or ("decided" if stated == "decided" else "masks")
         with Source(self.source) as source:
+            kind = self.labels or exported_as(run.folder, source, self.format)
             made = import_masks(
                 run, source, self.format, compared_with=kind, reviewed=self.reviewed, on_conflict=self.on_conflict
             )

@@ -11,13 +11,15 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from clip_es.errors import DataError
+from clip_es.errors import ConfigError, DataError
 from clip_es.formats import Source
 from clip_es.formats.folder import MARK, read_mark
+from clip_es.pipelines.exchange.run_folder import FOLDERS, LabelKind
 from clip_es.store.disk import make_folder, names_in, write_atomic
 from clip_es.store.tables import append_rows, read_csv
 
@@ -89,17 +91,43 @@ class Seen:
         )
 
 
-def export_id(source: Source) -> str:
-    """Of the export that a source is the edited form of; empty where its mark is missing, as after another tool."""
+def mark_of(source: Source) -> dict[str, Any]:
+    """What the mark of an export says, in a folder or an archive; empty where it is missing, as after another tool."""
     if source.path.is_dir():
-        found = read_mark(source.path).get("export")
-        return found if isinstance(found, str) else ""
+        return read_mark(source.path)
     name = source.find(MARK)
     try:
-        found = source.json(name).get("export") if name else ""
+        return source.json(name) if name else {}
     except DataError:
-        return ""
+        return {}
+
+
+def export_id(source: Source) -> str:
+    """Of the export that a source is the edited form of; empty where its mark is missing."""
+    found = mark_of(source).get("export")
     return found if isinstance(found, str) else ""
+
+
+def exported_as(run: Path, source: Source, format: str) -> LabelKind:
+    """Which labels of the run a source began as: what its mark says, or else what alone has left the run.
+
+    Raises ConfigError: both have, or the mark says another format.
+    """
+    mark = mark_of(source)
+    stated = str(mark.get("format", format))[:40]
+    if stated != format:
+        raise ConfigError(
+            f"was exported as {stated}, not {format}", where=source.path, next_step=f"Pass --format {stated}."
+        )
+    kinds = {row["labels"] for row in read_csv(run / EXPORTS, COLUMNS) if not row["source"]}
+    known = {str(mark.get("labels"))} & set(FOLDERS) or kinds & set(FOLDERS)
+    if len(known) > 1:
+        raise ConfigError(
+            "does not say which labels of the run it began as, and both have been exported",
+            where=source.path,
+            next_step="Pass --labels decided for what `worst` exported, --labels masks for `export`, unless you chose.",
+        )
+    return "decided" if known == {"decided"} else "masks"
 
 
 class Before:

@@ -71,7 +71,9 @@ def lines() -> list[str]:
 def address(scene, predictor) -> Iterator[str]:
     """Both servers on one free port."""
     label_studio = Backend(predictor, Pictures(scene.path.parent), TOLD.append)
-    with server({**label_studio.routes, **RemoteServer(predictor, TOLD.append).routes}, port=0, tell=TOLD.append) as made:
+    with server(
+        {**label_studio.routes, **RemoteServer(predictor, TOLD.append).routes}, port=0, tell=TOLD.append
+    ) as made:
         thread = threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{made.server_address[1]}"

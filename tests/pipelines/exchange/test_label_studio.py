@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -141,3 +142,34 @@ def test_of_two_regions_the_one_drawn_anew_lies_on_top(tmp_path):
     # Where nothing says what had been predicted, untouched regions are beneath, and later ones on top.
     assert labels(wide, one("dog", dog, "prediction", "d"), prediction=None) == [1, 1, 1, 2, 0, 1]
     assert labels(wide, one("dog", dog), prediction=None) == [1, 1, 2, 2, 0, 1]
+
+
+def test_an_export_without_its_mark_is_compared_with_what_left_the_run(made_up_run, tmp_path, capsys):
+    made = made_up_run(tmp_path, 5)
+    worst = ["worst", str(made.run), "--format", "label-studio", "--count", "5", "--out", str(tmp_path / "w")]
+    assert main(worst) == 0  # Exports the decided labels; what Label Studio gives back has no mark that says so.
+    call = ["import", str(made.run), "--format", "label-studio", "--from", str(RECORDED)]
+    capsys.readouterr()
+    assert main(call) == 0
+    assert "2 pictures edited (53 pixels differ from RUN/labels), 1 unchanged" in capsys.readouterr().out
+    assert main(["export", str(made.run), "--format", "voc", "--out", str(tmp_path / "voc")]) == 0
+    capsys.readouterr()
+    assert main(call) != 0
+    assert "does not say which labels of the run it began as" in " ".join(capsys.readouterr().err.split())
+    assert main([*call, "--labels", "decided"]) == 0
+    assert "0 pictures edited" in capsys.readouterr().out
+
+
+def test_a_zip_is_read_with_its_mark_and_under_its_own_format_alone(made_up_run, tmp_path, capsys):
+    made = made_up_run(tmp_path, 5)
+    out = tmp_path / "w"
+    assert main(["worst", str(made.run), "--format", "x-anylabeling", "--count", "5", "--out", str(out)]) == 0
+    assert main(["export", str(made.run), "--format", "voc", "--out", str(tmp_path / "voc")]) == 0
+    shutil.make_archive(str(tmp_path / "back"), "zip", out)
+    for source in (out, tmp_path / "back.zip"):
+        capsys.readouterr()
+        call = ["import", str(made.run), "--from", str(source), "--format"]
+        assert main([*call, "x-anylabeling"]) == 0
+        assert "0 pictures edited (0 pixels differ from RUN/labels), 5 unchanged" in capsys.readouterr().out
+        assert main([*call, "labelme"]) != 0  # It fills polygons in another way, so borders would differ.
+        assert "was exported as x-anylabeling, not labelme" in " ".join(capsys.readouterr().err.split())
