@@ -28,17 +28,21 @@ def settle() -> None:
 
 def tell(text: str) -> None:
     """A line on standard error, if that takes it: what is wrong with it shall not hide what is told."""
-    try:
-        sys.stderr.write(f"clip-es: {text}\n")
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        drop(sys.stderr)
+    _write(f"clip-es: {text}\n")
 
 
 def tell_fault() -> None:
     """The exception that is being handled, as a fault of this package."""
-    what = "This is a fault of clip-es. What was finished is safe. Please report it with the lines above."
-    tell(f"{traceback.format_exc()}{what}")
+    _write(traceback.format_exc())
+    tell("This is a fault of clip-es. What was finished is safe. Please report it with the lines above.")
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        drop(sys.stderr)
 
 
 def drop(stream: TextIO) -> None:

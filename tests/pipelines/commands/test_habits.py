@@ -1,9 +1,8 @@
-"""What every command has: a quiet voice, a summary as one line, an exit code; settings given back; completion."""
+"""What every command has: a quiet voice, a summary as one line, an exit code; settings given back."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,7 @@ from clip_es.errors import ConfigError, DataError
 from clip_es.pipelines import cli
 from clip_es.pipelines.cli import main, parse, program
 from clip_es.pipelines.commands.masks import Masks
-from clip_es.pipelines.completion import all_flags, script
-from clip_es.pipelines.table import COMMANDS
+from clip_es.pipelines.completion import all_flags
 from clip_es.store.manifest import Manifest, plain
 
 FAST = ("--workers", "0", "--report-pictures", "0", "--refine", "affinity")
@@ -120,38 +118,6 @@ def test_a_fault_of_the_package_has_a_code_of_its_own(monkeypatch, capsys):
 @pytest.fixture(scope="module")
 def flags():
     return all_flags()
-
-
-def test_completion_knows_every_command_and_its_flags(flags):
-    assert flags.keys() == COMMANDS.keys()
-    assert {"--out", "--weights", "--refine.crf.backend", "--json", "--quiet"} <= flags["masks voc12"].values.keys()
-    assert "reference" not in flags["masks voc12"].values["--preset"], "presets are names, not choices"
-    assert set(flags["evaluate"].values["--undecided"]) == {"miss", "ignore"}
-
-
-def completed(bash: Path, *words: str) -> list[str]:
-    """What bash offers for the last word."""
-    line = " ".join(f"'{word}'" for word in words)
-    code = f"source {bash}; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _clip_es; echo ${{COMPREPLY[@]}}"
-    return subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True).stdout.split()
-
-
-def test_bash_completes_commands_sources_flags_and_values(tmp_path):
-    bash = tmp_path / "completion.bash"
-    bash.write_text(script("bash"))
-    assert completed(bash, "clip-es", "mas") == ["masks"]
-    assert completed(bash, "clip-es", "masks", "vo") == ["voc12"]
-    assert completed(bash, "clip-es", "masks", "voc12", "--refine.crf.backe") == ["--refine.crf.backend"]
-    assert completed(bash, "clip-es", "evaluate", "RUN", "--undecided", "m") == ["miss"]
-    assert completed(bash, "clip-es", "check", "RUN", "--sh") == completed(bash, "clip-es", "check", "--sh")
-    assert "--quiet" in completed(bash, "clip-es", "demo", "--qu")
-
-
-def test_the_other_shells_have_the_same_words():
-    zsh, fish = script("zsh"), script("fish")
-    assert zsh.startswith("#compdef clip-es")
-    assert "complete -c clip-es -n '__clip_es_is masks voc12' -l refine.crf.backend" in fish
-    assert "-a completion" in fish
 
 
 def test_settings_that_are_not_there_are_missed_by_name(tmp_path):
