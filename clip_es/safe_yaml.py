@@ -36,6 +36,22 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def line_of(content: bytes | str, *keys: object) -> int | None:
+    """The line of a key inside the tables of a YAML text, from 1; None where there is none."""
+    try:
+        node = yaml.compose(content, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return None
+    line = None
+    for key in keys:
+        rows = node.value if isinstance(node, yaml.MappingNode) else []
+        found = next((row for row in rows if row[0].value == str(key)), None)
+        if found is None:
+            return line
+        line, node = found[0].start_mark.line + 1, found[1]
+    return line
+
+
 def load_yaml(content: bytes | str) -> object:
     """The content of a YAML text. Raises yaml.YAMLError, whatever is wrong with it; nothing of it is ever run."""
     try:

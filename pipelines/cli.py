@@ -217,7 +217,8 @@ def offered(kind: Any, args: Sequence[str], source: str | None) -> tuple[Any, di
     data = kind.variants.get(source) or getattr(sources, SOURCES[source][0])
     options = {**required(kind), **(kind.preset_options(args) if hasattr(kind, "preset_options") else {})}
     options.pop("source")
-    default = kind.of(data(**required(data)), **options)
+    given = kind.source_options(args, data) if hasattr(kind, "source_options") else {}
+    default = kind.of(data(**{**required(data), **given}), **options)
     told = f"{cleandoc(kind.__doc__ or '')}\n\n{cleandoc(data.__doc__ or '')}"
     return kind[data], {"default": default, "description": told}
 

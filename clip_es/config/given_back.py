@@ -35,9 +35,9 @@ def run_config(told: Mapping[str, Any], where: object, base: RunConfig = DEFAULT
             known = [*own, *methods, *refiners]
             raise ConfigError(
                 f"there are no settings {name!r}",
-                where=where,
+                where=place,
                 expected=", ".join(known),
-                next_step=nearest(name, known),
+                next_step=nearest(str(name), known) or None,
             )
     return replace(base.using(**given), **changed)
 
@@ -53,12 +53,21 @@ def _made(before: Any, kind: Any, value: Any, where: str) -> Any:
             if name not in known:
                 raise ConfigError(
                     f"there is no setting {name!r}",
-                    where=where,
+                    where=f"{where}.{name}",
                     expected=", ".join(known),
                     next_step=nearest(str(name), known) or None,
                 )
         parts = {n: _made(getattr(before, n), hints[n], inner, f"{where}.{n}") for n, inner in value.items()}
-        return replace(before, **parts)
+        try:
+            return replace(before, **parts)
+        except ConfigError as error:
+            if error.where:
+                raise
+            about = error.what.partition(" ")[0]
+            place = f"{where}.{about}" if about in parts else where
+            raise ConfigError(
+                error.what, where=place, expected=error.expected, found=error.found, next_step=error.next_step
+            ) from error
     return _plain(kind, value, where)
 
 

@@ -87,7 +87,10 @@ class Manifest:
         try:
             content = load_yaml(text)
         except (yaml.YAMLError, ValueError) as error:
-            raise DataError("cannot be read", where=where, found=str(error).splitlines()[0][:200]) from error
+            mark = getattr(error, "problem_mark", None)
+            at = "" if mark is None else f" line {mark.line + 1}"
+            told = str(getattr(error, "problem", None) or error).splitlines()[0][:200]
+            raise DataError("cannot be read", where=f"{where}{at}", found=told) from error
         if not isinstance(content, dict):
             raise DataError("is not a table of settings", where=where, found=type(content).__name__)
         about = content.get(_ABOUT)

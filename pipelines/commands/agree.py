@@ -17,7 +17,7 @@ from clip_es.errors import ConfigError
 from clip_es.pipelines.agree import Agreement, compare, exact_encoder, is_exact
 from clip_es.pipelines.commands.data_source import required
 from clip_es.pipelines.commands.flags import DataVocabularyFlag, WeightsFlag
-from clip_es.pipelines.commands.masks import last_of
+from clip_es.pipelines.commands.given_back import last_of
 from clip_es.pipelines.commands.sources import FolderSource
 from clip_es.pipelines.console import say, show_table, summarize, track
 from clip_es.pipelines.masks.maker import MaskMaker

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -17,6 +17,7 @@ from clip_es.encoder import load_encoder
 from clip_es.errors import ConfigError, DataError
 from clip_es.masks import read_mask
 from clip_es.pipelines.commands.flags import OwnVocabularyFlag
+from clip_es.pipelines.commands.given_back import last_of
 from clip_es.pipelines.console import counted, say, show_table, summarize, track
 from clip_es.pipelines.evaluate import masks_below
 from clip_es.pipelines.studies.calibrate import Calibration, Calibrator, calibrate
@@ -61,15 +62,25 @@ class Calibrate:
     out: Path | None = None
     """Also write all values to this JSON file."""
     image: ImageConfig = field(default_factory=ImageConfig)
-    patch_text: PatchTextConfig | None = None
+    patch_text: PatchTextConfig = field(default_factory=PatchTextConfig)
+
+    @classmethod
+    def chosen(cls, args: Sequence[str]) -> dict[str, Any]:
+        """The defaults under the weights among the arguments: those of drawn scenes for CLIPs that know scenes."""
+        weights = last_of("--weights", args)
+        if weights is None:
+            runs = [Path(word) for word in args if not word.startswith("-") and Manifest.is_in(word)]
+            weights = str(Manifest.read(runs[0]).about.get("weights")) if runs else ""
+        text = PATCH_TEXT_SCENES if weights.startswith("scenes") else PatchTextConfig()
+        folder: Any = tyro.MISSING
+        return {"default": cls(folder=folder, patch_text=text)}
 
     def run(self) -> int:
         """Look, print every value, and the flags that are suggested."""
         images, weights, words = self._asked()
         vocabulary = load_vocabulary(words).for_masks()
         encoder = load_encoder(weights, device=self.device)
-        text = self.patch_text or (PATCH_TEXT_SCENES if weights.startswith("scenes") else PatchTextConfig())
-        calibrator = Calibrator(encoder, build_bank(encoder, vocabulary), text, vocabulary.box_threshold)
+        calibrator = Calibrator(encoder, build_bank(encoder, vocabulary), self.patch_text, vocabulary.box_threshold)
         found = calibrate(calibrator, self._records(images), self.image, self._truth(), track)
         self._tell(found)
         summarize({**record(found), "left_out": len(found.failures)})

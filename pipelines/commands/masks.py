@@ -7,14 +7,13 @@ import platform
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
 
-from clip_es.config.given_back import run_config
 from clip_es.config.presets import find_preset
 from clip_es.config.run import RunConfig
 from clip_es.config.stages import LabelSource
@@ -22,8 +21,9 @@ from clip_es.encoder import load_encoder
 from clip_es.errors import ClipEsError, ConfigError
 from clip_es.localize.methods import weakly_supervised
 from clip_es.pipelines.agree import Agreement, compare, exact_encoder, is_exact
-from clip_es.pipelines.commands.data_source import OnSource, S, first
+from clip_es.pipelines.commands.data_source import DataSource, OnSource, S, first
 from clip_es.pipelines.commands.flags import DataVocabularyFlag, FormFlag, LimitFlag, TemplateFlag, WeightsFlag
+from clip_es.pipelines.commands.given_back import given_back, last_of, not_as_before
 from clip_es.pipelines.commands.sources import ScenesSource
 from clip_es.pipelines.console import bar, counted, say, say_failures, show_table
 from clip_es.pipelines.evaluate import Evaluation, evaluate_each
@@ -40,7 +40,6 @@ from clip_es.storage import Folder, Place, address_of, place_of
 from clip_es.store.cams import KeepCams
 from clip_es.store.failures import read_failures
 from clip_es.store.finished import in_folder, in_shards, labels_in_shards
-from clip_es.store.manifest import Manifest
 from clip_es.store.opening import parse_shard, shard
 from clip_es.store.run import RunStore
 from clip_es.store.shards.forms import FormName
@@ -83,31 +82,11 @@ class OnPresets(OnSource[S]):
             raise ConfigError("--config and --preset both set the other flags", next_step="Pass one of them.")
         return options
 
-
-def last_of(flag: str, args: Sequence[str]) -> str | None:
-    """The value of a flag among the arguments, the last one where there are several."""
-    words = [word for arg in args for word in arg.split("=", 1)]
-    values = [after for before, after in pairwise(words) if before == flag]
-    return values[-1] if values else None
-
-
-def given_back(args: Sequence[str]) -> dict[str, Any]:
-    """Defaults of the flags from the run.yaml under `--config`. Raises ConfigError, DataError."""
-    path = last_of("--config", args)
-    if path is None:
-        return {}
-    told = Manifest.read_file(Path(path))
-    options: dict[str, Any] = {"earlier": Path(path)}
-    if isinstance(config := told.settings.get("config"), dict):
-        options["config"] = run_config(config, path)
-    prompts = told.settings.get("prompts")
-    if isinstance(prompts, dict):
-        options["template"] = tuple(map(str, prompts.get("templates") or ()))
-        options["synonyms"] = prompts.get("synonyms", "sentence")
-    for name in ("weights", "vocabulary", "preset"):
-        if isinstance(value := told.about.get(f"{name}_given", told.about.get(name)), str):
-            options[name] = value
-    return options
+    @classmethod
+    def source_options(cls, args: Sequence[str], source: type[DataSource]) -> dict[str, Any]:
+        """What the run under `--config` says of its labels, where it looked for them itself."""
+        labels = given_back(args).get("labels")
+        return {"labels": labels} if labels in ("auto", "none") and "labels" in (f.name for f in fields(source)) else {}
 
 
 DRAWINGS_ONLY = (
@@ -166,6 +145,8 @@ class Masks(OnPresets[S]):
         dataset = first(self.source.dataset(vocabulary, self.on_bad_label, need_size, labels == "given"), self.limit)
         maker = self._maker(vocabulary, dataset, labels)
         settings, about = self._settings(maker), self._about(maker, dataset)
+        if note := not_as_before(self.earlier, settings):
+            say(note)
         if not is_exact(maker.encoder):
             say(f"Encoder: {maker.encoder.chosen}")
         if form != "folder":

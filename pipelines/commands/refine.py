@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
@@ -15,7 +15,8 @@ from clip_es.encoder import load_encoder
 from clip_es.errors import ConfigError, DataError
 from clip_es.pipelines.commands.data_source import first
 from clip_es.pipelines.commands.flags import LimitFlag, VocabularyFlag, WeightsFlag
-from clip_es.pipelines.commands.masks import figures, last_of, picture_folder, score_run, tell, versions
+from clip_es.pipelines.commands.given_back import given_back, last_of, not_as_before
+from clip_es.pipelines.commands.masks import figures, picture_folder, score_run, tell, versions
 from clip_es.pipelines.console import bar, counted, say
 from clip_es.pipelines.evaluate import masks_below
 from clip_es.pipelines.masks.from_maps import MapMaker, needs_encoder
@@ -70,16 +71,29 @@ class Refine:
     """Pictures shown in report.html, evenly spread over the run."""
     preset: str = "default"
     """Sets the defaults of the other flags. reference: what CLIP-ES's published code makes of its maps, bit for bit."""
+    earlier: Annotated[Path | None, tyro.conf.arg(name="config", metavar="RUN.YAML")] = None
+    """The run.yaml of an earlier run, whose settings become the defaults of the other flags: scale, first class, words,
+    refiners and all else that decides the masks, but not maps and pictures."""
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: RunConfig(refine=AFTER_MAPS))
 
     @classmethod
     def chosen(cls, args: Sequence[str]) -> dict[str, Any]:
-        """The defaults under the `--preset` among the arguments. Raises ConfigError: there is no such preset."""
-        name = last_of("--preset", args)
+        """The defaults under the `--preset` or `--config` among the arguments.
+
+        Raises ConfigError: there is no such preset, both are given, or a setting does not fit. DataError.
+        """
+        name, earlier = last_of("--preset", args), given_back(args, RunConfig(refine=AFTER_MAPS))
+        required: dict[str, Any] = dict.fromkeys(("maps", "images", "out"), tyro.MISSING)
+        if earlier and name is not None:
+            raise ConfigError("--config and --preset both set the other flags", next_step="Pass one of them.")
+        if earlier:
+            maps = earlier.pop("maps", {})
+            known = {field.name for field in fields(cls)}
+            options = {key: value for key, value in earlier.items() if key in known} | _maps_settings(maps)
+            return {"default": cls(**required, **options)}
         if name is None:
             return {}
         config = replace(find_preset(name).config, refine=AFTER_MAPS)
-        required: dict[str, Any] = dict.fromkeys(("maps", "images", "out"), tyro.MISSING)
         return {"default": cls(**required, preset=name, config=config)}
 
     def run(self) -> int:
@@ -100,12 +114,16 @@ class Refine:
             "config": maker.used,
             "sha256": {"weights": encoder.source} if encoder else {},
         }
+        if note := not_as_before(self.earlier, settings):
+            say(note)
         about = {
             "dataset": dataset.name,
             "dataset_sha256": dataset.fingerprint(),
             "images": picture_folder(dataset),
             "maps_folder": str(self.maps.resolve()),
             "vocabulary": vocabulary.name,
+            **({"vocabulary_given": self.vocabulary} if self.vocabulary != vocabulary.name else {}),
+            **({"weights": self.weights} if encoder else {}),
             "classes": list(vocabulary.names),
             "preset": self.preset,
             "versions": versions(),
@@ -154,3 +172,17 @@ class Refine:
         truth = {} if self.truth is None else masks_below(self.truth)
         truth = {record.image_id: truth[record.image_id] for record in records if record.image_id in truth}
         return Dataset(self.maps.resolve().name, records, tuple(problems), truth)
+
+
+def _maps_settings(told: object) -> dict[str, Any]:
+    """`scale` and `first_class` as run.yaml has them. Raises ConfigError."""
+    given = dict(told) if isinstance(told, Mapping) else {"maps": told}
+    wrong = {
+        name: value
+        for name, value in given.items()
+        if not ((name == "scale" and value in get_args(Scale)) or (name == "first_class" and value in (0, 1)))
+    }
+    if wrong:
+        expected = f"scale {' or '.join(get_args(Scale))}, first_class 0 or 1"
+        raise ConfigError("has other settings of maps than there are", where="--config", expected=expected, found=wrong)
+    return given

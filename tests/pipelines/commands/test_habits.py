@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -177,3 +178,50 @@ def test_former_names_of_flags_are_still_known(flags):
         ("segments", "--export", "--format"),
     ):
         assert {former, now} <= flags[name].values.keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("config:\n  mask:\n    treshold: 1\n", "line 3, config.mask.treshold: there is no setting 'treshold'"),
+        ("config:\n  affinity: {layers: 99}\n", "line 2, config.affinity.layers: layers is out of range"),
+        ("config:\n  refine: [crff]\n", "line 2, config.refine: there is no such refiner"),
+        ("\n\nweights: scenes\n", "line 3, weights: there is no setting 'weights'.*stands under `about`"),
+        ("confg: {}\n", "line 1, confg: .*Nearest: 'config'"),
+        ("prompts:\n  synonyms: 5\n", "line 2, prompts.synonyms: is not one of the values"),
+        ("prompts: {templates: [3]}\n", "prompts.templates: must be a list of sentences"),
+        ("about:\n  weights: 5\n", "line 2, about.weights: must be a text"),
+        ("method: predict\nconfig: {}\n", "something else than masks"),
+        ("config: {}\nconfig: {}\n", "line 2: cannot be read.*stands twice"),
+        ("config: !!python/object/apply:os.system [exit]\n", "line 1: cannot be read"),
+        ("", "not a table of settings"),
+    ],
+)
+def test_a_run_yaml_that_cannot_be_given_back_is_told_by_file_and_line(text, told, tmp_path):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises((ConfigError, DataError), match=rf"(?s)mine\.yaml.*{told}"):
+        parse(Masks, "clip-es", ["--out", "run", "--config", str(tmp_path / "mine.yaml")], "voc12")
+
+
+def test_what_a_hand_written_file_leaves_out_is_as_by_default(tmp_path):
+    (tmp_path / "mine.yaml").write_text("config:\n  mask: {threshold: 0.5}\nabout: {weights: scenes}\n")
+    command = parse(Masks, "clip-es", ["--out", "run", "--config", str(tmp_path / "mine.yaml")], "voc12")
+    assert command.weights == "scenes"
+    assert command.config == replace(DEFAULT, mask=replace(DEFAULT.mask, threshold=0.5))
+    (tmp_path / "mine.yaml").write_text("labels: auto\n")
+    command = parse(Masks, "clip-es", ["--out", "run", "--config", str(tmp_path / "mine.yaml")], "voc12")
+    assert command.source.labels == "auto", "labels that CLIP found are part of how the masks were made"
+
+
+def test_masks_made_with_the_settings_of_a_run_have_its_bytes(golden_voc, tmp_path, capsys):
+    own = ("--labels", "auto", "--refine.affinity.layers", "1", "--mask.threshold", "0.6")
+    assert masks(golden_voc, tmp_path / "first", *own) == 0
+    again = ["masks", "voc12", "--root", str(golden_voc), "--config", str(tmp_path / "first"), "--out"]
+    rest = ["--workers", "0", "--report-pictures", "0"]
+    assert main([*again, str(tmp_path / "second"), *rest]) == 0
+    for part in ("masks", "confidence", "labels"):
+        first = {path.name: path.read_bytes() for path in (tmp_path / "first" / part).iterdir()}
+        assert first == {path.name: path.read_bytes() for path in (tmp_path / "second" / part).iterdir()}
+    capsys.readouterr()
+    assert main([*again, str(tmp_path / "third"), *rest, "--vocabulary", "cat,dog,person"]) == 0
+    assert "Other than in" in capsys.readouterr().out

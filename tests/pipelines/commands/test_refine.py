@@ -14,6 +14,7 @@ from recorded import CASES, GOLDEN, recorded
 from clip_es.masks import read_mask, write_mask
 from clip_es.pipelines.cli import main
 from clip_es.store.failures import read_failures
+from clip_es.store.manifest import Manifest
 
 
 @pytest.fixture
@@ -104,3 +105,18 @@ def test_folders_that_do_not_belong_together_are_named(published, tmp_path, caps
     assert "none of these pictures has maps" in capsys.readouterr().err
     assert refine(published, "--preset", "nothing") == 2
     assert "no such preset" in capsys.readouterr().err
+
+
+def test_the_settings_of_a_run_are_given_back(published):
+    own = ("--refine", "--mask.half", "--scale", "min-max", "--mask.threshold", "0.7", "--report-pictures", "0")
+    assert refine(published, *own) == 0
+    (published / "run").rename(published / "first")
+    config = ("--config", str(published / "first/run.yaml"), "--report-pictures", "0")
+    assert refine(published, *config) == 0
+    assert Manifest.read(published / "run").settings == Manifest.read(published / "first").settings
+    for path in (published / "first/masks").iterdir():
+        assert path.read_bytes() == (published / "run/masks" / path.name).read_bytes()
+    assert refine(published, *config, "--preset", "reference") == 2
+    text = (published / "first/run.yaml").read_text()
+    (published / "first/run.yaml").write_text(text.replace("scale: min-max", "scale: some"))
+    assert refine(published, *config) == 2
