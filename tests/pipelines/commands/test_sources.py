@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +166,9 @@ def test_a_comma_between_labels_gets_the_right_separator(folder):
     (folder / "labels.csv").write_text('image,labels\ncat/a.png,"cat,cup"\n')
     source = FolderSource(images=folder / "pictures", labels=str(folder / "labels.csv"))
     (problem,) = source.dataset(load_vocabulary("cat,cup")).problems
-    assert "Several labels are separated by ';'" in problem.reason
+    assert "Pass --label-separator ','" in problem.reason
+    data = replace(source, label_separator=",").dataset(load_vocabulary("cat,cup"))
+    assert (data.records[0].class_ids, data.problems) == ((0, 1), ())
 
 
 def test_links_to_folders_are_followed_once(folder):
