@@ -40,6 +40,8 @@ class Source:
         elif zipfile.is_zipfile(self.path):
             self._archive, self._members = _archive(self.path)
             self.names = tuple(sorted(name for name in self._members if name.lower().endswith(suffixes)))
+        elif self.path.suffix.lower() == ".zip":
+            raise DataError("is a damaged zip archive", where=self.path, next_step="Download it again.")
         else:
             self.names = (self.path.name,)
 
@@ -118,7 +120,12 @@ class Source:
         try:
             return json.loads(self.bytes(name, limit))
         except (ValueError, RecursionError, MemoryError) as error:
-            raise DataError("is not a JSON file", where=name, found=str(error)[:200]) from error
+            raise DataError(
+                "is not a JSON file, or ends in the middle",
+                where=name,
+                found=str(error)[:200],
+                next_step="Export or download it again.",
+            ) from error
 
 
 def _files_below(root: Path) -> Iterator[str]:

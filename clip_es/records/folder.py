@@ -97,7 +97,9 @@ def folder(
                 f"lists {line.image!r}, which is not there",
                 where=where(number),
                 expected=f"the file {images / line.image}",
-                next_step="Add the picture, correct the name, or take the row out.",
+                next_step="Separated by commas? Then name the table .csv and begin it with `image,labels`."
+                if "," in line.image and not line.labels
+                else "Add the picture, correct the name, or take the row out.",
             )
         stem, suffix = parts if inner == name else _split(inner)
         image_id = stem.replace("/", SEPARATOR)

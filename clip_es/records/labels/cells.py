@@ -25,7 +25,10 @@ PICTURE_COLUMNS = (
 )
 """What the column of the pictures is called; the first that is there counts."""
 
-HOT = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False, "": False}
+HOT = {
+    **dict.fromkeys(("1", "1.0", "true", "yes"), True),
+    **dict.fromkeys(("0", "0.0", "false", "no", ""), False),
+}
 """How tools write that a class is in a picture, or is not."""
 
 _DELIMITER = re.compile(r'(?:"(?:[^"]|"")*"|[^",;\t])*([,;\t])')

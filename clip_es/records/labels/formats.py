@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from clip_es.errors import DataError, nearest
+from clip_es.errors import ConfigError, DataError, nearest
 from clip_es.joints import Choice, Table
 from clip_es.records.labels import (
     arrays,
@@ -37,7 +37,12 @@ _LOOKED_AT = 8
 _MOST_EMPTY = 1000
 
 _CELLS = (".csv", ".tsv")
-_SHEETS = (".xlsx", ".xls", ".ods")
+_NO_FILES_OF_LABELS = {
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), ("is a spreadsheet", "Save it as CSV.")),
+    ".parquet": ("is a table with pictures", "clip-es masks shards --shards reads it; `huggingface` a folder of them."),
+    ".pkl": ("is a pickle, which is a program and is never run", "Write it as CSV or JSON lines."),
+}
+"""What people have besides, and what to do with it."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class LabelFormat:
     """From the files of the format to their labels. Raises DataError: a file as a whole is not usable."""
     in_folders: bool = True
     """Whether it may be found in a folder or an archive."""
+    has_fields: bool = False
+    """Whether a column or field with the labels can be named."""
 
 
 def _always(_: Any) -> bool:
@@ -72,13 +79,16 @@ LABEL_FORMATS: Table[LabelFormat] = Table(
     "format of labels",
     "clip_es.label_formats",
     [
-        LabelFormat("csv", "a table with the columns image and labels", _CELLS, _is_table("csv"), tables.csv),
+        LabelFormat(
+            "csv", "a table with the columns image and labels", _CELLS, _is_table("csv"), tables.csv, has_fields=True
+        ),
         LabelFormat(
             "csv-rows",
             "a table with a column of pictures and one of labels, a row for each label or object",
             _CELLS,
             _is_table("csv-rows"),
             tables.csv_rows,
+            has_fields=True,
         ),
         LabelFormat(
             "one-hot-csv",
@@ -93,6 +103,7 @@ LABEL_FORMATS: Table[LabelFormat] = Table(
             (".jsonl", ".ndjson"),
             tables.is_jsonl,
             tables.jsonl,
+            has_fields=True,
         ),
         LabelFormat(
             "text",
@@ -111,6 +122,7 @@ LABEL_FORMATS: Table[LabelFormat] = Table(
             (".json",),
             json_lists.is_json,
             json_lists.json,
+            has_fields=True,
         ),
         LabelFormat(
             "huggingface",
@@ -118,6 +130,7 @@ LABEL_FORMATS: Table[LabelFormat] = Table(
             (".jsonl", *_CELLS),
             lambda head: _is_table("huggingface")(head) or huggingface.is_jsonl(head),
             huggingface.huggingface,
+            has_fields=True,
         ),
         LabelFormat(
             "labelme", "labelme's or X-AnyLabeling's JSON of each picture", (".json",), labelme.fits, labelme.labelme
@@ -128,6 +141,7 @@ LABEL_FORMATS: Table[LabelFormat] = Table(
             (".json", *_CELLS),
             lambda head: _is_table("label-studio")(head) or label_studio.fits(head),
             label_studio.label_studio,
+            has_fields=True,
         ),
         LabelFormat(
             "pascal-voc", "Pascal VOC's XML of each picture", (".xml",), pascal_voc.fits, pascal_voc.pascal_voc
@@ -151,7 +165,14 @@ LABEL_FORMATS: Table[LabelFormat] = Table(
         ),
         LabelFormat("datumaro", "Datumaro's JSON", (".json",), datumaro.fits, datumaro.datumaro),
         LabelFormat("coco", "COCO's instances JSON, with any categories", (".json",), coco.fits, coco.coco),
-        LabelFormat("fiftyone", "FiftyOne's labels or samples in JSON", (".json",), fiftyone.fits, fiftyone.fiftyone),
+        LabelFormat(
+            "fiftyone",
+            "FiftyOne's labels or samples in JSON",
+            (".json",),
+            fiftyone.fits,
+            fiftyone.fiftyone,
+            has_fields=True,
+        ),
     ],
     LabelFormat,
 )
@@ -165,7 +186,7 @@ def open_labels(path: Path, asked: Asked, format: str | None = None) -> LabelTab
     """The reader of a file, a folder or a zip archive of labels; the format is seen from what it holds, or named.
 
     Raises DataError: no such file, no known format, or a file that as a whole is not what it says. ConfigError: there
-    is no format of that name.
+    is no format of that name, or it has no fields and one is asked for.
     """
     if not path.exists():
         raise DataError(
@@ -174,8 +195,9 @@ def open_labels(path: Path, asked: Asked, format: str | None = None) -> LabelTab
             expected="a file or a folder of labels, or one of the words subfolders, auto, none",
             next_step=nearest(str(path), ("subfolders", "auto", "none")) or "Check the path.",
         )
-    if path.suffix.lower() in _SHEETS:
-        raise DataError("is a spreadsheet", where=path, expected="text", next_step="Save it as CSV.")
+    if path.suffix.lower() in _NO_FILES_OF_LABELS:
+        what, step = _NO_FILES_OF_LABELS[path.suffix.lower()]
+        raise DataError(what, where=path, expected="a file of labels", next_step=step)
     rows = [LABEL_FORMATS.find(format)] if format else list(LABEL_FORMATS.values())
     if path.suffix.lower() in yolo.YAML and path.is_file():  # data.yaml says where its labels are: beside it.
         path, rows = path.parent, [LABEL_FORMATS.find("yolo")]
@@ -187,6 +209,13 @@ def open_labels(path: Path, asked: Asked, format: str | None = None) -> LabelTab
     else:
         rows = [row for row in rows if row.in_folders]
     row, names = _recognised(files, rows, format is not None or (single and suffix not in (".json", ".xml")))
+    if asked.field and not row.has_fields:
+        raise ConfigError(
+            f"labels of the format {row.name} stand in no field that could be named",
+            where=path,
+            found=f"--label-field {asked.field}",
+            next_step="Leave --label-field out.",
+        )
     return row.read(files, names, asked)
 
 
@@ -225,7 +254,7 @@ def _recognised(files: LabelFiles, rows: list[LabelFormat], certain: bool) -> tu
         raise DataError(
             "is not a file of labels in any known format" if names else "holds no file of labels",
             where=files.path,
-            expected=", ".join(f"{row.name} ({', '.join(row.suffixes)})" for row in LABEL_FORMATS.values()),
+            expected=", ".join(f"{row.name} ({', '.join(row.suffixes)})" for row in rows or LABEL_FORMATS.values()),
             next_step="Rename or export it again; data/README.md shows what each format contains."
             if not names
             else "Where you know which it is, pass --labels-format.",

@@ -8,7 +8,7 @@ truth where there are such.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -64,6 +64,8 @@ def _lines(files: LabelFiles, names: tuple[str, ...], field: str | None) -> Line
             raise bad_entry("is not an export of Label Studio", name, "a list of tasks", tasks)
         short = [task for task in tasks if isinstance(task, dict) and not isinstance(task.get("data"), dict)]
         controls = _controls(short, field, name) if short else ()
+        if field is not None:
+            _check_control(tasks, field, name)
         for task in tasks:
             number += 1
             where = f"{PurePosixPath(name).name} task {number}"
@@ -73,6 +75,28 @@ def _lines(files: LabelFiles, names: tuple[str, ...], field: str | None) -> Line
                 yield number, _line(task, field, controls, where)
             except DataError as error:
                 yield number, error
+
+
+def _check_control(tasks: list[Any], field: str, where: str) -> None:
+    """Raises DataError: the tasks have results, of other controls alone."""
+    known: set[str] = set()
+    for task in tasks:
+        annotations = task.get("annotations") if isinstance(task, dict) else None
+        for one in annotations if isinstance(annotations, list) else ():
+            results = _items(one.get("result")) if isinstance(one, dict) else []
+            names = [result.get("from_name") for result in results if isinstance(result, dict)]
+            known.update(name for name in names if isinstance(name, str))
+    if known and field not in known:
+        raise _no_control(field, known, where)
+
+
+def _no_control(field: str, known: Iterable[str], where: str) -> DataError:
+    return DataError(
+        f"has no control {field!r}",
+        where=where,
+        expected=printable(", ".join(known), 100) or "a control with labels",
+        next_step="Correct --label-field.",
+    )
 
 
 def _line(task: Any, field: str | None, controls: tuple[str, ...], where: str) -> Line:
@@ -170,12 +194,7 @@ def _controls(tasks: list[dict[str, Any]], field: str | None, where: str) -> tup
                 texts[key] = None
     if field is not None:
         if not any(field in task for task in tasks):
-            raise DataError(
-                f"has no control {field!r}",
-                where=where,
-                expected=printable(", ".join({**structured, **texts}), 100) or "a control with labels",
-                next_step="Correct --label-field.",
-            )
+            raise _no_control(field, {**structured, **texts}, where)
         return (field,)
     only_texts = [key for key in texts if key not in structured]
     usual = [key for key in ("choice", "label") if key in only_texts]

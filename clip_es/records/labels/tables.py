@@ -49,7 +49,8 @@ def is_jsonl(first: object) -> bool:
 
 def jsonl(files: LabelFiles, names: tuple[str, ...], asked: Asked) -> LabelTable:
     """JSON lines."""
-    return LabelTable(_json_lines(files, names), asked.name_or_id, files.at(names, "line"), numbers=True)
+    lines = _json_lines(files, names, asked.field or "labels")
+    return LabelTable(lines, asked.name_or_id, files.at(names, "line"), numbers=True)
 
 
 def text(files: LabelFiles, names: tuple[str, ...], asked: Asked) -> LabelTable:
@@ -138,7 +139,7 @@ def _one_hot_lines(files: LabelFiles, names: tuple[str, ...]) -> Lines:
             yield number, Line(cells[0], found, "" if found else "no class is 1 in its row")
 
 
-def _json_lines(files: LabelFiles, names: tuple[str, ...]) -> Lines:
+def _json_lines(files: LabelFiles, names: tuple[str, ...], field: str) -> Lines:
     for name in names:
         for number, line in files.lines(name):
             if isinstance(line, DataError):
@@ -146,7 +147,7 @@ def _json_lines(files: LabelFiles, names: tuple[str, ...]) -> Lines:
                 continue
             item = json_object(line)
             image = item.get("image") if isinstance(item, dict) else None
-            labels = texts_of(item.get("labels")) if isinstance(item, dict) else None
+            labels = texts_of(item.get(field)) if isinstance(item, dict) else None
             if not isinstance(image, str) or labels is None:
                 yield (
                     number,

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_es.errors import DataError
+from clip_es.errors import ConfigError, DataError
 from clip_es.prompts import load_vocabulary
 from clip_es.records import Dataset, folder
 from clip_es.records.labels.names import label_names
@@ -344,6 +344,35 @@ def test_a_text_of_the_task_is_not_taken_for_a_choice(root):
     told("label-studio, csv, the control named", root, read(root, file, label_field="what"))
     with pytest.raises(DataError, match="has no control 'which'"):
         read(root, file, label_field="which")
+
+
+def test_a_field_that_is_not_there_is_refused_whatever_the_format(root):
+    file = write(root / "tasks.json", tasks())
+    told("label-studio, the control named", root, read(root, file, label_field="what"))
+    with pytest.raises(DataError, match=r"has no control 'which'\. Expected what"):
+        read(root, file, label_field="which")
+    file = write(root / "labels.jsonl", '{"image": "a.jpg", "labels": [], "mine": ["cat", "dog"]}\n')
+    told("jsonl, the key named", root, read(root, file, label_field="mine"), {"a.jpg": ("cat", "dog")})
+    file = write(root / "a.json", {"imagePath": "a.jpg", "flags": {"cat": True}, "shapes": []})
+    with pytest.raises(ConfigError, match="of the format labelme stand in no field that could be named"):
+        read(root, file, label_field="flags")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("l.json", '{"images": [{"id": 1, "file_na', "is not a JSON file, or ends in the middle"),
+        ("l.json", "<html>404</html>", r"Export or download it again\."),
+        ("l.zip", "PK\x03\x04 half of it", "is a damaged zip archive"),
+        ("l.xml", "<annotations><image name='a", "is not well-formed XML"),
+        ("l.parquet", "PAR1", "clip-es masks shards"),
+        ("l.json", {"a": 1}, r"Expected json \(\.json\), labelme \(\.json\), label-studio"),
+        ("l.csv", "name,what\na.jpg,cat\n", "name the one of the labels with --label-field"),
+    ],
+)
+def test_files_that_are_something_else_say_what_to_do(root, name, content, says):
+    with pytest.raises(DataError, match=says):
+        read(root, write(root / name, content))
 
 
 def test_tasks_with_predictions_alone_have_no_label_yet(root):
