@@ -72,6 +72,16 @@ def polygons(mask: Bool[np.ndarray, "h w"], cv2: Any) -> list[Ring]:
     return [_at_least_three(_straight(_joined(ring, holes[index], mask))) for index, ring in outlines.items()]
 
 
+def edge_polygons(mask: Bool[np.ndarray, "h w"], cv2: Any) -> list[Ring]:
+    """The same along the edges of pixels, for tools that fill areas, as CVAT and pycocotools do: a ring of four corners
+    around a single pixel, up to (w, h)."""
+    doubled = mask.repeat(2, axis=0).repeat(2, axis=1)
+    rings = [[((x + 1) // 2, (y + 1) // 2) for x, y in ring] for ring in polygons(doubled, cv2)]
+    return [
+        [point for point, before in zip(ring, [ring[-1], *ring], strict=False) if point != before] for ring in rings
+    ]
+
+
 def _joined(ring: Ring, holes: Sequence[Ring], mask: Bool[np.ndarray, "h w"]) -> Ring:
     """The outline with every hole joined to it by a cut to the left, from the leftmost hole on.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from clip_es.errors import ConfigError
+from clip_es.errors import ConfigError, DataError
 from clip_es.pipelines.adapters.predict import Predictor, Region
 
 if TYPE_CHECKING:
@@ -33,7 +33,12 @@ class DetectionFunction:
 
     def detect(self, context: DetectionFunctionContext, image: Any) -> list[DetectionAnnotation]:
         """A mask for each class that is found, or polygons where CVAT asks for them. Raises DataError."""
-        regions = self.predictor.regions(image, least=context.conf_threshold or 0.0)
+        try:
+            regions = self.predictor.regions(image, least=context.conf_threshold or 0.0)
+        except DataError as error:
+            raise DataError(
+                "this frame has no mask, so none is uploaded", where=context.frame_name, found=error
+            ) from error
         return [shape for region in regions for shape in _shapes(region, context.conv_mask_to_poly)]
 
 
@@ -48,9 +53,7 @@ def _shapes(region: Region, as_polygons: bool) -> list[DetectionAnnotation]:
         from cvat_sdk.masks import encode_mask
 
         return [sdk.mask(region.class_id, encode_mask(region.mask))]
-    # CVAT's points lie on the edges of pixels; a ring of fewer than three corners has no area.
-    rings = [ring for ring in region.outlines() if len(set(ring)) > 2]
-    return [sdk.polygon(region.class_id, [float(v) for point in ring for v in point]) for ring in rings]
+    return [sdk.polygon(region.class_id, [float(v) for point in ring for v in point]) for ring in region.edges()]
 
 
 def _sdk() -> Any:

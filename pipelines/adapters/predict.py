@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from clip_es.errors import DataError
-from clip_es.formats.yolo import Ring, opencv, polygons
+from clip_es.formats.yolo import Ring, edge_polygons, opencv, polygons
 from clip_es.pipelines.masks.maker import MaskMaker
 from clip_es.pipelines.masks.result import MaskResult
 
@@ -31,6 +31,10 @@ class Region:
     def outlines(self) -> list[Ring]:
         """A ring of pixels for each connected part, holes joined to it by a cut. Raises ConfigError: no OpenCV."""
         return polygons(self.mask, opencv())
+
+    def edges(self) -> list[Ring]:
+        """The same along the edges of the pixels. Raises ConfigError: no OpenCV."""
+        return edge_polygons(self.mask, opencv())
 
 
 class Predictor:

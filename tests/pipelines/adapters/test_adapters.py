@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clip_es import rle
 from clip_es.errors import DataError
+from clip_es.formats.yolo import edge_polygons
 from clip_es.pipelines.adapters.cvat import DetectionFunction
 from clip_es.pipelines.adapters.label_studio import Backend, Interface
 from clip_es.pipelines.adapters.pictures import Pictures
@@ -144,7 +146,32 @@ def test_cvat_takes_the_shapes_of_the_function(scene, predictor, as_polygons):
         told("CVAT masks by cvat_sdk", np.where(expected == 255, 255, found), expected)
     else:
         assert {shape.type.value for shape in checked} == {"polygon"}
-        assert all(len(shape.points) >= 6 for shape in checked)
+        coco = pytest.importorskip("pycocotools.mask")  # What CVAT and Datumaro fill polygons with.
+        found = np.zeros_like(expected)
+        for shape in checked:
+            (drawn,) = coco.frPyObjects([list(shape.points)], *expected.shape)
+            found[rle.decode(drawn["counts"].decode(), expected.shape)] = shape.label_id - 100 + 1
+        told("CVAT polygons by pycocotools", np.where(expected == 255, 255, found), expected)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_polygons_along_edges_fill_every_pixel_and_no_other(seed):
+    cv2, coco = pytest.importorskip("cv2"), pytest.importorskip("pycocotools.mask")
+    rng = np.random.default_rng(seed)
+    for mask in (rng.random((17, 23)) < (0.1, 0.4, 0.6, 0.9)[seed], np.ones((1, 1), bool), np.ones((5, 1), bool)):
+        rings = edge_polygons(mask, cv2)
+        filled = np.zeros_like(mask)
+        for ring in rings:
+            (drawn,) = coco.frPyObjects([[float(v) for point in ring for v in point]], *mask.shape)
+            filled |= rle.decode(drawn["counts"].decode(), mask.shape)
+        assert (filled == mask).all()
+    assert edge_polygons(np.array([[False, True]]), cv2) == [[(1, 0), (1, 1), (2, 1), (2, 0)]]
+
+
+def test_cvat_is_told_which_frame_has_no_mask(predictor):
+    sdk = pytest.importorskip("cvat_sdk.auto_annotation.driver", exc_type=ImportError)
+    with pytest.raises(DataError, match=r"a/7\.jpg: this frame has no mask"):
+        DetectionFunction(predictor).detect(sdk._DetectionFunctionContextImpl(frame_name="a/7.jpg"), b"no picture")
 
 
 def test_label_studio_is_answered_over_http(scene, names, predictor, mask, address):
