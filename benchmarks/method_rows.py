@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from clip_es.config.methods import JointConfig
-from clip_es.config.presets import BEST, BEST_FAST, CLIPER_SCENES, PATCH_TEXT_SCENES
+from clip_es.config.presets import BEST, BEST_FAST, BEST_MULTISCALE, CLIPER_SCENES, PATCH_TEXT_SCENES
 from clip_es.config.run import DEFAULT, AffinityConfig, MaskConfig, RunConfig
 from clip_es.config.views import ViewsConfig
 from clip_es.scenes.dataset import ScenesConfig, scene_of
@@ -38,7 +38,8 @@ def rows() -> list[Row]:
     words = clip_es.using(affinity=_WORDS)
     cliper = replace(clip_es, method="cliper", refine=("crf",))
     text = replace(clip_es, method="patch-text", refine=("crf",))
-    fast, best = (one.using(patch_text=PATCH_TEXT_SCENES) for one in (BEST_FAST, BEST))
+    fast, best, multiscale = (one.using(patch_text=PATCH_TEXT_SCENES) for one in (BEST_FAST, BEST, BEST_MULTISCALE))
+    flipped = replace(best.views, flip=True)
     joint = replace(fast, refine=("affinity", "crf"))
     return [
         Row("clip-es, no CRF", replace(clip_es, refine=("affinity",))),
@@ -63,11 +64,13 @@ def rows() -> list[Row]:
         Row("best-fast + 2 shifts", replace(fast, views=TWO), "best-fast"),
         Row("joint + shifts", replace(joint, views=SHIFTS), "joint"),
         Row("joint + shifts + flip", replace(joint, views=FLIPPED), "joint + shifts"),
-        Row("best", best, "joint + shifts"),
-        Row("best + flip", replace(best, views=FLIPPED), "best"),
+        Row("best, all views alike", replace(best, views=SHIFTS), "joint + shifts"),
+        Row("best", best, "best, all views alike"),
+        Row("best-multiscale", multiscale, "best"),
+        Row("best + flip", replace(best, views=flipped), "best"),
         Row("best, fixed threshold", best.using(joint=JointConfig(calibration="fixed")), "best"),
         Row("best + words", best.using(affinity=_WORDS), "best"),
-        Row("best + flip + words", replace(best.using(affinity=_WORDS), views=FLIPPED), "best + flip"),
+        Row("best + flip + words", replace(best.using(affinity=_WORDS), views=flipped), "best + flip"),
     ]
 
 

@@ -16,7 +16,10 @@ from torch import Tensor
 
 from clip_es.config.views import ViewsConfig
 from clip_es.scaling import resized
-from clip_es.types import Picture
+from clip_es.types import ClassMaps, Picture
+
+LEAST = 0.01
+"""Certainties are not below this, so that their powers stay numbers."""
 
 
 @dataclass(frozen=True)
@@ -75,27 +78,69 @@ class View:
 def views(config: ViewsConfig, patch: int) -> Iterator[View]:
     """The views of a setting, the plain one first."""
     half = patch // 2
-    places = {1: [(0, 0)], 2: [(0, 0), (half, half)], 4: [(0, 0), (half, 0), (0, half), (half, half)]}[config.shifts]
+    moves = {1: [(0, 0)], 2: [(0, 0), (half, half)], 4: [(0, 0), (half, 0), (0, half), (half, half)]}
     for scale in sorted(config.scales, key=lambda s: (s != 1.0, s)):
         for flip in (False, True) if config.flip else (False,):
-            for shift in places:
+            for shift in moves[config.places(scale)]:
                 yield View(shift, flip, scale)
 
 
-class Mean:
-    """The mean of maps of one size, summed in place: memory is that of one set of maps."""
+class Fused:
+    """The maps of all views of a picture as one set, added up in place.
 
-    def __init__(self) -> None:
-        self.total: Float32[Tensor, "class h w"] | None = None
-        self.count = 0
+    A view counts for a label by the power `certainty` of how sure it is of it: the mean share that the label has of the
+    pixels it wins. An object that the encoder knows at one scale alone is taken from there.
+    """
 
-    def add(self, maps: Float32[Tensor, "class h w"]) -> None:
-        """Take one view's maps."""
-        self.total = maps.clone() if self.total is None else self.total.add_(maps)
-        self.count += 1
+    def __init__(self, certainty: float = 0.0) -> None:
+        """0: all views count alike, so that the maps are their mean."""
+        self._certainty = certainty
+        self._scores: Float32[Tensor, "class h w"] | None = None
+        self._behind: Float32[Tensor, "row h w"] | None = None
+        self._weight: Float32[Tensor, "row 1 1"] | None = None
+        self._class_ids: tuple[int, ...] = ()
 
-    def value(self) -> Float32[Tensor, "class h w"]:
-        """The mean, in [0, 1]."""
-        if self.total is None:
-            return torch.zeros(0, 1, 1)
-        return (self.total / self.count).clamp(0, 1)
+    def add(self, maps: ClassMaps) -> None:
+        """Take one view's maps, at the size of the picture."""
+        weight = self._weight_of(maps)
+        behind = None if maps.background is None else weight * maps.background
+        if self._scores is None or self._weight is None:
+            self._scores, self._behind, self._weight = weight * maps.scores, behind, weight
+            self._class_ids = maps.class_ids
+            return
+        self._scores += weight * maps.scores
+        self._weight += weight
+        if self._behind is not None and behind is not None:
+            self._behind += behind
+
+    def value(self) -> ClassMaps:
+        """The maps, in [0, 1], with a background where the views have one.
+
+        Background is at each pixel what those views say of it that count for the labels there.
+        """
+        assert self._scores is not None
+        assert self._weight is not None
+        scores = (self._scores / self._weight).clamp(0, 1)
+        background = None
+        if self._behind is not None:
+            rows = (self._behind / self._weight).clamp(0, 1)
+            there = scores.square() + torch.finfo(scores.dtype).eps
+            background = rows[0] if len(rows) == 1 else (there * rows).sum(0) / there.sum(0)
+        return ClassMaps(scores, self._class_ids, background=background)
+
+    def _weight_of(self, maps: ClassMaps) -> Float32[Tensor, "row 1 1"]:
+        """One for all labels where all views count alike, else one for each."""
+        if not self._certainty:
+            return torch.ones(1, 1, 1, device=maps.scores.device)
+        return certainty(maps).pow(self._certainty)[:, None, None]
+
+
+def certainty(maps: ClassMaps) -> Float32[Tensor, " class"]:
+    """The mean share of each label among the pixels that it wins; of one that wins none half its largest share."""
+    background = 1 - maps.scores.amax(0) if maps.background is None else maps.background
+    shares = torch.cat([background[None], maps.scores])
+    shares = shares / shares.sum(0).clamp(min=torch.finfo(shares.dtype).tiny)
+    won = shares.argmax(0)[None] == torch.arange(1, len(shares), device=shares.device)[:, None, None]
+    count = won.sum((1, 2))
+    inside = (shares[1:] * won).sum((1, 2)) / count.clamp(min=1)
+    return torch.where(count > 0, inside, shares[1:].amax((1, 2)) / 2).clamp(min=LEAST)

@@ -7,8 +7,9 @@ gain by their mean more than either does by itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -19,8 +20,10 @@ from clip_es.calibration import enlarged
 from clip_es.errors import ShapeError
 from clip_es.images import shown_at
 from clip_es.localize.base import Localization, Localizer, as_they_are
+from clip_es.localize.viewed import Viewed
 from clip_es.scaling import upsample
 from clip_es.types import ClassMaps, EncodedImage, Picture
+from clip_es.views import Fused
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,11 @@ class JointImage(EncodedImage):
 
 
 class Joint:
-    """Two localizers as one. The maps are shares: with the background they sum to one at every pixel."""
+    """Two localizers as one.
+
+    The maps are shares: with the background they sum to one at every pixel, unless views count for some labels more
+    than for others.
+    """
 
     refines_on_grid = True
     """The refiners on the grid have worked already when maps come from here."""
@@ -45,10 +52,15 @@ class Joint:
         weights: Literal["mean", "entropy"] = "mean",
         calibration: Literal["fixed", "otsu"] = "otsu",
         max_patches: int | None = None,
+        certainty: float = 0.0,
     ) -> None:
-        """`first` finds the classes where none are given. `calibration`: of the maps of a method without heights."""
+        """`first` finds the classes where none are given. `calibration`: of the maps of a method without heights.
+
+        Halves that are asked about several views are joined view by view; `certainty` is what one counts by (`Fused`).
+        """
         self.first, self.second = first, second
-        self.weights, self.calibration, self.max_patches = weights, calibration, max_patches
+        self.weights, self.calibration = weights, calibration
+        self.max_patches, self.certainty = max_patches, certainty
         self.finds_classes = first.finds_classes
         told = dict.fromkeys(one.supervision for one in (first, second) if one.supervision != "none")
         self.supervision = "; ".join(told) or "none"
@@ -112,14 +124,17 @@ class Joint:
         if not isinstance(seen, JointImage):
             raise ShapeError("two methods look at a picture", expected="what Joint.encode gives", found=type(seen))
         (shown, sight), (other_shown, other) = seen.halves
-        one = self.first.locate(shown, sight, class_ids)
-        ids = one.maps.class_ids
+        ones = _looks(self.first, shown, sight, class_ids)
+        plain = next(ones)
+        ids = plain.maps.class_ids
         if not ids:
-            return one
-        two = self.second.locate(other_shown, other, ids)
-        parts = [self._shares(half, found, picture) for half, found in ((self.first, one), (self.second, two))]
-        shares = self._mean(*parts).clamp(0, 1)
-        return Localization(ClassMaps(shares[1:], ids, background=shares[0]), one.scores, one.raw, None)
+            return plain
+        fused = Fused(self.certainty)
+        twos = _looks(self.second, other_shown, other, ids)
+        for one, two in zip(chain([plain], ones), twos, strict=True):
+            shares = self._mean(self._shares(self.first, one, picture), self._shares(self.second, two, picture))
+            fused.add(ClassMaps(shares[1:].clamp(0, 1), ids, background=shares[0].clamp(0, 1)))
+        return Localization(fused.value(), plain.scores, plain.raw, None)
 
     def _shares(self, half: Localizer, found: Localization, picture: Picture) -> Float32[Tensor, "label h w"]:
         """Background, then each label: shares that sum to one at every pixel."""
@@ -140,6 +155,15 @@ class Joint:
         sure = [1 - _entropy(shares) / math.log(len(shares)) for shares in (one, two)]
         total = (sure[0] + sure[1]).clamp(min=1e-6)
         return (sure[0] * one + sure[1] * two) / total
+
+
+def _looks(
+    half: Localizer, picture: Picture, seen: EncodedImage, class_ids: Sequence[int] | None
+) -> Iterator[Localization]:
+    """What a method finds in each view of a picture; in the picture itself where it is not asked about views."""
+    if isinstance(half, Viewed):
+        return half.looks(picture, seen, class_ids)
+    return iter([half.locate(picture, seen, class_ids)])
 
 
 def _entropy(shares: Float32[Tensor, "label h w"]) -> Float32[Tensor, "h w"]:

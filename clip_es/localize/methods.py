@@ -111,9 +111,9 @@ def build_localizer(name: str, parts: Parts) -> Localizer:
             next_step="Pass --labels auto to have them found first, or --method cliper, which finds them itself.",
         )
     made = method.make(parts)
-    return (
-        made if method.made_of(parts.settings) or parts.views.count == 1 else Viewed(made, parts.views, parts.refiners)
-    )
+    if method.made_of(parts.settings) or parts.views.count == 1:
+        return made
+    return Viewed(made, parts.views, parts.refiners, parts.max_patches)
 
 
 def weakly_supervised(localizer: Localizer) -> bool:
@@ -141,8 +141,15 @@ def _joint(parts: Parts) -> Localizer:
     for name in (config.first, config.second):
         row = METHODS.find(name, "--joint")
         half = row.make(replace(parts, settings=getattr(parts.others, row.flag)))
-        halves.append(Viewed(half, parts.views, parts.refiners if getattr(half, "stretches", False) else ()))
-    return Joint(*halves, weights=config.weights, calibration=config.calibration, max_patches=parts.max_patches)
+        refiners = parts.refiners if getattr(half, "stretches", False) else ()
+        halves.append(Viewed(half, parts.views, refiners, parts.max_patches))
+    return Joint(
+        *halves,
+        weights=config.weights,
+        calibration=config.calibration,
+        max_patches=parts.max_patches,
+        certainty=parts.views.certainty,
+    )
 
 
 def _sam3(parts: Parts) -> Localizer:

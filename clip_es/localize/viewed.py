@@ -1,4 +1,4 @@
-"""A localizer asked about several views of a picture, with its refiners on the grid; the maps are the mean.
+"""A localizer asked about several views of a picture, with its refiners on the grid; their maps become one set.
 
 It is a localizer itself, so nothing else knows of views. A view's attention never meets another view's map: each is
 located and refined by itself, brought back to the picture at full size, and added up.
@@ -6,8 +6,10 @@ located and refined by itself, brought back to the picture at full size, and add
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
 
 from clip_es.config.views import ViewsConfig
 from clip_es.errors import ShapeError
@@ -15,7 +17,7 @@ from clip_es.images import shown_at
 from clip_es.localize.base import Localization, Localizer, Settled
 from clip_es.refine.base import GridRefiner
 from clip_es.types import ClassMaps, EncodedImage, Picture
-from clip_es.views import Mean, View, views
+from clip_es.views import Fused, View, views
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,10 @@ class Viewed:
         base: Localizer,
         config: ViewsConfig,
         refiners: Sequence[tuple[str, GridRefiner]] = (),
+        max_patches: int | None = None,
     ) -> None:
-        """`refiners` run in each view."""
-        self.base, self.config = base, config
+        """`refiners` run in each view. `max_patches`: the most that an enlarged view has."""
+        self.base, self.config, self.max_patches = base, config, max_patches
         self._refiners = [refine for _, refine in refiners]
         self.supervision, self.finds_classes = base.supervision, base.finds_classes
         self.stretches: bool = getattr(base, "stretches", False)
@@ -64,7 +67,7 @@ class Viewed:
             shown = [
                 (rank, place, scaled, every[rank].of(scaled))
                 for rank in alike
-                for place, scaled in enumerate(_scaled(picture, every[rank].scale) for picture in pictures)
+                for place, scaled in enumerate(self._scaled(picture, every[rank].scale) for picture in pictures)
             ]
             sights = self.base.encode([seen for *_, seen in shown])
             for (rank, place, scaled, seen), sight in zip(shown, sights, strict=True):
@@ -82,34 +85,50 @@ class Viewed:
         ]
 
     def locate(self, picture: Picture, seen: EncodedImage, class_ids: Sequence[int] | None) -> Localization:
-        """The mean of the maps of all views, at the size of the picture; background likewise where the method has it.
+        """The maps of all views as one, at the size of the picture; background likewise where the method has it.
 
         Without labels, the plain view says which classes there are. Raises ShapeError: the picture was not encoded
         by this; a class that the bank does not have.
         """
+        fused, plain = Fused(self.config.certainty), None
+        for found in self.looks(picture, seen, class_ids):
+            plain = plain or found
+            if not found.maps.class_ids:
+                return found
+            fused.add(found.maps)
+        assert plain is not None  # there is always a plain view
+        return replace(plain, maps=fused.value())
+
+    def looks(self, picture: Picture, seen: EncodedImage, class_ids: Sequence[int] | None) -> Iterator[Localization]:
+        """What each view finds, the plain one first, with its maps at the size of the picture.
+
+        One without classes is the last. Raises as `locate`.
+        """
         if not isinstance(seen, ViewedImage):
             raise ShapeError("views are located together", expected="what Viewed.encode gives", found=type(seen))
-        plain: Localization | None = None
-        classes, background = Mean(), Mean()
         for view, scaled, shown, sight in seen.parts:
-            found = self.base.locate(shown, sight, class_ids if plain is None else plain.maps.class_ids)
-            plain = plain or found
-            if not plain.maps.class_ids:
-                return plain
+            found = self.base.locate(shown, sight, class_ids)
+            class_ids = found.maps.class_ids
+            if not class_ids:
+                yield found
+                return
             maps = self._settled(shown, sight, found)
             hw = (scaled.patches.shape[0], scaled.patches.shape[1])
-            classes.add(view.undo(maps.scores, hw, picture.patch, picture.size_hw))
-            if maps.background is not None:
-                background.add(view.undo(maps.background[None], hw, picture.patch, picture.size_hw))
-        assert plain is not None  # there is always a plain view
-        mean = ClassMaps(
-            classes.value(), plain.maps.class_ids, background=background.value()[0] if background.count else None
-        )
-        return Localization(mean, plain.scores, plain.raw, plain.weights)
+            rows = maps.scores if maps.background is None else torch.cat([maps.scores, maps.background[None]])
+            back = view.undo(rows, hw, picture.patch, picture.size_hw)
+            background = None if maps.background is None else back[-1]
+            yield replace(found, maps=ClassMaps(back[: len(class_ids)], class_ids, background=background))
 
     def settle(self, found: Localization, maps: ClassMaps, known: bool) -> Settled:
         """By the rule of the localizer, of the mean."""
         return self.base.settle(found, maps, known)
+
+    def _scaled(self, picture: Picture, scale: float) -> Picture:
+        """The picture as the encoder sees it at another scale."""
+        if scale == 1.0:
+            return picture
+        height, width = (max(1.0, scale * side) for side in picture.patches.shape[:2])
+        return shown_at(picture, (round(height), round(width)), self.max_patches if scale > 1 else None)
 
     def _settled(self, shown: Picture, sight: EncodedImage, found: Localization) -> ClassMaps:
         """The maps of one view after its refiners; thresholds are set once, on the mean."""
@@ -125,11 +144,3 @@ def _of_one_grid(every: Sequence[View]) -> list[list[int]]:
     for rank, view in enumerate(every):
         groups.setdefault((view.scale, view.shift[0] > 0, view.shift[1] > 0), []).append(rank)
     return list(groups.values())
-
-
-def _scaled(picture: Picture, scale: float) -> Picture:
-    """The picture as the encoder sees it at another scale."""
-    if scale == 1.0:
-        return picture
-    height, width = (max(1.0, scale * side) for side in picture.patches.shape[:2])
-    return shown_at(picture, (round(height), round(width)), None)

@@ -53,10 +53,10 @@ class OnPresets(OnSource[S]):
 
     preset: str = "default"
     """Sets the defaults of the other flags. best: the most accurate masks without any training, four views; best-fast:
-    the same from one view; -scenes behind either: for drawn scenes. reference: what CLIP-ES's published code computes,
-    quirks included. cliper-DATA-b16 or -l14: CLIPer's published settings and templates for voc21, voc20, context60,
-    context59, object, stuff, ade or cityscapes, chosen on those very sets; with -sliding its windows too.
-    cliper-scenes: for scenes. excel-voc, excel-coco: ExCEL without its training, for parity."""
+    the same from one view; best-multiscale: at three scales; -scenes behind any: for drawn scenes. reference: what
+    CLIP-ES's published code computes, quirks included. cliper-DATA-b16 or -l14: CLIPer's published settings and
+    templates for voc21, voc20, context60, context59, object, stuff, ade or cityscapes, chosen on those very sets; with
+    -sliding its windows too. cliper-scenes: for scenes. excel-voc, excel-coco: ExCEL without its training."""
 
     earlier: Annotated[Path | None, tyro.conf.arg(name="config", metavar="RUN.YAML")] = None
     """The run.yaml of an earlier run, whose settings become the defaults of the other flags: weights, words, method,

@@ -15,6 +15,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from clip_es.config.presets import BEST_MULTISCALE
 from clip_es.config.run import LocalizeConfig, RunConfig
 from clip_es.config.views import ViewsConfig
 from clip_es.encoder import Encoder
@@ -261,8 +262,9 @@ def best_rungs(encoder: Encoder, vocabulary: Vocabulary, config: RunConfig) -> d
         "both, the mean": fixed,
         "+ a threshold for each map": fast if "segments" not in full else plain,
         "+ segments (best-fast)": fast,
-        "+ shifts (best)": config,
-        "and mirrored": replace(config, views=replace(config.views, flip=True)),
+        "+ shifts": replace(config, views=replace(config.views, certainty=0.0)),
+        "+ sure views count more (best)": config,
+        "+ scales (best-multiscale)": replace(config, views=BEST_MULTISCALE.views),
     }
     bank = build_bank(encoder, vocabulary)
     return {name: MaskMaker(encoder, vocabulary, bank, settings) for name, settings in rows.items()}

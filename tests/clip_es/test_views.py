@@ -8,8 +8,8 @@ import torch
 
 from clip_es.config.views import ViewsConfig
 from clip_es.errors import ConfigError
-from clip_es.types import Picture
-from clip_es.views import Mean, View, views
+from clip_es.types import ClassMaps, Picture
+from clip_es.views import Fused, View, certainty, views
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from clip_es.views import Mean, View, views
         (ViewsConfig(), 1),
         (ViewsConfig(2), 2),
         (ViewsConfig(4, True), 8),
-        (ViewsConfig(4, True, (1.0, 0.75, 1.25)), 24),
+        (ViewsConfig(4, True, (1.0, 0.75, 1.25)), 18),
     ],
 )
 def test_views_are_counted_and_the_plain_one_comes_first(config, count):
@@ -50,7 +50,6 @@ def test_a_map_comes_back_to_where_the_object_was(view):
 
 def test_the_plain_view_of_a_grid_is_the_usual_enlarging():
     from clip_es.scaling import upsample
-    from clip_es.types import ClassMaps
 
     maps = torch.rand(2, 3, 4)
     expected = upsample(ClassMaps(maps, (0, 1)), (50, 61)).scores
@@ -64,23 +63,65 @@ def test_moves_of_a_constant_map_change_nothing():
         torch.testing.assert_close(back, torch.full((1, 40, 60), 0.3))
 
 
+def fused(views, power=0.0):
+    made = Fused(power)
+    for scores, background in views:
+        made.add(ClassMaps(scores.clone(), tuple(range(len(scores))), background=background))
+    return made.value()
+
+
 def test_the_mean_of_views_does_not_depend_on_their_order():
     torch.manual_seed(0)
-    maps = [torch.rand(2, 5, 6) for _ in range(8)]
-    found = []
-    for order in (maps, maps[::-1]):
-        mean = Mean()
-        for one in order:
-            mean.add(one)
-        found.append(mean.value())
-    torch.testing.assert_close(*found, atol=1e-6, rtol=0)
-    torch.testing.assert_close(found[0], torch.stack(maps).mean(0))
+    maps = [(torch.rand(2, 5, 6), torch.rand(5, 6)) for _ in range(8)]
+    one, other = fused(maps), fused(maps[::-1])
+    torch.testing.assert_close(one.scores, other.scores, atol=1e-6, rtol=0)
+    torch.testing.assert_close(one.scores, torch.stack([scores for scores, _ in maps]).mean(0))
+    torch.testing.assert_close(one.background, torch.stack([background for _, background in maps]).mean(0))
+    assert fused([(scores, None) for scores, _ in maps]).background is None
+
+
+def shares(*rows):
+    """Labels of a picture of one row of pixels, and the background that is left."""
+    scores = torch.tensor(rows)[:, None]
+    return scores, 1 - scores.sum(0)
+
+
+def test_a_label_is_as_certain_as_its_mean_share_where_it_wins():
+    scores, background = shares([0.9, 0.7, 0.1, 0.0], [0.0, 0.2, 0.2, 0.4])
+    maps = ClassMaps(scores, (0, 1), background=background)
+    # The first label wins two pixels; the second none, since background has 0.6 beside its 0.4.
+    torch.testing.assert_close(certainty(maps), torch.tensor([0.8, 0.2]))
+    alone = ClassMaps(scores[:1], (0,))  # no background of its own: what the label leaves
+    torch.testing.assert_close(certainty(alone), torch.tensor([0.8]))
+    assert certainty(ClassMaps(torch.zeros(1, 2, 2), (0,))).tolist() == pytest.approx([0.01])
+
+
+def test_each_label_is_taken_from_the_views_that_are_sure_of_it():
+    near = shares([0.8, 0.8, 0.0, 0.0], [0.1, 0.1, 0.3, 0.3])  # sure of the first label
+    far = shares([0.2, 0.2, 0.0, 0.0], [0.0, 0.0, 0.9, 0.1])  # sure of the second
+    both = fused([near, far], power=20.0)
+    torch.testing.assert_close(both.scores[0], near[0][0], atol=1e-3, rtol=0)
+    torch.testing.assert_close(both.scores[1], far[0][1], atol=1e-3, rtol=0)
+    # Background where the first label stands is as `near` has it, where the second stands as `far` has it.
+    torch.testing.assert_close(both.background[0, [0, 2]], torch.tensor([0.1, 0.1]), atol=0.02, rtol=0)
+    weights = torch.tensor([[0.8], [0.2 / 2]]) ** 2  # in `far` the first label wins no pixel
+    mean = (weights * torch.stack([near[0][0, 0], far[0][0, 0]])).sum(0) / weights.sum()
+    torch.testing.assert_close(fused([near, far], power=2.0).scores[0, 0], mean)
+
+
+def test_enlarged_views_are_not_moved():
+    made = list(views(ViewsConfig(4, scales=(1.0, 0.5, 2.0)), 16))
+    assert [view for view in made if view.scale == 2.0] == [View(scale=2.0)]
+    assert len([view for view in made if view.scale == 0.5]) == 4
 
 
 def test_settings_that_mean_nothing_are_refused():
     for scales in ((), (0.0,), (1.0, 1.0)):
         with pytest.raises(ConfigError):
             ViewsConfig(scales=scales)
+    for power in (-1.0, 101.0):
+        with pytest.raises(ConfigError, match="power"):
+            ViewsConfig(certainty=power)
 
 
 def test_whoever_reads_the_picture_itself_sees_the_view_too():

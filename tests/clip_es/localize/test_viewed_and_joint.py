@@ -254,7 +254,7 @@ def test_a_joint_writes_down_the_settings_of_both_methods():
 
 
 def test_the_best_presets_rest_on_no_training(encoder):
-    for name in ("best", "best-fast", "best-scenes", "best-fast-scenes"):
+    for name in ("best", "best-fast", "best-multiscale", "best-scenes", "best-fast-scenes", "best-multiscale-scenes"):
         made = MaskMaker(encoder, load_vocabulary("scenes"), config=find_preset(name).config)
         assert made.localizer.supervision == "none"
 

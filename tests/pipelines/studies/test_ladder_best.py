@@ -22,8 +22,9 @@ ROWS = [
     "both, the mean",
     "+ a threshold for each map",
     "+ segments (best-fast)",
-    "+ shifts (best)",
-    "and mirrored",
+    "+ shifts",
+    "+ sure views count more (best)",
+    "+ scales (best-multiscale)",
 ]
 
 
@@ -34,7 +35,7 @@ def test_the_rungs_lead_from_clip_es_to_best():
     bare = [replace(maker.config, mask=DEFAULT.mask) for maker in rungs.values()]
     assert bare[0].method == "clip-es"
     assert bare[0].refine == ("affinity", "crf")
-    assert [one.views.count for one in bare] == [1, 1, 1, 1, 1, 4, 8]
+    assert [one.views.count for one in bare] == [1, 1, 1, 1, 1, 4, 4, 9]
     assert len({repr(one) for one in bare}) == len(bare)
     with pytest.raises(ConfigError, match="two methods joined"):
         best_rungs(encoder, vocabulary, DEFAULT)
@@ -50,7 +51,7 @@ def test_the_ladder_to_best_runs_from_the_command_line(tmp_path, capsys):
     size = ["--scenes.train", "0", "--scenes.val", "2", "--scenes.side", "96", "96"]
     flags = ["--preset", "best", "--root", str(tmp_path / "scenes"), "--out", str(out)]
     assert main(["ladder", *flags, *size]) == 0
-    assert "and mirrored" in capsys.readouterr().out
+    assert "+ scales (best-multiscale)" in capsys.readouterr().out
     told = json.loads(out.read_text())
     assert list(told["ladder"]) == ROWS
     assert all(0 <= value <= 100 for value in told["ladder"].values())
