@@ -161,10 +161,17 @@ def _columns(rows: Any, image: str | None, label: str | None, where: str) -> tup
     for name in filter(None, (image, label)):
         if name not in features:
             raise ConfigError("there is no such column", where=where, expected=", ".join(features), found=name)
-    kind = features.get(wanted) if wanted else None
-    kind = getattr(kind, "feature", kind)  # The kind of the elements of a list.
-    names = getattr(kind, "names", None)
-    return image or pictures[0], wanted, [str(name) for name in names or []]
+    names = _names_of(features.get(wanted) if wanted else None)
+    return image or pictures[0], wanted, names
+
+
+def _names_of(kind: Any) -> list[str]:
+    """The names that a column declares for its numbers, its own or those of its elements or objects."""
+    while hasattr(kind, "feature"):  # The kind of the elements of a list.
+        kind = kind.feature
+    if isinstance(kind, dict):
+        return next((_names_of(kind[key]) for key in FIELDS if key in kind), [])
+    return [str(name) for name in getattr(kind, "names", None) or []]
 
 
 def _undecoded(rows: Any, image: str, where: str) -> Iterator[dict[str, Any]]:
@@ -198,12 +205,22 @@ def _suffix(value: Any, data: bytes) -> str:
     return own if own in PICTURES else ".jpg"
 
 
+def _is_none(item: Any, names: list[str]) -> bool:
+    """Whether a label is missing, which `datasets` writes as -1 among the numbers of classes."""
+    return item is None or (bool(names) and item == -1)
+
+
 def _labels(value: Any, names: list[str], where: str) -> tuple[str, ...]:
     if isinstance(value, dict):  # Objects: a list for each of their properties.
         value = next((value[key] for key in FIELDS if isinstance(value.get(key), list)), [])
     items = value if isinstance(value, list) else [] if value is None else [value]
+    items = [next((item[k] for k in FIELDS if k in item), item) if isinstance(item, dict) else item for item in items]
     try:
-        items = [names[item] if names and isinstance(item, int) and item >= 0 else item for item in items]
+        items = [
+            names[item] if names and isinstance(item, int) and item >= 0 else item
+            for item in items
+            if not _is_none(item, names)
+        ]
         found = texts_of(items)
     except IndexError:
         found = None

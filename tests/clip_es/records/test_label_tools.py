@@ -374,6 +374,34 @@ def test_rows_of_datasets_are_streamed_and_each_picture_keeps_its_bytes(root, ho
         unpack(str(root / "set"), "test", root / "out")
 
 
+@pytest.mark.parametrize("kind", ["lists", "objects", "one"])
+def test_numbers_have_the_names_that_datasets_declares_whatever_order_the_vocabulary_has(root, kind):
+    datasets = pytest.importorskip("datasets")
+    classes = datasets.ClassLabel(names=["sofa", "cat", "dog"])
+    numbers = [[classes.str2int(name) for name in labels] for labels in [*TRUTH.values(), ()]]
+    features, rows = {
+        "lists": ({"category": datasets.List(classes)}, {"category": numbers}),
+        "objects": ([{"category": classes}], [[{"category": k} for k in row] for row in numbers]),
+        "one": (classes, [row[0] if row else -1 for row in numbers]),
+    }[kind]
+    if kind == "objects":
+        features = datasets.List(features[0])
+    elif kind == "lists":
+        rows = [{"category": row} for row in numbers]
+    pictures = [str(root / "pictures" / FILES[k]) for k in [*TRUTH, "a"]]
+    made = datasets.Dataset.from_dict(
+        {"image": pictures, "label" if kind == "one" else "objects": rows},
+        features=datasets.Features({"image": datasets.Image(), "label" if kind == "one" else "objects": features}),
+    )
+    made.save_to_disk(str(root / "set"))
+    unpacked = unpack(str(root / "set"), "train", root / "out")
+    assert unpacked.classes == ("sofa", "cat", "dog")
+    data = read_at(root / "out", unpacked.labels)
+    wanted = [labels[:1] if kind == "one" else labels for labels in TRUTH.values()]
+    assert [tuple(sorted(WORDS.names[k] for k in r.class_ids)) for r in data.records] == wanted
+    assert data.notes == ("1 picture left out: no label in the file.",)
+
+
 def read_at(images: Path, labels: Path) -> Dataset:
     return folder(images, labels, class_id=WORDS.class_id, class_count=20, labels_format="huggingface")
 
