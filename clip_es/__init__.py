@@ -73,7 +73,10 @@ def __getattr__(name: str) -> Any:
 
         return version("clip-es")
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        from clip_es.collector import collector_paused
+
+        with collector_paused():
+            return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

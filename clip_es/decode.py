@@ -38,6 +38,12 @@ from clip_es.errors import ClipEsError, DataError
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
 """Formats that are tried. The rest of Pillow's list is no photographs, and EPS starts another program."""
 
+PICTURES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
+    *(".ppm", ".pgm", ".jp2", ".avif", ".heic", ".heif"),
+)
+"""Suffixes of pictures, lower case; of two files with one id the first counts."""
+
 MOST_SCANS = 100
 """Scans of a JPEG. Ten are usual; each costs a pass over all pixels, so a small file of thousands would take hours."""
 

@@ -19,6 +19,7 @@ from inspect import cleandoc
 from typing import Any
 
 import clip_es
+from clip_es.collector import collector_paused
 from clip_es.errors import ClipEsError, ConfigError, nearest
 from clip_es.pipelines import streams
 from clip_es.pipelines.numbers import check_numbers, with_flag
@@ -125,8 +126,9 @@ def _run(args: list[str]) -> tuple[Any, int]:
     if name is None:
         return None, 0
     asked = COMMANDS[name]
-    kind = getattr(import_module(f"clip_es.pipelines.commands.{asked.module}"), asked.kind)
-    command = parse(kind, f"clip-es {name}", rest, asked.source)
+    with collector_paused():
+        kind = getattr(import_module(f"clip_es.pipelines.commands.{asked.module}"), asked.kind)
+        command = parse(kind, f"clip-es {name}", rest, asked.source)
     check_numbers(command)
     code = command.run()
     sys.stdout.flush()

@@ -16,13 +16,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from clip_es.decode import PICTURES
 from clip_es.records.text_files import unreadable
-
-PICTURES = (
-    *(".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
-    *(".ppm", ".pgm", ".jp2", ".avif", ".heic", ".heif"),
-)
-"""Suffixes of pictures, lower case; of two files with one id the first counts."""
 
 MASKS = (".png",)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from clip_es.decode import PICTURES
 from clip_es.errors import DataError
 from clip_es.records.elsewhere import uploaded_as, uploaded_name
-from clip_es.records.file_listing import PICTURES, picture_names
+from clip_es.records.file_listing import picture_names
 
 _DEPTH = 4
 """The names of the stated folder and of two above it may be part of an id, or none of them."""

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clip_es.decode import PICTURES
 from clip_es.errors import DataError
 from clip_es.records.dataset import (
     ClassId,
@@ -21,7 +22,7 @@ from clip_es.records.dataset import (
     collect,
     refuse,
 )
-from clip_es.records.file_listing import MASKS, PICTURES, Listing
+from clip_es.records.file_listing import MASKS, Listing
 from clip_es.records.packed_records import Records, Row
 from clip_es.records.text_files import printable, read_lines, unreadable
 from clip_es.records.xml_files import parse_xml

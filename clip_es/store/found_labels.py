@@ -11,11 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_es.records.labels.tables import FOUND_COLUMNS
 from clip_es.store.tables import append_rows, read_csv
 
 PIECE = "labels-"
 TABLE = "labels.csv"
+FOUND_COLUMNS = ("image", "labels", "confidence", "sure")
+"""Of that table; the first two are those of any table of labels, but here a picture may have no label."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ import numpy as np
 
 from clip_es.errors import ConfigError, DataError
 from clip_es.records.dataset import STAGE, Problem
-from clip_es.records.labels.tables import FOUND_COLUMNS
 from clip_es.store import made_from
 from clip_es.store.cams import KeepCams, encoded_cams
 from clip_es.store.disk import Lock, StoreError, drop_torn_line, make_folder, names_in, write_atomic

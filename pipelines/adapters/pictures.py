@@ -10,9 +10,9 @@ from urllib.error import HTTPError
 from urllib.parse import urljoin, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+from clip_es.decode import PICTURES
 from clip_es.errors import ClipEsError, ConfigError, DataError
 from clip_es.records.elsewhere import tails, uploaded_name
-from clip_es.records.file_listing import PICTURES
 from clip_es.records.picture_files import Uploads
 
 LARGEST_PICTURE = 2**28

@@ -15,8 +15,6 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from clip_es.errors import ConfigError
-from clip_es.formats.coco import one_picture
-from clip_es.formats.names import Names
 from clip_es.masks import write_mask
 from clip_es.overlay import label_name, overlay_colour, overlay_labels, with_legend
 from clip_es.store.disk import make_folder, write_atomic
@@ -118,6 +116,9 @@ class MaskResult:
 
         Undecided pixels are a category `undecided` with id 255, listed where there are any.
         """
+        from clip_es.formats.coco import one_picture  # with the formats of all tools behind it
+        from clip_es.formats.names import Names
+
         names = Names(self.vocabulary or tuple(f"class {k}" for k in range(max(self.mask.class_ids, default=0) + 1)))
         return one_picture(self.mask.labels, names, image_number, file_name or f"{self.image_id}.png")
 

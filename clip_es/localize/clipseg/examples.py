@@ -19,6 +19,7 @@ from torch import Tensor
 
 from clip_es.config.methods import ClipSegConfig
 from clip_es.config.stages import ImageConfig
+from clip_es.decode import PICTURES
 from clip_es.encoder.capture import normalised
 from clip_es.encoder.encode import Encoder
 from clip_es.errors import DataError
@@ -26,7 +27,6 @@ from clip_es.images import look_at
 from clip_es.localize.clipseg.prompts import VISUAL_PROMPTS, visual_prompt
 from clip_es.localize.clipseg.sight import IMAGENET_MEAN, IMAGENET_STD, image_prompts, mix, text_prompts
 from clip_es.masks import read_mask
-from clip_es.records.file_listing import PICTURES
 
 _MASK = "_mask"
 

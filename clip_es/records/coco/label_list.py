@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from clip_es.decode import PICTURES
 from clip_es.errors import DataError
 from clip_es.records.dataset import At, Dataset, Entry, Labels, OnBadLabel, check_id, collect, refuse
-from clip_es.records.file_listing import MASKS, PICTURES, Listing
+from clip_es.records.file_listing import MASKS, Listing
 from clip_es.records.packed_records import Records, Row
 from clip_es.records.text_files import printable, read_lines
 

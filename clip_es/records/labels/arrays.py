@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from clip_es.decode import PICTURES
 from clip_es.errors import DataError
-from clip_es.records.file_listing import PICTURES
 from clip_es.records.labels.lines import Asked, LabelFiles, LabelTable, Line, Lines
 from clip_es.records.labels.pickled import pickled_rows
 from clip_es.records.text_files import printable, read_lines

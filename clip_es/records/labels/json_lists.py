@@ -13,8 +13,8 @@ from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
+from clip_es.decode import PICTURES
 from clip_es.errors import DataError
-from clip_es.records.file_listing import PICTURES
 from clip_es.records.labels.cells import FIELDS, PICTURE_COLUMNS
 from clip_es.records.labels.lines import (
     Asked,

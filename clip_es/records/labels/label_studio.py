@@ -13,8 +13,8 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from clip_es.decode import PICTURES
 from clip_es.errors import DataError
-from clip_es.records.file_listing import PICTURES
 from clip_es.records.labels.cells import header_of, rows_of
 from clip_es.records.labels.lines import (
     Asked,

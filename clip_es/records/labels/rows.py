@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clip_es.decode import PICTURES
 from clip_es.errors import ConfigError, DataError
-from clip_es.records.file_listing import PICTURES
 from clip_es.records.labels.cells import FIELDS
 from clip_es.records.labels.lines import texts_of
 from clip_es.records.text_files import printable, read_whole

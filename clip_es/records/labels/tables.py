@@ -19,10 +19,9 @@ from clip_es.errors import DataError
 from clip_es.records.labels.cells import FIELDS, HOT, PICTURE_COLUMNS, Header, header_of, labels_in, named, rows_of
 from clip_es.records.labels.lines import Asked, LabelFiles, LabelTable, Line, Lines, labelled, merged, texts_of
 from clip_es.records.text_files import printable
+from clip_es.store.found_labels import FOUND_COLUMNS
 
 COLUMNS = ("image", "labels")
-FOUND_COLUMNS = (*COLUMNS, "confidence", "sure")
-"""Those of the labels.csv that a run with `--labels auto` writes; there a picture may have no label."""
 
 
 def csv(files: LabelFiles, names: tuple[str, ...], asked: Asked) -> LabelTable:

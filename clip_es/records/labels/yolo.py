@@ -11,8 +11,8 @@ from pathlib import PurePosixPath
 
 import yaml
 
+from clip_es.decode import PICTURES
 from clip_es.errors import DataError
-from clip_es.records.file_listing import PICTURES
 from clip_es.records.labels.lines import Asked, LabelFiles, LabelTable, Line, Lines, bad_entry, labelled, text_of
 from clip_es.records.text_files import printable
 from clip_es.safe_yaml import load_yaml

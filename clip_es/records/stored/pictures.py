@@ -8,8 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from clip_es.decode import PICTURES
 from clip_es.errors import DataError
-from clip_es.records.file_listing import PICTURES, picture_names
+from clip_es.records.file_listing import picture_names
 from clip_es.storage import Place, place_of
 
 LARGEST_PICTURE = 2**28

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
+from clip_es.collector import collector_paused
 from clip_es.errors import ConfigError, DataError
 from clip_es.masks import label_scores
 from clip_es.refine.base import Surroundings
@@ -107,9 +108,10 @@ def mean_field(
         from clip_es.refine.crf import tensor as torch_crf
 
         return torch_crf.mean_field(torch.from_numpy(pixels), torch.from_numpy(energy), config).numpy()
-    from clip_es.refine.crf import native as native_crf
+    with collector_paused():  # the first call imports numba and reads the machine code
+        from clip_es.refine.crf import native as native_crf
 
-    return native_crf.mean_field(pixels, energy, config)
+        return native_crf.mean_field(pixels, energy, config)
 
 
 def make(config: CrfConfig, _: Surroundings) -> partial[ClassMaps]:
