@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from clip_es.errors import DataError
 from clip_es.file_source import Source
 from clip_es.formats.names import Names
-from clip_es.formats.source import Incoming, decode_png
+from clip_es.formats.source import Incoming, decode_png, no_pngs
 from clip_es.formats.voc import VocWriter, by_colour, labelmap, read_labelmap
 from clip_es.store.disk import StoreError, make_folder
 
@@ -82,3 +82,4 @@ def read(source: Source, names: Names) -> Iterator[Incoming]:
                 lambda name, size_hw: by_colour(decode_png(source.bytes(name), name, size_hw), colours, name), name
             ),
         )
+    yield from no_pngs(source, "SegmentationClass")

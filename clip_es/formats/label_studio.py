@@ -29,6 +29,7 @@ from clip_es.formats.coco import is_number
 from clip_es.formats.names import Names
 from clip_es.formats.source import Incoming, paint, wrong_size
 from clip_es.formats.writer import Writer, present
+from clip_es.records.elsewhere import tails, uploaded_name
 from clip_es.types import UNDECIDED
 
 TAG, IMAGE = "label", "image"
@@ -139,7 +140,7 @@ def _task(task: Any, where: str) -> tuple[str, dict[str, Any] | None]:
     picture = known if isinstance(known, str) else data.get(IMAGE) if isinstance(data, dict) else None
     if not isinstance(picture, str) or not picture:
         raise DataError("has no picture", where=where, expected=f"data.{_ID} or data.{IMAGE}", found=str(data)[:80])
-    name = f"{picture}.png" if known else picture
+    name = f"{picture}.png" if known else uploaded_name(picture) or next(tails(picture), picture)
     made = [_list(task, key, where) for key in ("annotations", "predictions")]
     for found in made:
         used = [one for one in found if isinstance(one, dict) and one.get("was_cancelled") is not True]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -13,6 +13,9 @@ from PIL import Image
 
 from clip_es.decode import quiet_pillow
 from clip_es.errors import DataError, ShapeError
+from clip_es.file_source import Source
+
+_NO_PNG = (".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".xcf", ".psd")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,20 @@ class Incoming:
             raise error
 
         return cls(name, name, read)
+
+
+def no_pngs(source: Source, folder: str) -> Iterator[Incoming]:
+    """Pictures of other kinds in the folder of the masks, without a PNG beside them: their edits would be lost without
+    a word."""
+    known = set(source.names)
+    for name in source.names:
+        path = PurePosixPath(name)
+        inside = folder in path.parts[:-1] and path.suffix.lower() in _NO_PNG
+        if inside and path.with_suffix(".png").as_posix() not in known:
+            yield Incoming.refused(
+                name,
+                DataError("is no PNG", where=path.name, next_step="Save masks as PNG; other kinds change colours."),
+            )
 
 
 def decode_png(data: bytes, where: str, size_hw: tuple[int, int]) -> Image.Image:

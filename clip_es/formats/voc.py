@@ -12,13 +12,17 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from jaxtyping import Int64, UInt8
+from PIL import Image
 
 from clip_es.errors import DataError
 from clip_es.file_source import Source
 from clip_es.formats.names import Names
-from clip_es.formats.source import Incoming, decode_png, packed_rgb, relabelled
+from clip_es.formats.source import Incoming, decode_png, no_pngs, packed_rgb, relabelled
 from clip_es.formats.writer import Writer, palette_png
+from clip_es.masks import palette
 from clip_es.types import UNDECIDED
+
+_MASKS = "SegmentationClass"
 
 
 class VocWriter(Writer):
@@ -71,9 +75,9 @@ def read(source: Source, names: Names) -> Iterator[Incoming]:
     """
     found = source.find("labelmap.txt")
     colours = read_labelmap(source, found, names) if found else voc_colours(names)
-    pngs = source.below("SegmentationClass", ".png")
-    for name in pngs:
+    for name in source.below(_MASKS, ".png"):
         yield Incoming(name, PurePosixPath(name).name, partial(labels_of_png, source, name, names, colours))
+    yield from no_pngs(source, _MASKS)
 
 
 def read_labelmap(source: Source, name: str, names: Names) -> dict[int, int]:
@@ -108,12 +112,34 @@ def voc_colours(names: Names) -> dict[int, int]:
 def labels_of_png(
     source: Source, name: str, names: Names, colours: dict[int, int], size_hw: tuple[int, int]
 ) -> UInt8[np.ndarray, "h w"]:
-    """The numbers of a palette or grey PNG, or the labels of its colours. Raises DataError, ShapeError."""
+    """The numbers of a palette or grey PNG, or the labels of its colours. Raises DataError, ShapeError.
+
+    Editors number the colours of a palette anew when they save it; then the colours count.
+    """
     image = decode_png(source.bytes(name), name, size_hw)
-    if image.mode not in ("P", "L", "1"):
+    if image.mode not in ("P", "L", "1") or (image.mode == "P" and not _numbered_as_labels(image, colours, name)):
         return by_colour(image, colours, name)
     known = {label: label for label in (0, *range(1, len(names.classes) + 1), UNDECIDED)}
     return relabelled(np.asarray(image).astype(np.int32), known, name, lambda value: f"the number {value}")
+
+
+def _numbered_as_labels(image: Image.Image, colours: dict[int, int], where: str) -> bool:
+    """Whether the numbers of a palette PNG are labels, and not its colours. Raises DataError: neither."""
+    used = np.unique(np.asarray(image)).tolist()
+    held = image.getpalette("RGB") or []
+    shown = {k: tuple(held[3 * k : 3 * k + 3]) for k in used}
+    ours = palette()
+    if all(shown[k] == (k, k, k) for k in used) or all(shown[k] == tuple(ours[k].tolist()) for k in used):
+        return True
+    packed = [r + 256 * g + 65536 * b for r, g, b in (rgb for rgb in shown.values() if len(rgb) == 3)]
+    if len(packed) == len(used) and all(colour in colours for colour in packed):
+        return False
+    raise DataError(
+        "has another palette than the export",
+        where=where,
+        found=f"{len(used)} numbers that stand for other colours",
+        next_step="Save it with the palette of the export, in its colours as RGB, or as a grey PNG of class numbers.",
+    )
 
 
 def by_colour(image, colours: dict[int, int], where: str) -> UInt8[np.ndarray, "h w"]:

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 
 from clip_es.file_source import Source
 from clip_es.formats.names import Names
-from clip_es.formats.source import Incoming
+from clip_es.formats.source import Incoming, no_pngs
 from clip_es.formats.voc import labels_of_png, voc_colours
 from clip_es.formats.writer import Writer, palette_png
 
@@ -46,3 +46,4 @@ def read(source: Source, names: Names) -> Iterator[Incoming]:
     for name in source.below(_MASKS, ".png"):
         where = PurePosixPath(name).name
         yield Incoming(name, where, partial(labels_of_png, source, name, names, voc_colours(names)))
+    yield from no_pngs(source, _MASKS)

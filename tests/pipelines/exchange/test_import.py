@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -462,3 +463,53 @@ def test_damaged_files_end_in_our_errors(originals, tmp_path_factory, name, data
                 assert set(np.unique(labels)) <= {0, 1, 2, 3, 255}
         except ClipEsError:
             pass
+
+
+def repainted(path: Path, write: Callable[[Image.Image], Image.Image]) -> None:
+    """Save a mask again as some editor would."""
+    with Image.open(path) as image:
+        image.load()
+        write(image).save(path)
+
+
+def numbered_anew(image: Image.Image) -> Image.Image:
+    """With a palette of only the colours that occur, as editors save it; every number stands for another colour."""
+    rgb = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    colours, numbers = np.unique(rgb, axis=0, return_inverse=True)
+    out = Image.fromarray(numbers.reshape(image.height, image.width).astype(np.uint8)[:, ::1], "P")
+    out.putpalette(colours.ravel().tolist())
+    return out
+
+
+def with_palette(colours: list[int]) -> Callable[[Image.Image], Image.Image]:
+    def change(image: Image.Image) -> Image.Image:
+        out = image.copy()
+        out.putpalette(colours)
+        return out
+
+    return change
+
+
+@pytest.mark.parametrize("name", ["voc", "yolo-semantic"])
+@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated")
+def test_a_palette_that_an_editor_numbered_anew_changes_no_label(made_up_run, tmp_path, capsys, name):
+    made = made_up_run(tmp_path, 5)
+    assert main(["export", str(made.run), "--format", name, "--out", str(tmp_path / "out")]) == 0
+    masks = sorted(
+        path for path in (tmp_path / "out").rglob("*.png") if path.parent.name in ("SegmentationClass", "train")
+    )
+    masks = [path for path in masks if "images" not in path.parts]
+    kinds = [
+        numbered_anew,
+        lambda image: image.convert("RGBA"),
+        with_palette([v for k in range(256) for v in (k,) * 3]),
+    ]
+    for path, change in zip(masks, [*kinds, with_palette([7, 8, 9] * 256)], strict=False):
+        repainted(path, change)
+    last = masks[4].rename(masks[4].with_suffix(".jpg"))
+    capsys.readouterr()
+    assert main(["import", str(made.run), "--format", name, "--from", str(tmp_path / "out")]) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert "0 pictures edited (0 pixels differ from RUN/masks), 3 unchanged, 2 refused" in told
+    assert "has another palette than the export" in told
+    assert f"{last.name}: is no PNG" in told

@@ -173,3 +173,18 @@ def test_a_zip_is_read_with_its_mark_and_under_its_own_format_alone(made_up_run,
         assert "0 pictures edited (0 pixels differ from RUN/labels), 5 unchanged" in capsys.readouterr().out
         assert main([*call, "labelme"]) != 0  # It fills polygons in another way, so borders would differ.
         assert "was exported as x-anylabeling, not labelme" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("address", "image_id"),
+    [
+        ("/data/local-files/?d=images/with%20space%20%2520.jpg", "with space %20"),
+        ("/data/upload/3/a6b6b152-plain.jpg", "plain"),
+        ("s3://bucket/photos/dots.v1.2.jpg", "dots.v1.2"),
+        ("photos/deadbeef-cat.jpg", "deadbeef-cat"),
+    ],
+)
+def test_a_task_without_our_id_is_known_by_its_address(tmp_path, address, image_id):
+    (tmp_path / "tasks.json").write_text(json.dumps([{"data": {"image": address}, "annotations": [{"result": []}]}]))
+    with Source(tmp_path / "tasks.json") as source:
+        assert [one.image_id for one in FORMATS["label-studio"].read(source, Names(("cat",)))] == [image_id]
