@@ -15,7 +15,8 @@ from typing import Any
 
 from clip_es.errors import DataError
 from clip_es.records.labels.cells import FIELDS, header_of, labels_in, rows_of
-from clip_es.records.labels.lines import Asked, LabelFiles, LabelTable, Lines, bad_entry, beside, labelled, texts_of
+from clip_es.records.labels.declared import labels_of
+from clip_es.records.labels.lines import Asked, LabelFiles, LabelTable, Lines, bad_entry, beside, labelled
 from clip_es.records.labels.tables import json_object
 from clip_es.records.text_files import printable
 
@@ -79,10 +80,4 @@ def _labels(row: dict[str, Any], field: str | None, where: str) -> tuple[str, ..
             found=printable(", ".join(map(str, row)), 80),
             next_step="Name the column with --label-field.",
         )
-    value = row[known[0]]
-    if isinstance(value, dict):  # Objects: a list for each of their properties.
-        value = next((value[key] for key in FIELDS if isinstance(value.get(key), list)), value)
-    found = () if value is None else texts_of(value)
-    if found is None:
-        raise bad_entry(f"has a {known[0]} that is no label", where, "a name, a class id, or a list of them", value)
-    return found
+    return labels_of(row[known[0]], (), where)

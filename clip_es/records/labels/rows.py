@@ -15,7 +15,7 @@ from typing import Any
 from clip_es.decode import PICTURES
 from clip_es.errors import ConfigError, DataError
 from clip_es.records.labels.cells import FIELDS
-from clip_es.records.labels.lines import texts_of
+from clip_es.records.labels.declared import labels_of, names_of
 from clip_es.records.text_files import printable, read_whole
 from clip_es.store.disk import Lock, StoreError, make_folder, names_in, write_atomic
 
@@ -73,7 +73,7 @@ def unpack(
             data = _bytes(row.get(image), where)
             name = f"{number:07d}{_suffix(row.get(image), data)}"
             write_atomic(folder / name, data)
-            line = {"file_name": name, "labels": list(_labels(row.get(label) if label else [], names, where))}
+            line = {"file_name": name, "labels": list(labels_of(row.get(label) if label else [], names, where))}
             lines.append(json.dumps(line, ensure_ascii=False))
             count = number
             done()
@@ -161,17 +161,8 @@ def _columns(rows: Any, image: str | None, label: str | None, where: str) -> tup
     for name in filter(None, (image, label)):
         if name not in features:
             raise ConfigError("there is no such column", where=where, expected=", ".join(features), found=name)
-    names = _names_of(features.get(wanted) if wanted else None)
+    names = names_of(features.get(wanted) if wanted else None)
     return image or pictures[0], wanted, names
-
-
-def _names_of(kind: Any) -> list[str]:
-    """The names that a column declares for its numbers, its own or those of its elements or objects."""
-    while hasattr(kind, "feature"):  # The kind of the elements of a list.
-        kind = kind.feature
-    if isinstance(kind, dict):
-        return next((_names_of(kind[key]) for key in FIELDS if key in kind), [])
-    return [str(name) for name in getattr(kind, "names", None) or []]
 
 
 def _undecoded(rows: Any, image: str, where: str) -> Iterator[dict[str, Any]]:
@@ -203,27 +194,3 @@ def _suffix(value: Any, data: bytes) -> str:
         return ".webp"
     own = Path(str(value.get("path") or "")).suffix.lower()
     return own if own in PICTURES else ".jpg"
-
-
-def _is_none(item: Any, names: list[str]) -> bool:
-    """Whether a label is missing, which `datasets` writes as -1 among the numbers of classes."""
-    return item is None or (bool(names) and item == -1)
-
-
-def _labels(value: Any, names: list[str], where: str) -> tuple[str, ...]:
-    if isinstance(value, dict):  # Objects: a list for each of their properties.
-        value = next((value[key] for key in FIELDS if isinstance(value.get(key), list)), [])
-    items = value if isinstance(value, list) else [] if value is None else [value]
-    items = [next((item[k] for k in FIELDS if k in item), item) if isinstance(item, dict) else item for item in items]
-    try:
-        items = [
-            names[item] if names and isinstance(item, int) and item >= 0 else item
-            for item in items
-            if not _is_none(item, names)
-        ]
-        found = texts_of(items)
-    except IndexError:
-        found = None
-    if found is None:
-        raise DataError("has a label that is none", where=where, found=printable(repr(value), 80))
-    return tuple(dict.fromkeys(found))

@@ -3,7 +3,8 @@
 In a tar the files of a picture follow each other and share their name before its first dot: the picture
 (`000.jpg`), and its labels in `000.json` or `000.cls` (a class id). In Parquet a column holds the bytes of the
 pictures, or Hugging Face's pairs of bytes and path. Labels are what is called labels, label, classes, class, ... there,
-names or 0-based ids. The id of a picture is the name of its file of shards, two underscores, and its own name or row.
+names or 0-based ids; numbers whose names a file of Hugging Face's declares are those names. The id of a picture is the
+name of its file of shards, two underscores, and its own name or row.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from clip_es.errors import DataError
 from clip_es.records.dataset import At, ClassId, Dataset, Entry, Labels, OnBadLabel, check_id, collect, refuse
 from clip_es.records.file_listing import PICTURES, SEPARATOR, Place
 from clip_es.records.labels.cells import FIELDS
-from clip_es.records.labels.lines import Asked, texts_of
+from clip_es.records.labels.declared import labels_of, names_in_parquet
+from clip_es.records.labels.lines import Asked
 from clip_es.records.packed_records import Records, Row
 from clip_es.records.stored.pictures import LARGEST_PICTURE, PartsOf, RowsOf, parquet_file
 from clip_es.records.text_files import printable
@@ -44,6 +46,8 @@ class _Sample(NamedTuple):
     suffix: str
     at: str
     labels: Any
+    names: tuple[str, ...] = ()
+    """Those of its numbers, where the shard declares them."""
 
 
 def shards(
@@ -73,7 +77,8 @@ def shards(
     def read(shard: str, place: int, sample: _Sample) -> Row:
         image_id = f"{shard}{SEPARATOR}{sample.name}".replace("/", SEPARATOR)
         check_id(image_id, f"{shard}: {printable(sample.name)}")
-        ids = lookup.ids(_texts(sample.labels, f"{shard}: {printable(sample.name)}") if labelled else (), image_id)
+        where = f"{shard}: {printable(sample.name)}"
+        ids = lookup.ids(labels_of(sample.labels, sample.names, where) if labelled else (), image_id)
         return Row(image_id, place, ids, None, sample.at)
 
     def entries() -> Iterator[Entry]:
@@ -214,13 +219,13 @@ def _table_samples(storage: Storage, name: str, image: str | None, label: str | 
     for one in filter(None, (column, wanted)):
         if one not in schema.names:
             raise DataError("there is no such column", where=where, expected=", ".join(schema.names)[:300], found=one)
-    row = 0
+    row, names = 0, tuple(names_in_parquet(schema, wanted)) if wanted else ()
     try:
         for group in range(file.num_row_groups):
             count = file.metadata.row_group(group).num_rows
             values = file.read_row_group(group, columns=[wanted]).column(0).to_pylist() if wanted else [()] * count
             for value in values:
-                yield _Sample(str(row), column, str(row), value)
+                yield _Sample(str(row), column, str(row), value, names)
                 row += 1
     except (DataError, GeneratorExit):
         raise
@@ -247,12 +252,3 @@ def _picture_column(schema: Any, where: str) -> str:
 def _is_pair(kind: Any) -> bool:
     """Whether a column is Hugging Face's kind for pictures: a struct with bytes."""
     return str(kind).startswith("struct<") and "bytes: binary" in str(kind)
-
-
-def _texts(value: Any, where: str) -> tuple[str, ...]:
-    if isinstance(value, dict):  # Objects: a list for each of their properties.
-        value = next((value[key] for key in FIELDS if isinstance(value.get(key), list)), None)
-    found = texts_of(value if isinstance(value, list) else [] if value in (None, ()) else [value])
-    if found is None:
-        raise DataError("has a label that is none", where=where, found=printable(repr(value), 80))
-    return tuple(dict.fromkeys(found))

@@ -149,6 +149,13 @@ def test_parquet_gives_its_pictures_and_labels(tmp_path):
     found = read(hub)
     assert seen(found) == [("h__0", (0,), 0), ("h__1", (1, 0), 1)]
     assert [problem.image_id for problem in found.problems] == ["h__2"]
+    declared = {"info": {"features": {"label": {"feature": {"names": ["dog", "cat"], "_type": "ClassLabel"}}}}}
+    columns = pyarrow.table({"image": pairs, "label": [[0], [1, 0], [2]]})
+    about = {b"huggingface": json.dumps(declared).encode()}
+    parquet.write_table(columns.replace_schema_metadata(about), tmp_path / "d.parquet")
+    named = read(tmp_path / "d.parquet")  # The vocabulary has cat before dog.
+    assert seen(named) == [("d__0", (1,), 0), ("d__1", (0, 1), 1)]
+    assert "Expected 0..1" in named.problems[0].reason
     two = table("two.parquet", a=[b""], b=[b""], label=[0])
     with pytest.raises(DataError, match="--image-field"):
         read(two)
