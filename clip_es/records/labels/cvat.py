@@ -81,7 +81,8 @@ def _image(element: Element, name: str, where: str) -> Line:
     labels = [inner.get("label", "").strip() for inner in element if inner.get("label") is not None]
     if not picture or "" in labels:
         raise bad_entry("has no name, or a tag without a label", where, '<image name="a.jpg">', picture)
-    return labelled(beside(name, picture), labels)
+    subset = element.get("subset")  # Of a project; CVAT exports its pictures into a folder of this name.
+    return labelled(beside(name, f"{subset}/{picture}" if subset else picture), labels)
 
 
 def _add_track(track: Element, frames: dict[int, dict[str, None]], where: str) -> None:

@@ -23,12 +23,12 @@ def names_of(kind: Any) -> list[str]:
     for _ in range(8):  # Lists of objects of lists.
         if isinstance(kind, list) and kind:
             kind = kind[0]
-        elif hasattr(kind, "feature"):
-            kind = kind.feature
         elif isinstance(kind, dict) and "feature" in kind:
             kind = kind["feature"]
         elif isinstance(kind, dict) and "names" not in kind:
             kind = next((kind[key] for key in FIELDS if key in kind), None)
+        else:
+            kind = getattr(kind, "feature", kind)
     names = kind.get("names") if isinstance(kind, dict) else getattr(kind, "names", None)
     return [str(name) for name in names] if isinstance(names, list) else []
 

@@ -17,7 +17,7 @@ import json
 
 from clip_es.errors import DataError
 from clip_es.records.labels.cells import FIELDS, HOT, PICTURE_COLUMNS, Header, header_of, labels_in, named, rows_of
-from clip_es.records.labels.lines import Asked, LabelFiles, LabelTable, Line, Lines, labelled, merged, texts_of
+from clip_es.records.labels.lines import Asked, LabelFiles, LabelTable, Line, Lines, beside, labelled, merged, texts_of
 from clip_es.records.text_files import printable
 from clip_es.store.found_labels import FOUND_COLUMNS
 
@@ -38,7 +38,7 @@ def csv_rows(files: LabelFiles, names: tuple[str, ...], asked: Asked) -> LabelTa
 def one_hot(files: LabelFiles, names: tuple[str, ...], asked: Asked) -> LabelTable:
     """Tables with a column for each class."""
     classes = tuple(dict.fromkeys(cell for name in names for cell in header_of(files, name).cells[1:] if cell))
-    return LabelTable(_one_hot_lines(files, names), asked.class_id, files.at(names, "line"), classes)
+    return LabelTable(_one_hot_lines(files, names), asked.class_id, files.at(names, "line"), classes, anywhere=True)
 
 
 def is_jsonl(first: object) -> bool:
@@ -88,7 +88,7 @@ def _row_lines(files: LabelFiles, names: tuple[str, ...], asked: Asked) -> Lines
             if isinstance(cells, DataError):
                 yield number, cells
             else:
-                yield number, labelled(cells[image], labels_in(cells[label], asked.separator))
+                yield number, labelled(beside(name, cells[image]), labels_in(cells[label], asked.separator))
 
 
 def _columns(header: Header, field: str | None, where: str) -> tuple[int, int]:
@@ -135,7 +135,7 @@ def _one_hot_lines(files: LabelFiles, names: tuple[str, ...]) -> Lines:
                 )
                 continue
             found = tuple(known for known, there in zip(classes, hot, strict=True) if there)
-            yield number, Line(cells[0], found, "" if found else "no class is 1 in its row")
+            yield number, Line(beside(name, cells[0]), found, "" if found else "no class is 1 in its row")
 
 
 def _json_lines(files: LabelFiles, names: tuple[str, ...], field: str) -> Lines:

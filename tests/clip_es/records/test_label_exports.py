@@ -153,7 +153,7 @@ def test_the_frames_of_a_video_are_the_pictures_that_datumaro_finds_in_it(root):
 # Files of several splits
 
 
-def test_roboflow_puts_pictures_of_one_name_and_their_labels_into_each_split(tmp_path):
+def test_pictures_of_one_name_in_several_splits_keep_their_own_labels(tmp_path):
     top, truth = tmp_path / "pictures", {}
     for split, label in (("train", "cat"), ("valid", "dog")):
         (top / split).mkdir(parents=True)
@@ -173,6 +173,25 @@ def test_roboflow_puts_pictures_of_one_name_and_their_labels_into_each_split(tmp
         marks = [{"label": label, "coordinates": {"x": 1, "y": 1, "width": 2, "height": 2}}]
         file.write_text(json.dumps([{"image": "a_jpg.rf.12ab.jpg", "annotations": marks}]))
     told("roboflow, createml", tmp_path, read(tmp_path, top), truth)
+    for file in list(top.rglob("*.json")):
+        file.unlink()
+        label = truth[f"{file.parent.name}/a_jpg.rf.12ab.jpg"][0]
+        write(
+            file.parent / "_classes.csv",
+            f"filename, cat, dog\na_jpg.rf.12ab.jpg, {label == 'cat':d}, {label == 'dog':d}",
+        )
+    told("roboflow, one-hot", tmp_path, read(tmp_path, top), truth)
+    for file in list(top.rglob("*.csv")):
+        file.unlink()
+        label = truth[f"{file.parent.name}/a_jpg.rf.12ab.jpg"][0]
+        write(file.parent / "_annotations.csv", f"filename,width,height,class,xmin\na_jpg.rf.12ab.jpg,8,6,{label},1")
+    told("roboflow, csv of objects", tmp_path, read(tmp_path, top), truth)
+    images = "".join(
+        f'<image id="{n}" name="a_jpg.rf.12ab.jpg" subset="{Path(name).parent}"><tag label="{label}"/></image>'
+        for n, (name, (label,)) in enumerate(truth.items())
+    )
+    file = write(tmp_path / "annotations.xml", f"<annotations>{images}</annotations>")
+    told("cvat, subsets of a project", tmp_path, read(tmp_path, file), truth)
 
 
 def test_a_picture_that_several_files_of_coco_list_has_the_labels_of_all(root):
