@@ -2,8 +2,8 @@ r"""Maps of any method, as its own code saved them: a folder with a file for eac
 
 | file | holds |
 |---|---|
-| ID.npy | a pickled dictionary (`keys` and `attn_highres` of CLIP-ES, `high_res`, `cam`, or a map under each class \
-number), read without unpickling; or a plain array [class h w] |
+| ID.npy | a pickled dictionary of arrays or tensors (`keys` and `attn_highres` of CLIP-ES, `high_res`, `cam`, or a \
+map under each class number or name), read without unpickling; or a plain array [class h w] |
 | ID.npz | arrays of the same names; or `class_ids` and `refined`, as this package keeps them |
 | ID.tif | one grey page for each class of the vocabulary, in its order |
 | ID/CLASS.png, CLASS/ID.png | one grey picture for each class, 8 or 16 bit; also .tif and .npy [h w] |
@@ -74,7 +74,7 @@ class MapFolder:
         found = self.files[image_id]
         where = found if isinstance(found, Path) else self.root / image_id
         if isinstance(found, Path):
-            numbers, maps = _read(found)
+            numbers, maps = _read(found, self.names, self.first_class)
             every = numbers is None
             numbers = self._all(len(maps), found) if numbers is None else numbers
         else:
@@ -197,38 +197,60 @@ def _class_of(word: str, class_id: ClassId, classes: int, first: int, numbers: b
         return number if 0 <= number < classes else None
 
 
-def _read(path: Path) -> tuple[list[int] | None, list[np.ndarray]]:
+def _read(path: Path, names: Sequence[str], first: int) -> tuple[list[int] | None, list[np.ndarray]]:
     """Class numbers and maps of a file about one picture; None where it does not say which classes they are."""
     if path.suffix.lower() in _PICTURES:
         return None, _pages(path)
     held = _arrays(path)
     if isinstance(held, np.ndarray):
-        if held.ndim != 3:
-            raise ShapeError("is not an array of maps", where=path, expected="[class h w]", found=list(held.shape))
-        return None, list(held)
+        return None, _maps(held, path)
     name = next((name for name in _MAPS if name in held), None)
     keys = next((name for name in _KEYS if name in held), None)
     if name and keys:
-        return _numbers(held[keys], path), list(held[name] if held[name].ndim == 3 else held[name][None])
-    if held and all(isinstance(key, int) for key in held):
-        return list(held), list(held.values())
+        return _numbers(_numeric(held[keys], path), path), _maps(held[name], path)
+    if name or list(held) == ["arr_0"]:
+        return None, _maps(held[name or "arr_0"], path)
+    numbers = [_number(key, names, first) for key in held]
+    if held and all(number is not None for number in numbers):
+        return [number for number in numbers if number is not None], [_numeric(one, path) for one in held.values()]
     raise DataError(
         "has no maps under a name that is known",
         where=path,
-        expected=f"{' or '.join(_KEYS)}, and {', '.join(_MAPS)}; or a map under each class number",
+        expected=f"{' or '.join(_KEYS)}, and {', '.join(_MAPS)}; or a map under each class number or name",
         found=", ".join(str(key)[:30] for key in list(held)[:10]) or "nothing",
         next_step=_FIX,
     )
 
 
+def _number(key: object, names: Sequence[str], first: int) -> int | None:
+    """The class number that a key of a dictionary stands for, which may be written out, or be the name of the class."""
+    if isinstance(key, int):
+        return key
+    text = str(key)
+    if text in names:
+        return names.index(text) + first
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
+
+
+def _maps(held: np.ndarray | DataError, path: Path) -> list[np.ndarray]:
+    """Each map of an array of them; one that has no axis of classes is that of one class."""
+    array = _numeric(held, path)
+    if array.ndim == 4 and len(array) == 1:
+        array = array[0]  # as a network gives them, a picture at a time
+    if array.ndim not in (2, 3):
+        raise ShapeError("is not an array of maps", where=path, expected="[class h w]", found=list(array.shape))
+    return list(array if array.ndim == 3 else array[None])
+
+
 def _numbers(keys: np.ndarray, path: Path) -> list[int]:
+    keys = keys.reshape(-1) if keys.ndim == 0 else keys
     if keys.ndim != 1 or keys.dtype.kind not in "iuf" or not np.array_equal(keys, np.trunc(keys)):
         raise DataError("has class numbers that are no whole numbers", where=path, found=f"{keys.dtype} {keys.shape}")
     return [int(key) for key in keys]
 
 
-def _arrays(path: Path) -> np.ndarray | dict[Any, np.ndarray]:
-    """The array of a file, or its arrays by name or class number."""
+def _arrays(path: Path) -> np.ndarray | dict[Any, np.ndarray | DataError]:
+    """The array of a file, or its arrays by name or class number; an error in the place of what is none."""
     try:
         if path.stat().st_size > LARGEST:
             raise DataError(
@@ -252,16 +274,11 @@ def _arrays(path: Path) -> np.ndarray | dict[Any, np.ndarray]:
         ) from error
 
 
-def _pickled(path: Path, start: int) -> dict[Any, np.ndarray]:
-    found = {}
-    for key, row in pickled_rows(path, start, MAPS):
-        if isinstance(row, DataError):
-            raise row
-        found[key] = _numeric(row, path)
-    return found
+def _pickled(path: Path, start: int) -> dict[Any, np.ndarray | DataError]:
+    return dict(pickled_rows(path, start, MAPS))  # type: ignore[arg-type]
 
 
-def _npz(path: Path) -> dict[Any, np.ndarray]:
+def _npz(path: Path) -> dict[Any, np.ndarray | DataError]:
     with zipfile.ZipFile(path) as archive:
         if sum(info.file_size for info in archive.infolist()) > LARGEST:
             raise DataError("unpacks to too many bytes", where=path, expected=f"at most {LARGEST:,}")
@@ -271,7 +288,9 @@ def _npz(path: Path) -> dict[Any, np.ndarray]:
     return {int(k) if k.isascii() and k.isdecimal() else k: array for k, array in arrays.items()}
 
 
-def _numeric(array: np.ndarray, path: Path) -> np.ndarray:
+def _numeric(array: np.ndarray | DataError, path: Path) -> np.ndarray:
+    if isinstance(array, DataError):
+        raise array
     if array.dtype.kind not in "iufb":
         raise DataError("has values that are no numbers", where=path, found=array.dtype, next_step=_FIX)
     return array
@@ -291,26 +310,65 @@ def _one_map(path: Path) -> np.ndarray:
 
 
 def _pages(path: Path) -> list[np.ndarray]:
-    """The pages of a grey picture, each uint8, uint16 or float32."""
+    """The pages of a grey picture, each uint8, uint16 or of floating point."""
     try:
         with quiet_pillow(), path.open("rb") as file, Image.open(file, formats=["PNG", "TIFF"]) as image:
             pages = []
             for page in ImageSequence.Iterator(image):
                 check_area(path, "the map", page.height, page.width, _MOST_MEGAPIXELS)
-                if page.mode not in ("L", "F", "1") and not page.mode.startswith("I"):
-                    raise DataError(
-                        "a heat map must be grey",
-                        where=path,
-                        expected="8 or 16 bits of grey, or floating point",
-                        found=f"mode {page.mode}",
-                        next_step="Save the values themselves, not their colours.",
-                    )
-                values = np.array(page.convert("L") if page.mode == "1" else page)
-                pages.append(values.astype(np.uint16) if page.mode.startswith("I") else values)
+                pages.append(_grey(page, path))
                 if len(pages) > 1024:
                     raise DataError("has too many pages", where=path, expected="at most 1024")
             return pages
     except ClipEsError:
         raise
     except Exception as error:  # as above
-        raise DataError("is no usable picture", where=path, found=f"{type(error).__name__}: {error}") from error
+        if path.suffix.lower() in (".tif", ".tiff") and (found := _tiff(path)):
+            return found
+        raise DataError(
+            "cannot be read as grey pictures",
+            where=path,
+            expected="pages of 8 or 16 bits of grey or of float32, one for each class, as PNG and TIFF have them",
+            found=f"{type(error).__name__}: {str(error)[:100]}",
+            next_step=_FIX,
+        ) from error
+
+
+def _tiff(path: Path) -> list[np.ndarray]:
+    """The pages of a TIFF that Pillow does not read: doubles, or bands as scientific tools write them; else none."""
+    import tifffile  # comes with scikit-image
+
+    pages: list[np.ndarray] = []
+    try:
+        with tifffile.TiffFile(path) as file:
+            for part in file.series:
+                height, width = part.sizes["height"], part.sizes["width"]
+                check_area(path, "the map", height, width, _MOST_MEGAPIXELS)
+                if part.nbytes > LARGEST or len(pages) > 1024:
+                    raise DataError("has too many pages", where=path, expected=f"at most 1024, and {LARGEST:,} bytes")
+                values = part.asarray()
+                values = np.moveaxis(values, -1, 0) if part.axes.endswith("YXS") else values
+                pages += list(values.reshape(-1, height, width))
+    except ClipEsError:
+        raise
+    except Exception:  # as above; the first reader's reason is told
+        return []
+    return pages
+
+
+def _grey(page: Image.Image, path: Path) -> np.ndarray:
+    """The values of a page; of one that is saved in colours, those of any of its channels, where they are equal."""
+    if page.mode.startswith("I"):
+        return np.array(page).astype(np.uint16)
+    if page.mode in ("L", "F", "1"):
+        return np.array(page.convert("L") if page.mode == "1" else page)
+    colours = np.array(page.convert("RGBA"))
+    if (colours[..., :3] != colours[..., :1]).any() or (colours[..., 3] != 255).any():
+        raise DataError(
+            "a heat map must be grey",
+            where=path,
+            expected="8 or 16 bits of grey, or floating point",
+            found=f"mode {page.mode}",
+            next_step="Save the values themselves, not their colours.",
+        )
+    return colours[..., 0].copy()

@@ -2,7 +2,8 @@
 
 numpy saves a dictionary as a pickle, and a pickle is a program. It is not run here: its operations are looked at one by
 one (`pickletools`), those that only build containers, text and numbers are followed, and calls are noted, not made. Of
-the notes, those that describe a plain numeric numpy array are read from their bytes; everything else is refused.
+the notes, those that describe a plain numeric numpy array, or a tensor of torch, are read from their bytes; everything
+else is refused. The storage of a tensor is a pickle once more, which torch reads as it reads untrusted weights.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ LARGEST = 2**29
 
 _ARRAY = {f"numpy.{core}.multiarray _reconstruct" for core in ("core", "_core")}
 _SCALAR = {f"numpy.{core}.multiarray scalar" for core in ("core", "_core")}
-_NAMED = _ARRAY | _SCALAR | {"numpy dtype", "numpy ndarray", "_codecs encode"}
+_BUFFER = {f"numpy.{core}.numeric _frombuffer" for core in ("core", "_core")}
+_TENSOR, _STORAGE = "torch._utils _rebuild_tensor_v2", "torch.storage _load_from_bytes"
+_OF_TENSORS = {_TENSOR, _STORAGE, "collections OrderedDict"}
+_NAMED = _ARRAY | _SCALAR | _BUFFER | _OF_TENSORS | {"numpy dtype", "numpy ndarray", "_codecs encode"}
 _NUMBERS = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"}
 
 
@@ -65,7 +69,7 @@ MAPS = Form(
     "a dictionary of maps",
     "a dictionary of numpy arrays, as numpy.save writes it",
     "Save the arrays with numpy.savez: keys [class], maps [class h w].",
-    "Save arrays of numpy, not tensors: value.cpu().numpy().",
+    "Save arrays of numpy: value.cpu().numpy().",
 )
 
 
@@ -105,16 +109,65 @@ def _rows(table: dict, path: Path, form: Form) -> Iterator[tuple[object, np.ndar
 
 
 def _array(call: Any) -> np.ndarray:
-    """The array that a call describes, if its bytes are all there. Raises ValueError and its like."""
-    if isinstance(call, list) and all(type(n) in {bool, int, float} for n in call):
-        return np.array(call, dtype=np.float64)
-    if not isinstance(call, _Call) or call.name not in _ARRAY:
+    """The array that a call describes, if its bytes are all there; also numbers and arrays in a list, or a number.
+
+    Raises ValueError and its like.
+    """
+    if isinstance(call, list | tuple):
+        return _joined(call)
+    if type(call) in {bool, int, float}:
+        return np.array(call)
+    if not isinstance(call, _Call):
         raise ValueError(f"a {type(call).__name__}")
-    _, shape, dtype, fortran, data = call.state
-    kind = _dtype(dtype)
+    if call.name in _SCALAR:
+        kind, data = call.arguments
+        return np.frombuffer(_bytes(data), _dtype(kind), count=1).reshape(())
+    if call.name == _TENSOR:
+        return _tensor(*call.arguments[:4])
+    if call.name in _BUFFER:
+        data, dtype, shape, order = call.arguments
+        fortran = order == "F"
+    elif call.name in _ARRAY:
+        _, shape, dtype, fortran, data = call.state
+    else:
+        raise ValueError(f"a call of {printable(call.name, 40)}")
+    kind, data = _dtype(dtype), _bytes(data)
     if not all(type(n) is int and n >= 0 for n in shape) or len(data) != prod(shape) * kind.itemsize:
         raise ValueError(f"{len(data)} bytes, which is not what its shape needs")
     return np.frombuffer(data, kind).reshape(shape, order="F" if fortran else "C")
+
+
+def _joined(parts: list | tuple) -> np.ndarray:
+    """Numbers, or arrays of one size. One level alone, and no more bytes than a file has: a pickle can name the same
+    part a million times."""
+    arrays, size = [], 0
+    for one in parts:
+        if isinstance(one, list | tuple):
+            raise ValueError("lists inside a list")
+        arrays.append(_array(one))
+        size += arrays[-1].nbytes
+        if size > LARGEST:
+            raise ValueError("more than a file holds")
+    return np.stack(arrays) if arrays else np.zeros(0)
+
+
+def _bytes(data: Any) -> bytes:
+    """Bytes, which Python 2 wrote as text."""
+    return data.encode("latin1") if isinstance(data, str) else bytes(data)
+
+
+def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> np.ndarray:
+    """The values of a tensor, on whatever device it was. Raises ValueError and its like."""
+    import torch
+
+    if not isinstance(storage, _Call) or storage.name != _STORAGE or prod(size) > LARGEST:
+        raise ValueError("a tensor without its storage")
+    held = torch.load(io.BytesIO(_bytes(storage.arguments[0])), map_location="cpu", weights_only=True)
+    if not isinstance(held, torch.storage.TypedStorage):
+        raise ValueError(f"a {type(held).__name__} in place of a storage")
+    flat = torch.empty(0, dtype=held.dtype).set_(held)
+    values = torch.as_strided(flat, size, stride, offset)
+    return (values.float() if values.dtype == torch.bfloat16 else values).contiguous().numpy()
 
 
 def _dtype(call: Any) -> np.dtype:
@@ -128,7 +181,7 @@ def _key(value: Any) -> str | int:
     """Text or a whole number; nothing that holds others, for those can be made to take for ever to look at."""
     if isinstance(value, _Call) and value.name in _SCALAR:
         kind, data = value.arguments
-        value = np.frombuffer(data, _dtype(kind), count=1)[0].item()
+        value = np.frombuffer(_bytes(data), _dtype(kind), count=1)[0].item()
     if not isinstance(value, str | int) or (isinstance(value, int) and value.bit_length() > 64):
         raise ValueError(f"a key that is no text and no number but {type(value).__name__}")
     return value
@@ -164,6 +217,12 @@ def _follow(data: bytes, path: Path, form: Form = LABELS) -> Any:
             marks.append(len(stack))
         elif name == "TUPLE":
             stack.append(tuple(to_mark()))
+        elif name == "LIST":
+            stack.append(to_mark())
+        elif name == "DICT":
+            items = to_mark()
+            stack.append({})
+            pair_up(stack[-1], items)
         elif name in {"TUPLE1", "TUPLE2", "TUPLE3"}:
             count = int(name[-1])
             stack[-count:] = [tuple(stack[-count:])]
@@ -238,7 +297,8 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
 _VALUES = {
     *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
     *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
-    *("BINSTRING", "SHORT_BINSTRING"),
+    *("BINSTRING", "SHORT_BINSTRING", "BYTEARRAY8"),
+    *("INT", "LONG", "FLOAT", "STRING", "UNICODE"),  # of protocol 0
 }
 
 
