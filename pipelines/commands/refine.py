@@ -24,6 +24,8 @@ from clip_es.pipelines.masks.report import write_run_report
 from clip_es.pipelines.masks.run import make_masks
 from clip_es.prompts import load_vocabulary
 from clip_es.records import Dataset, Problem
+from clip_es.records.file_listing import picture_names
+from clip_es.records.folder import image_id_of
 from clip_es.records.maps import MapFolder, Scale, find_maps
 from clip_es.records.picture_files import pictures_of
 from clip_es.store.opening import parse_shard, shard
@@ -171,7 +173,9 @@ class Refine:
                 problems.append(Problem.of(image_id, error))
         truth = {} if self.truth is None else masks_below(self.truth)
         truth = {record.image_id: truth[record.image_id] for record in records if record.image_id in truth}
-        return Dataset(self.maps.resolve().name, records, tuple(problems), truth)
+        alone = sorted(name for name in picture_names(self.images) if image_id_of(name) not in folder.files)
+        note = f"{counted(len(alone), 'picture')} of {self.images} without maps, such as {alone[0]}" if alone else ""
+        return Dataset(self.maps.resolve().name, records, tuple(problems), truth, notes=(note,) if note else ())
 
 
 def _maps_settings(told: object) -> dict[str, Any]:

@@ -62,13 +62,16 @@ def test_without_a_refiner_the_strongest_map_wins_and_the_second_call_continues(
     assert "4 done before, 0 to do" in capsys.readouterr().out
 
 
-def test_masks_are_evaluated_and_a_bad_file_costs_its_picture_alone(published):
+def test_masks_are_evaluated_and_a_bad_file_costs_its_picture_alone(published, capsys):
     (published / "truth").mkdir()
     for case in CASES:
         write_mask(published / "truth" / f"{case}.png", recorded(f"{case}/tiny224")["label_a1"])
     (published / "maps" / f"{CASES[0]}.npy").write_bytes(b"no maps")
+    shutil.copy(published / f"pictures/{CASES[0]}.jpg", published / "pictures/more.jpg")
     np.savez(published / "maps/nobody.npz", keys=np.array([0]), maps=np.ones((1, 2, 2)))
     assert refine(published, "--refine", "--mask.half", "--truth", str(published / "truth")) == 1
+    assert "1 picture of " in (out := capsys.readouterr().out)
+    assert "without maps, such as more.jpg" in out
     failures = {row.image_id: row.reason for row in read_failures(published / "run/failures.csv")}
     assert failures.keys() == {CASES[0], "nobody"}
     assert "no picture for these maps" in failures["nobody"]
