@@ -3,7 +3,7 @@
 | Label Studio asks | it gets |
 |---|---|
 | GET /health | `{"status": "UP"}` |
-| POST /setup | the version of the model |
+| POST /setup, GET /versions | the version of the model |
 | POST /predict | for each task a prediction with brush regions |
 | POST /webhook | nothing; nothing is trained |
 
@@ -26,8 +26,6 @@ from clip_es.pipelines.adapters.predict import Predictor
 from clip_es.records.labels.label_studio import labels_of_task
 from clip_es.records.text_files import printable
 from clip_es.records.xml_files import parse_xml
-
-VERSION = "clip-es"
 
 
 @dataclass(frozen=True)
@@ -69,6 +67,8 @@ class Backend:
         self.predictor = predictor
         self._pictures = pictures
         self._tell = tell
+        self.version = f"clip-es-{predictor.maker.bank.source[:8]}"
+        """Of weights and words: Label Studio does not ask again for a picture that this version has predicted."""
 
     @property
     def routes(self) -> Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]:
@@ -76,7 +76,8 @@ class Backend:
         return {
             "GET /": self.health,
             "GET /health": self.health,
-            "POST /setup": lambda _: {"model_version": VERSION},
+            "POST /setup": lambda _: {"model_version": self.version},
+            "GET /versions": lambda _: {"versions": [self.version]},
             "POST /predict": self.predict,
             "POST /webhook": lambda _: {"status": "ok", "result": None},
         }
@@ -121,7 +122,7 @@ class Backend:
                 entry = brush_region(region.mask, name, interface.brush, interface.image)
                 found.append({**entry, "id": f"clip-es-{region.class_id}", "score": region.score})
         score = float(np.mean([entry["score"] for entry in found])) if found else 0.0
-        return {"model_version": VERSION, "score": score, "result": found}
+        return {"model_version": self.version, "score": score, "result": found}
 
     def _offered(self, name: str, offered: list[str]) -> str | None:
         """The class as the interface spells it."""

@@ -51,7 +51,7 @@ class _Server6(_Server):
 
 class _Handler(BaseHTTPRequestHandler):
     table: ClassVar[Mapping[str, Route]] = {}
-    tell: ClassVar[Callable[[str], object]] = staticmethod(lambda _: None)
+    tell: ClassVar[staticmethod[[str], object]] = staticmethod(lambda _: None)
     local: ClassVar[bool] = True
     """Only calls under a name of this machine are answered, and none of a web page: tools have no Origin."""
     timeout = 60

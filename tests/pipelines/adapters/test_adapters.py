@@ -186,9 +186,12 @@ def test_label_studio_is_answered_over_http(scene, names, predictor, mask, addre
         "annotations": [{"result": [choices]}],
     }
     assert ask(address, "/health")["status"] == "UP"
-    assert ask(address, "/setup", {"project": "1", "schema": config})["model_version"] == "clip-es"
+    version = f"clip-es-{predictor.maker.bank.source[:8]}"  # Of weights and words.
+    assert ask(address, "/setup", {"project": "1", "schema": config})["model_version"] == version
+    assert ask(address, "/versions") == {"versions": [version]}
     answer = ask(address, "/predict", {"tasks": [task], "label_config": config, "project": "1.1"})
     (prediction,) = answer["results"]
+    assert prediction["model_version"] == version
     assert interface.LabelInterface(config=config).validate_prediction(prediction, return_errors=True) == []
     found = np.zeros_like(mask)
     for region in prediction["result"]:
