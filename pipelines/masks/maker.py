@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args, overload
+from typing import IO, Any, get_args, overload
 
 import numpy as np
 from PIL import Image
@@ -41,7 +41,9 @@ from clip_es.store.found_labels import FoundLabels
 from clip_es.tagging import Tags, tag
 from clip_es.types import ClassMaps, EncodedImage, ImageRecord, Picture, TextBank
 
-OnePicture = str | Path | bytes | Image.Image | np.ndarray | Tensor
+OnePicture = str | Path | bytes | IO[bytes] | Image.Image | np.ndarray | Tensor
+"""What stands for a picture; `clip_es.given` says how each is read."""
+
 Labels = str | Sequence[str] | set[str]
 """The names of the classes in one picture."""
 
@@ -185,13 +187,18 @@ class MaskMaker:
 
     @overload
     def __call__(
-        self, image: list[Any] | tuple[Any, ...], labels: Iterable[Labels | None] | None = None
+        self, image: np.ndarray | Tensor, labels: Iterable[Labels | None]
     ) -> list[MaskResult | FailedPicture]: ...
 
     @overload
     def __call__(
         self, image: Iterator[Any], labels: Iterable[Labels | None] | None = None
     ) -> Iterator[MaskResult | FailedPicture]: ...
+
+    @overload
+    def __call__(
+        self, image: Collection[Any], labels: Iterable[Labels | None] | None = None
+    ) -> list[MaskResult | FailedPicture]: ...
 
     def __call__(self, image: Any, labels: Any = None) -> Any:
         """The mask of a picture, given the names of the classes in it; without names they are found.

@@ -39,6 +39,7 @@ class MaskResult:
     """Names of all classes in the order of their ids."""
 
     ok: ClassVar[Literal[True]] = True
+    stage: ClassVar[None] = None
     error: ClassVar[None] = None
 
     @property

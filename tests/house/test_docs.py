@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from clip_es.masks import read_mask
 from clip_es.pipelines.cli import COMMANDS
@@ -64,6 +67,42 @@ def test_the_lines_of_the_readme_make_a_good_mask(tmp_path, monkeypatch):
     decided = mask != 255
     assert decided.mean() > 0.98
     assert np.mean((mask == truth)[decided]) > 0.95
+
+
+def test_the_code_of_the_python_page_runs(tmp_path, monkeypatch):
+    """On a scene and with the packaged weights in place of a photograph and weights that would be fetched."""
+    scene, shown = scene_of(ScenesConfig(side=(64, 80)), "val", 2).picture, []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Image.Image, "show", lambda image, **_: shown.append(image.size))
+    Image.fromarray(scene).save("photo.jpg")
+    names = {"paths": ["photo.jpg", "missing.jpg"], "labels": [["cat"], ["sofa"]], "out": tmp_path / "masks"}
+    names |= {"dataset": [(scene, ["cat"]), (scene, ["sofa"])]}
+    page = (ROOT / "docs/how-to/python.md").read_text(encoding="utf-8")
+    for code in fences(page, "python"):
+        exec(compile(code.replace('"ViT-B/16"', '"scenes"'), "python.md", "exec"), names)
+    assert shown
+    assert read_mask(tmp_path / "mask.png").shape == scene.shape[:2]
+    assert [file.name for file in (tmp_path / "masks").iterdir()] == ["photo.png"]
+    assert len(names["masks"]) == 2
+
+
+@pytest.mark.slow
+def test_a_users_script_has_no_type_errors_under_strict_settings(tmp_path):
+    pytest.importorskip("pyright")
+    script = ROOT / "tests/support/users_script.py"
+    settings = {
+        "typeCheckingMode": "strict",
+        "include": [str(script)],
+        "extraPaths": [str(ROOT), str(ROOT / ".typings")],
+    }
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
+    ran = subprocess.run(
+        [sys.executable, "-m", "pyright", "-p", str(tmp_path), "--pythonpath", sys.executable],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "0 errors, 0 warnings" in ran.stdout, ran.stdout
 
 
 def test_the_readme_is_one_page():

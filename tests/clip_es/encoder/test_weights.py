@@ -321,6 +321,12 @@ def test_missing_unknown_and_misshapen_keys_are_named(state):
         tower_sizes({"a": torch.zeros(1)})
     with pytest.raises(WeightsError, match="not finite"):
         build_encoder(state | {"logit_scale": torch.tensor(torch.nan)}, device="cpu")
+    for kind in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        for value in (torch.nan, torch.inf, -torch.inf):
+            spoilt = state["visual.proj"].to(kind).clone()
+            spoilt[5, 3] = value
+            with pytest.raises(WeightsError, match=r"'visual\.proj' holds numbers that are not finite"):
+                build_encoder(state | {"visual.proj": spoilt}, device="cpu")
 
 
 def test_a_missing_file_offers_the_nearest_name(tmp_path):
