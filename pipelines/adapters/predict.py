@@ -37,6 +37,10 @@ class Region:
         return edge_polygons(self.mask, opencv())
 
 
+class Stopped(RuntimeError):
+    """No picture is begun any more."""
+
+
 class Predictor:
     """A mask maker that many threads may ask; it answers one after the other."""
 
@@ -44,6 +48,7 @@ class Predictor:
         """`maker`: made with labels="auto" where pictures come without labels."""
         self.maker = maker
         self._busy = threading.Lock()
+        self._stopped = False
 
     @classmethod
     def load(cls, weights: str | Path = "scenes", vocabulary: str | Path = "scenes", device: str = "auto") -> Predictor:
@@ -72,10 +77,16 @@ class Predictor:
     def result(self, image: Any, labels: Sequence[str] = ()) -> MaskResult:
         """The mask of a picture: a path, bytes, a Pillow picture, an array. Without labels they are found.
 
-        Raises DataError: no usable picture, or a name that is not in the vocabulary.
+        Raises DataError: no usable picture, or a name that is not in the vocabulary. Stopped.
         """
         with self._busy:
+            if self._stopped:
+                raise Stopped("the server is being stopped")
             return self.maker(image, list(labels) or None)
+
+    def stop(self) -> None:
+        """Begin no other picture; those who wait for one get `Stopped`."""
+        self._stopped = True
 
     def regions(self, image: Any, labels: Sequence[str] = (), least: float = 0.0) -> list[Region]:
         """A region for each class that has pixels and at least this score; undecided pixels belong to none."""

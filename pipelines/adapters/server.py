@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import socket
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
@@ -37,7 +38,32 @@ def server(
 
 
 class _Server(ThreadingHTTPServer):
+    """Closing it waits for the requests that are being answered: what computes while Python ends would abort it."""
+
     daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(address, handler)
+        self._ended = threading.Condition()
+        self._answering = 0
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """While a request is answered."""
+        with self._ended:
+            self._answering += 1
+        try:
+            yield
+        finally:
+            with self._ended:
+                self._answering -= 1
+                self._ended.notify_all()
+
+    def server_close(self) -> None:
+        super().server_close()
+        with self._ended:
+            self._ended.wait_for(lambda: not self._answering)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Who asked may hang up in the midst of it; anything else is told as every fault is."""
@@ -83,7 +109,9 @@ class _Handler(BaseHTTPRequestHandler):
         if route is None:
             return self._send(404, {"error": f"there is no {method} {path[:80]}"})
         try:
-            return self._send(200, route(asked))
+            with self.server.answering():  # type: ignore[attr-defined]
+                answer = route(asked)
+            return self._send(200, answer)
         except ClipEsError as error:
             return self._send(400, {"error": str(error)})
         except Exception as error:  # One request must not end the others; the tool shows what it is told.

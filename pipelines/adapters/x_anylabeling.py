@@ -18,7 +18,7 @@ from typing import Any
 
 from clip_es.errors import ClipEsError, DataError
 from clip_es.formats.x_anylabeling import shape
-from clip_es.pipelines.adapters.predict import Predictor, Region
+from clip_es.pipelines.adapters.predict import Predictor, Region, Stopped
 from clip_es.records.text_files import printable
 
 MODEL = "clip-es"
@@ -79,7 +79,7 @@ class RemoteServer:
             asked_for = params.get("filter_classes")
             wanted = asked_for if isinstance(asked_for, list) and asked_for else self.predictor.names
             shapes = [shape for region in regions if region.name in wanted for shape in _shapes(region)]
-        except ClipEsError as error:
+        except (ClipEsError, Stopped) as error:
             return _failed("INFERENCE_ERROR", str(error))
         return {"success": True, "data": {"shapes": shapes, "description": ""}}
 

@@ -55,5 +55,8 @@ class Serve:
             if self.host not in LOOPBACK:
                 say(f"Everyone who reaches {self.host} can use this server.")
             say(f"Listening on http://{self.host}:{made.server_address[1]} for Label Studio and X-AnyLabeling")
-            made.serve_forever()
+            try:
+                made.serve_forever()
+            finally:
+                predictor.stop()
         return 0

@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import signal
 import socket
 import struct
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -325,3 +328,66 @@ def test_many_ask_at_once_and_each_gets_its_own_answer(scene, names, predictor, 
     for one, answer in zip(asked, answers, strict=True):
         assert {shape["label"] for shape in answer["data"]["shapes"]} <= {one["params"]["text_prompt"]}
         assert answer == answers[asked.index(one)]
+
+
+def test_a_server_that_closes_waits_for_the_picture_in_work_and_begins_no_other(scene, predictor):
+    begun, on = threading.Event(), threading.Event()
+    slow = Predictor(predictor.maker)
+    made = {"model": "clip-es", "image": base64.b64encode(scene.path.read_bytes()).decode()}
+
+    class Maker:
+        """The maker, which begins a picture only when the test says so."""
+
+        vocabulary = predictor.maker.vocabulary
+
+        def __call__(self, *asked):
+            begun.set()
+            assert on.wait(60)
+            return predictor.maker(*asked)
+
+    slow.maker = Maker()  # type: ignore[assignment]
+    with ThreadPoolExecutor(2) as pool:
+        with server(RemoteServer(slow).routes, port=0) as running:
+            where = f"http://127.0.0.1:{running.server_address[1]}"
+            thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
+            thread.start()
+            first = pool.submit(ask, where, "/v1/predict", made)
+            assert begun.wait(60)
+            second = pool.submit(ask, where, "/v1/predict", made)
+            until_waiting(running, 2)
+            running.shutdown()
+            slow.stop()
+            threading.Timer(0.2, on.set).start()
+            assert not first.done()
+        # Closed: both have been answered, the first with its picture.
+        assert first.result(60)["success"]
+        assert second.result(60)["error"]["message"] == "the server is being stopped"
+    thread.join()
+
+
+def until_waiting(running, count: int) -> None:
+    end = time.monotonic() + 60
+    while running._answering < count:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_sigterm_while_a_picture_is_in_work_ends_the_command_with_its_exit_code(scene):
+    code = "import sys; from clip_es.pipelines.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "serve", "--weights", "scenes", "--vocabulary", "scenes", "--port", "0"]
+    asked = {"model": "clip-es", "image": base64.b64encode(scene.path.read_bytes()).decode()}
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        while "Listening on" not in line:
+            assert line, "the server has ended"
+            line = process.stdout.readline()
+        address = line.split()[2]
+        answers = [pool.submit(ask, address, "/v1/predict", asked) for _ in range(8)]
+        next(as_completed(answers, timeout=120))
+        process.send_signal(signal.SIGTERM)
+        rest, code = process.stdout.read(), process.wait(60)
+        assert (code, "terminate called" in rest) == (130, False)
