@@ -44,9 +44,9 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
-        super().__init__(address, handler)
         self._ended = threading.Condition()
         self._answering = 0
+        super().__init__(address, handler)  # Closes what it cannot bind.
 
     @contextmanager
     def answering(self) -> Iterator[None]:

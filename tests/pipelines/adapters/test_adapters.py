@@ -30,6 +30,7 @@ from clip_es.pipelines.adapters.pictures import Pictures
 from clip_es.pipelines.adapters.predict import Predictor
 from clip_es.pipelines.adapters.server import server
 from clip_es.pipelines.adapters.x_anylabeling import RemoteServer
+from clip_es.pipelines.cli import main
 from clip_es.records import voc
 from clip_es.scenes.dataset import ScenesConfig, make
 from clip_es.types import ImageRecord
@@ -370,6 +371,13 @@ def until_waiting(running, count: int) -> None:
     while running._answering < count:
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_an_address_that_is_taken_or_is_none_is_told(address, capsys):
+    port = address.rpartition(":")[2]
+    for words in (["--port", port], ["--port", "0", "--host", "elsewhere.invalid"], ["--port", "70000"]):
+        assert main(["serve", "--weights", "scenes", "--vocabulary", "scenes", *words]) == 2
+        assert "cannot listen there" in capsys.readouterr().err
 
 
 def test_sigterm_while_a_picture_is_in_work_ends_the_command_with_its_exit_code(scene):
