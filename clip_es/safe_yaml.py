@@ -7,9 +7,24 @@ from typing import Any
 
 import yaml
 
+_DEEPEST = 64
+"""Lists and mappings inside each other; with thousands of them PyYAML takes seconds for a few kilobytes."""
+
 
 class _Loader(yaml.SafeLoader):
     """Safe YAML without references, which can make a small file unfold into a huge one, and without repeated keys."""
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+        self._refuse_deep(self.flow_level)
+        super().fetch_flow_collection_start(TokenClass)
+
+    def add_indent(self, column: int) -> bool:
+        self._refuse_deep(len(self.indents))
+        return super().add_indent(column)
+
+    def _refuse_deep(self, depth: int) -> None:
+        if depth > _DEEPEST:
+            raise yaml.MarkedYAMLError(problem="it is nested too deeply", problem_mark=self.get_mark())
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):

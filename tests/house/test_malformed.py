@@ -291,6 +291,15 @@ def test_bad_yaml_is_one_kind_of_error(tmp_path, text):
         load_vocabulary(tmp_path / "words.yaml")
 
 
+@pytest.mark.parametrize("text", ["[" * 3000, "{" * 3000, "- " * 2000, "? " * 2000, '{"a":' * 2000])
+def test_deep_yaml_is_refused_where_it_becomes_deep(text):
+    import yaml
+
+    with pytest.raises(yaml.YAMLError, match="nested too deeply"):
+        load_yaml(text)
+    assert load_yaml("[" * 60 + "]" * 60) is not None
+
+
 # Sound files, spoilt
 
 
