@@ -21,7 +21,7 @@ from clip_es.store.cams import KeepCams, encoded_cams
 from clip_es.store.disk import Lock, StoreError, drop_torn_line, make_folder, names_in, write_atomic
 from clip_es.store.failures import COLUMNS as FAILURE_COLUMNS
 from clip_es.store.failures import failure_row, read_failures
-from clip_es.store.found_labels import PIECE, TABLE, FoundLabels, label_figures, note
+from clip_es.store.found_labels import FOUND_COLUMNS, PIECE, TABLE, FoundLabels, label_figures, note
 from clip_es.store.made_from import Changed
 from clip_es.store.manifest import Manifest, plain
 from clip_es.store.opening import claim, refuse_foreign, refuse_other_settings
