@@ -15,6 +15,7 @@ from PIL import Image
 
 from clip_es import rle
 from clip_es.config.run import ImageConfig
+from clip_es.errors import DataError
 from clip_es.formats import FORMATS, Names, Source, brush, readable
 from clip_es.formats.yolo import polygons
 from clip_es.images import look_at
@@ -532,3 +533,32 @@ def _compare_with_original(api, original, truth) -> None:
             k = row["category_id"]
             canvas[api.annToMask(row).astype(bool)] = 255 if k == 255 else ids.index(k) + 1
         assert np.array_equal(canvas, labels)
+
+
+def test_x_anylabeling_fills_its_shapes_as_its_own_export_does(tmp_path):
+    """Polygons as `custom_to_mask` of X-AnyLabeling 4.2.1: corners cut off to whole pixels, borders included."""
+    pytest.importorskip("cv2")
+    corners = [[1.9, 1.2], [4.0, 1.0], [4.5, 3.9], [1.0, 3.0]]
+
+    def read(*shapes: dict) -> np.ndarray:
+        tree = {"version": "4.2.1", "shapes": shapes, "imagePath": "a.png", "imageHeight": 6, "imageWidth": 7}
+        (tmp_path / "a.json").write_text(json.dumps(tree))
+        with Source(tmp_path / "a.json") as source:
+            (incoming,) = FORMATS["x-anylabeling"].read(source, Names(("cat", "dog")))
+            return incoming.read((6, 7))
+
+    expected = np.zeros((6, 7), np.uint8)
+    expected[1:4, 1:5] = 1
+    for kind in ("polygon", "rectangle", "rotation", "quadrilateral"):
+        np.testing.assert_array_equal(read({"label": "cat", "points": corners, "shape_type": kind}), expected)
+    assert read({"label": "dog", "points": [[3, 3], [3, 4]], "shape_type": "circle"}).sum() == 2 * 5
+    outside = read({"label": "cat", "points": [[-5, -5], [13, -5], [13, 11], [-5, 11]], "shape_type": "polygon"})
+    assert (outside == 1).all()
+    assert (read({"label": "undecided", "points": [[2, 2]] * 3, "shape_type": "polygon"}) == 255).sum() == 1
+    for shape, says in (
+        ({"label": "cat", "points": [[0, 0], [1, 1]], "shape_type": "mask"}, "pass --format labelme"),
+        ({"label": "cat", "points": [[0, 0], [1, 1]], "shape_type": "line"}, "covers no region"),
+        ({"label": "cat", "points": [[0, 0], [1, 1]], "shape_type": "polygon"}, "3 points or more"),
+    ):
+        with pytest.raises(DataError, match=says):
+            read(shape)
