@@ -131,19 +131,28 @@ def _palette_bytes() -> bytes:
 def write_mask(
     file: str | Path | BytesIO | BufferedWriter, labels: UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]
 ) -> None:
-    """Save labels as a PNG of mode P with the VOC palette; 16-bit labels as 16 bits of grey."""
+    """Save labels as a PNG of mode P with the VOC palette; 16-bit labels as 16 bits of grey.
+
+    Raises ShapeError: these are no labels. OSError: the file cannot be written.
+    """
+    if labels.ndim != 2 or labels.dtype not in (np.uint8, np.uint16) or not labels.size:
+        raise ShapeError(
+            "a mask has one label for each pixel",
+            expected="uint8 or uint16 [h w]",
+            found=f"{labels.dtype} {list(labels.shape)}",
+        )
     image = Image.fromarray(labels)
     if labels.dtype == np.uint8:
         image.putpalette(_palette_bytes())
     image.save(file, format="PNG")
 
 
-def read_mask(path: Path) -> UInt8[np.ndarray, "h w"]:
+def read_mask(path: str | Path) -> UInt8[np.ndarray, "h w"]:
     """Labels from a palette PNG or an 8-bit grey PNG.
 
     Raises DataError: missing, damaged, no PNG, or a kind of PNG whose pixels are not labels.
     """
-    return _read_png(path, "mask", _MASKS)
+    return _read_png(Path(path), "mask", _MASKS)
 
 
 def read_wide_mask(path: Path) -> UInt16[np.ndarray, "h w"]:

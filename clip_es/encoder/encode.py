@@ -113,9 +113,10 @@ class Encoder:
         return OnnxBlocks(visual, "int8" if config.dtype == "int8" else "float32", (self.source, config.half_weights))
 
     def to(self, device: str) -> Encoder:
-        """This encoder, moved to another device. Raises ConfigError: its engine does not compute there."""
-        choose(self.config, torch.device(device).type)
-        self.model.to(device)
+        """This encoder, moved to another device. Raises ConfigError: no such device, or its engine is not for it."""
+        kind = find_device(device).type if device == "auto" else str(device).partition(":")[0]
+        choose(self.config, kind)  # first: an engine for CPUs alone is refused on a machine without a GPU, too
+        self.model.to(find_device(device))
         return self
 
     def in_float32(self) -> Encoder:

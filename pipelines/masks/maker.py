@@ -31,7 +31,7 @@ from clip_es.pipelines.masks.result import FailedPicture
 from clip_es.pipelines.masks.together import Batches, batches_of
 from clip_es.pipelines.parallel.executor import Executor
 from clip_es.pipelines.stopwatch import Stopwatch, timed
-from clip_es.prompts import Synonyms, Vocabulary, build_bank, load_vocabulary
+from clip_es.prompts import Synonyms, build_bank, load_vocabulary
 from clip_es.prompts.bank import class_words
 from clip_es.prompts.templates import NAMED, load_templates, sentences
 from clip_es.prompts.vocabulary_files import Words
@@ -54,7 +54,7 @@ class MaskMaker:
     def __init__(
         self,
         encoder: Encoder,
-        vocabulary: Vocabulary,
+        vocabulary: Words,
         bank: TextBank | None = None,
         config: RunConfig = DEFAULT,
         *,
@@ -64,13 +64,14 @@ class MaskMaker:
         stopwatch: Stopwatch | None = None,
         cache: Path | None = None,
     ) -> None:
-        """`templates` and `synonyms` say how the bank is made where none is given, `labels` where the classes of a
-        picture come from; `cache` is a folder for what is dear to make and can be found again.
+        """`vocabulary`: as `load` takes it. `templates` and `synonyms` say how the bank is made where none is given,
+        `labels` where the classes of a picture come from; `cache` is a folder for what is dear to make and can be found
+        again.
 
         Raises ConfigError, DataError; WeightsError: weights that the method or a refiner needs cannot be loaded.
         """
         self.encoder = encoder
-        self.vocabulary = vocabulary.for_masks()
+        self.vocabulary = vocabulary = load_vocabulary(vocabulary).for_masks()
         if labels not in (sources := get_args(LabelSource)):
             raise ConfigError(
                 "unknown source of labels",
@@ -175,8 +176,12 @@ class MaskMaker:
         )
 
     def to(self, device: str) -> MaskMaker:
-        """This maker, with its models on another device. Raises ConfigError: its encoder does not compute there."""
+        """This maker, with its models on another device (`cuda:1`, `cpu`, `auto`), as `load` takes it.
+
+        Raises ConfigError: no such device, or the encoder's engine is not for it.
+        """
         self.encoder.to(device)
+        device = str(self.encoder.device)
         for part in (self.localizer, *(refine for _, refine in (*self._grid_refiners, *self._looks))):
             if move := getattr(part, "to", None):
                 move(device)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import clip_es
-from clip_es import FailedPicture, MaskMaker, MaskResult, read_mask
+from clip_es import FailedPicture, MaskMaker, MaskResult, read_mask, write_mask
 from clip_es.errors import ConfigError, DataError, ShapeError, WeightsError
 from clip_es.pipelines.masks.calls import class_ids_of
 from clip_es.scenes.dataset import ScenesConfig, scene_of
@@ -285,9 +285,22 @@ def test_the_maker_takes_words_and_settings_in_every_form():
         clip_es.load("scenes", config="fastest")
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "mps:7"])
+def test_a_maker_is_not_moved_where_nothing_computes(maker, scenes, device):
+    with pytest.raises(ConfigError, match=f"the device '{device}' cannot be used"):
+        maker.to(device)
+    assert maker.to("cpu")(*scenes[0]).ok
+
+
+def test_a_maker_is_made_of_an_encoder_and_words(maker):
+    assert MaskMaker(maker.encoder, ["cat", "dog"]).vocabulary.names == ("cat", "dog")
+    assert MaskMaker(maker.encoder, "voc12").vocabulary.name == "voc12"
+
+
 def test_a_result_is_saved_as_the_mask_that_it_is(result, tmp_path):
     where = result.save(tmp_path / "mask.png")
     assert np.array_equal(read_mask(where), result.mask.labels)
+    assert np.array_equal(read_mask(str(where)), result.mask.labels)
     assert np.array_equal(np.asarray(result.to_pil()), result.mask.labels)
     assert read_mask(result.save(str(tmp_path / "new" / "folder" / "mask.PNG"))).shape == result.mask.labels.shape
     for name in ("mask.jpg", "mask.npy", "mask", ".png"):
@@ -296,6 +309,13 @@ def test_a_result_is_saved_as_the_mask_that_it_is(result, tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(StoreError, match="cannot be written"):
         result.save(tmp_path / "taken" / "mask.png")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_mask_is_not_written(tmp_path):
+    for labels in (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4)), np.zeros((0, 4), np.uint8)):
+        with pytest.raises(ShapeError, match="one label for each pixel"):
+            write_mask(tmp_path / "mask.png", labels)
 
 
 @pytest.mark.usefixtures("unchecked")
