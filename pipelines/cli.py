@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
 from inspect import cleandoc
 from typing import Any
@@ -22,6 +22,7 @@ import clip_es
 from clip_es.collector import collector_paused
 from clip_es.errors import ClipEsError, ConfigError, nearest
 from clip_es.pipelines import streams
+from clip_es.pipelines.explained import Printed, explain, fitted
 from clip_es.pipelines.numbers import check_numbers, with_flag
 from clip_es.pipelines.table import COMMANDS, SOURCES, named, pick
 
@@ -181,11 +182,12 @@ def _parsed(kind: Any, prog: str, args: Sequence[str], source: str | None):
     import tyro
 
     kind, options = offered(kind, args, source)
-    told = io.StringIO()
+    told, help_text = io.StringIO(), Printed()
     try:
-        with redirect_stderr(told):
+        with redirect_stderr(told), redirect_stdout(help_text):
             return tyro.cli(kind, prog=prog, args=args, **options)
     except SystemExit as stop:
+        sys.stdout.write(fitted(help_text.getvalue()))
         if stop.code not in (0, None):
             _check_spelling(prog, args)
             box = (line.strip(" \t│╭╮╰╯─") for line in told.getvalue().splitlines())
@@ -211,12 +213,14 @@ def _check_spelling(prog: str, args: Sequence[str]) -> None:
 
 def offered(kind: Any, args: Sequence[str], source: str | None) -> tuple[Any, dict[str, Any]]:
     """What tyro makes the flags of a command from, and its defaults under the arguments."""
+    explain(kind)
     if source is None:
         return kind, (kind.chosen(args) if hasattr(kind, "chosen") else {})
     from clip_es.pipelines.commands import sources
     from clip_es.pipelines.commands.data_source import required
 
     data = kind.variants.get(source) or getattr(sources, SOURCES[source][0])
+    explain(data)
     options = {**required(kind), **(kind.preset_options(args) if hasattr(kind, "preset_options") else {})}
     options.pop("source")
     given = kind.source_options(args, data) if hasattr(kind, "source_options") else {}

@@ -13,6 +13,7 @@ import pytest
 import clip_es
 from clip_es.pipelines import cli
 from clip_es.pipelines.cli import main
+from clip_es.pipelines.completion import parser_of
 
 PROGRAM = (sys.executable, "-m", "clip_es")
 
@@ -165,3 +166,19 @@ def test_the_list_of_commands_does_not_load_torch():
     code = "import sys; from clip_es.pipelines.cli import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
     for words in (["--help"], ["--version", "--json"], ["masks", "--quiet", "--help"]):
         assert subprocess.run([sys.executable, "-c", code, *words], stdout=subprocess.DEVNULL).returncode == 0
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("name", ["masks folder", "evaluate", "restore", "calibrate", "completion", "shards merge"])
+def test_help_fits_the_terminal(name, columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with pytest.raises(SystemExit):
+        main([*name.split(), "--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= columns
+
+
+@pytest.mark.parametrize("name", ["masks folder", "train", "extend"])
+def test_help_has_whole_paragraphs_where_the_source_has_lines(name):
+    for action in parser_of(name)._actions:
+        lines = (action.help or "").replace("\n\n", " ").split("\n")
+        assert len(lines) == 1, f"{action.option_strings} breaks after {lines[0]!r}"
