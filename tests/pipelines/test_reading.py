@@ -164,6 +164,8 @@ def test_every_number_of_a_command_has_the_flag_that_sets_it(scenes):
 
 def test_an_unknown_command_offers_the_nearest(capsys):
     assert main(["bogus"]) == 2
+    assert "Did you mean" not in capsys.readouterr().err
+    assert main(["wosrt"]) == 2
     assert "Did you mean clip-es worst?" in capsys.readouterr().err
     assert main(["mask", "voc12"]) == 2
     assert "Did you mean clip-es masks voc12" in capsys.readouterr().err
