@@ -39,7 +39,7 @@ HEIGHT, WIDTH = 368, 496
 
 WANTED = (
     *("clip-es", "clip-es + otsu", "clip-es + words", "clip-es + shifts", "cliper", "patch-text", "joint"),
-    *("best-fast", "best-fast + 2 shifts", "best"),
+    *("best-fast", "best-fast + 2 shifts", "best", "best-multiscale"),
 )
 
 
