@@ -76,7 +76,9 @@ def __getattr__(name: str) -> Any:
         from clip_es.collector import collector_paused
 
         with collector_paused():
-            return getattr(import_module(_HOMES[name]), name)
+            found = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = found  # so that this is asked once
+        return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import cache, partial
 from importlib.util import find_spec
 from logging import getLogger
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -108,10 +109,16 @@ def mean_field(
         from clip_es.refine.crf import tensor as torch_crf
 
         return torch_crf.mean_field(torch.from_numpy(pixels), torch.from_numpy(energy), config).numpy()
-    with collector_paused():  # the first call imports numba and reads the machine code
-        from clip_es.refine.crf import native as native_crf
+    return _native().mean_field(pixels, energy, config)
 
-        return native_crf.mean_field(pixels, energy, config)
+
+@cache
+def _native() -> ModuleType:
+    """The compiled CRF; imported once, since numba's import makes a great many objects that stay."""
+    with collector_paused():
+        from clip_es.refine.crf import native
+
+        return native
 
 
 def make(config: CrfConfig, _: Surroundings) -> partial[ClassMaps]:

@@ -10,7 +10,7 @@ from recorded import CASES, RECORDED, recorded
 from clip_es.config.run import AffinityConfig
 from clip_es.errors import ShapeError
 from clip_es.refine.affinity import attention_affinity, balance, box_mask, boxes, refine, spread, spread_together
-from clip_es.refine.box_masks import box_mask_on_device, component_boxes
+from clip_es.refine.box_masks import box_mask_on_device
 from clip_es.scaling import min_max, upsample
 from clip_es.types import ClassMaps, EncodedImage, Picture
 
@@ -171,25 +171,12 @@ def test_boxes_of_a_map_written_out():
     assert box_mask(maps, 0.4).sum() == 5
 
 
-def test_components_are_those_of_scipy_in_the_same_order():
-    from scipy import ndimage
-
-    rng = np.random.default_rng(0)
-    for _ in range(500):
-        on = rng.random(rng.integers(1, 13, 2)) < rng.random()
-        parts = np.zeros(on.shape, np.int32)
-        ndimage.label(on, structure=np.ones((3, 3), dtype=int), output=parts)
-        spans = [[x.start, y.start, x.stop, y.stop] for y, x in ndimage.find_objects(parts)]
-        assert component_boxes(on).tolist() == spans, on
-
-
-def test_a_comb_a_ring_and_a_spiral_are_one_component_each():
-    comb = np.array([[1, 0, 1, 0, 1], [1, 0, 1, 0, 1], [1, 1, 1, 1, 1]], dtype=bool)
-    ring = np.array([[0, 1, 1, 0], [1, 0, 0, 1], [0, 1, 1, 0]], dtype=bool)
-    spiral = np.array([[1, 1, 1, 1, 1], [0, 0, 0, 0, 1], [1, 1, 1, 0, 1], [1, 0, 0, 0, 1], [1, 1, 1, 1, 1]], dtype=bool)
-    assert component_boxes(comb).tolist() == [[0, 0, 5, 3]]
-    assert component_boxes(ring).tolist() == [[0, 0, 4, 3]]
-    assert component_boxes(spiral).tolist() == [[0, 0, 5, 5]]
+def test_a_comb_a_ring_and_a_spiral_are_one_box_each():
+    comb = [[1, 0, 1, 0, 1], [1, 0, 1, 0, 1], [1, 1, 1, 1, 1]]
+    ring = [[0, 1, 1, 0], [1, 0, 0, 1], [0, 1, 1, 0]]  # its parts touch at corners alone
+    spiral = [[1, 1, 1, 1, 1], [0, 0, 0, 0, 1], [1, 1, 1, 0, 1], [1, 0, 0, 0, 1], [1, 1, 1, 1, 1]]
+    for shape, expected in ((comb, [0, 0, 5, 3]), (ring, [0, 0, 4, 3]), (spiral, [0, 0, 5, 5])):
+        assert boxes(torch.tensor([shape]).float(), 0.4, "keep")[0].tolist() == [expected]
 
 
 def test_the_threshold_is_strict_and_taken_on_truncated_levels():
