@@ -6,6 +6,7 @@ import io
 import shutil
 import sys
 import textwrap
+from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from inspect import cleandoc
 from types import MappingProxyType
@@ -29,8 +30,10 @@ def explain(kind: Any, _seen: set[Any] | None = None) -> None:
     told: dict[str, str] = {}
     for owner in reversed(kind.__mro__):
         if is_dataclass(owner):
-            params = docstring_parser.parse_from_object(owner).params
-            told |= {one.arg_name: one.description for one in params if one.description}
+            # A class of a notebook, or of a package without its source, is told as tyro tells it.
+            with suppress(OSError, TypeError):
+                params = docstring_parser.parse_from_object(owner).params
+                told |= {one.arg_name: one.description for one in params if one.description}
     for one in fields(kind):
         if one.name in told and "help" not in one.metadata:
             one.metadata = MappingProxyType({**one.metadata, "help": _paragraphs(told[one.name])})

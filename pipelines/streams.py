@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
-from typing import TextIO
+from typing import Any
 
 
 def settle() -> None:
@@ -45,7 +45,7 @@ def _write(text: str) -> None:
         drop(sys.stderr)
 
 
-def drop(stream: TextIO) -> None:
+def drop(stream: Any) -> None:
     """Nothing that is still waiting to be printed shall fail once more when Python ends."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any
 
 from clip_es.errors import ClipEsError, nearest
 
@@ -158,7 +158,7 @@ def pick(args: list[str]) -> tuple[str | None, list[str]]:
     return None, []
 
 
-def _help(names: Sequence[str], file: TextIO) -> None:
+def _help(names: Sequence[str], file: Any) -> None:
     """What there is: all commands, those on data sets once; or those of one first word, each with its source."""
     from rich.console import Console
 
