@@ -1,6 +1,6 @@
 // Tells when the server has gone, and when it has come back as another one.
 (() => {
-  let first = null, banner = null;
+  let first = null, banner = null, lost = false;
   const say = text => {
     if (!text) { banner?.remove(); banner = null; return; }
     if (!banner) {
@@ -15,9 +15,10 @@
       const answer = await fetch("alive", { cache: "no-store" });
       const boot = answer.headers.get("x-boot");
       if (!answer.ok || !boot) throw new Error("no answer");
-      first ??= boot;
+      first ??= lost ? "" : boot;  // The one that made this page may have died before it was asked.
       say(boot === first ? "" : "The server was started again. Reload this page; what you typed and painted is kept.");
     } catch {
+      lost = true;
       say("The server has stopped. What you typed and painted is kept: start clip-es ui again, then reload this page.");
     }
   };
