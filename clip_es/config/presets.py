@@ -104,7 +104,7 @@ PRESETS: dict[str, Preset] = {
     "best": Preset(BEST, "the most accurate masks without any training: patch-text and clip-es together, four views"),
     "best-multiscale": Preset(
         BEST_MULTISCALE,
-        "the same at three scales, for things that are tiny or fill the picture, in twice the time",
+        "the same at three scales, for things that are tiny or fill the picture, in three times the time",
     ),
     "best-fast": Preset(BEST_FAST, "the same from one view: about twice the time of the default"),
     "best-scenes": Preset(BEST.using(patch_text=PATCH_TEXT_SCENES), "best for drawn scenes"),
