@@ -19,7 +19,9 @@ from clip_es.scaling import resized
 from clip_es.types import ClassMaps, Picture
 
 LEAST = 0.01
-"""Certainties are not below this, so that their powers stay numbers."""
+"""Certainties are not below this: where a label is nowhere, its views count alike."""
+_LIGHTEST = 1e-30
+"""Nor are their powers, which single precision would round to 0."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class Fused:
         """One for all labels where all views count alike, else one for each."""
         if not self._certainty:
             return torch.ones(1, 1, 1, device=maps.scores.device)
-        return certainty(maps).pow(self._certainty)[:, None, None]
+        return certainty(maps).pow(self._certainty).clamp(min=_LIGHTEST)[:, None, None]
 
 
 def certainty(maps: ClassMaps) -> Float32[Tensor, " class"]:

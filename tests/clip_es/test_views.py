@@ -109,6 +109,15 @@ def test_each_label_is_taken_from_the_views_that_are_sure_of_it():
     torch.testing.assert_close(fused([near, far], power=2.0).scores[0, 0], mean)
 
 
+def test_a_label_that_no_view_sees_stays_a_number_under_the_largest_power():
+    nowhere = shares([0.0, 0.0, 0.0, 0.0], [0.9, 0.9, 0.0, 0.0])
+    both = fused([nowhere, shares([0.02, 0.0, 0.0, 0.0], [0.1, 0.1, 0.1, 0.1])], power=100.0)
+    assert both.background is not None
+    assert bool(torch.isfinite(both.background).all())
+    torch.testing.assert_close(both.scores[0], torch.tensor([[0.01, 0.0, 0.0, 0.0]]))
+    torch.testing.assert_close(both.scores[1], nowhere[0][1])
+
+
 def test_enlarged_views_are_not_moved():
     made = list(views(ViewsConfig(4, scales=(1.0, 0.5, 2.0)), 16))
     assert [view for view in made if view.scale == 2.0] == [View(scale=2.0)]
